@@ -1,0 +1,1 @@
+"""Cases, centers and training samples: from files on disk to tensors."""

@@ -1,0 +1,1 @@
+"""Synthetic CT centers for the demo, the tests and the generalisation benchmark."""

@@ -1,0 +1,1 @@
+"""Stages, configuration, training, inference, evaluation."""
