@@ -1,0 +1,43 @@
+"""`Case`: one CT with its label and geometry, the type that every reader returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+LABEL_BACKGROUND, LABEL_PANCREAS, LABEL_TUMOR = 0, 1, 2
+CANONICAL_ORIENTATION = "LPS"  # x to the left, y to the back, z to the head; arrays are (z, y, x)
+
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where an image's voxels lie in the world, as SimpleITK states it for the file on disk.
+
+    The only place of (x, y, z) order in the project: it travels untouched from the reader to the
+    mask writer, so that a result comes back on exactly the grid of its input.
+    """
+
+    size_xyz: tuple[int, int, int]
+    spacing_xyz: Triple
+    origin_xyz: Triple
+    direction: tuple[float, ...]  # 9 direction cosines, row by row
+
+
+@dataclass(frozen=True)
+class Case:
+    """One CT volume in the canonical orientation.
+
+    `image_hu`: int16 (z, y, x), Hounsfield units. `label`: uint8 of the same shape with 0 background,
+    1 pancreas, 2 tumor, or None where the case has none. `spacing`: mm, (z, y, x), of these arrays.
+    `grid`: geometry of the input file, in its own orientation.
+    """
+
+    case_id: str
+    center: str
+    image_hu: np.ndarray
+    label: np.ndarray | None
+    spacing: Triple
+    grid: Grid
