@@ -1,0 +1,142 @@
+"""The 3D residual encoder-decoder of Sec. III-D and its heads; knows no method's name.
+
+The encoder-decoder is ConResNet's backbone (the paper's ref. [41]) without its context branch.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.layers import NORM_GROUPS, NormReLU, ResidualBlock, WSConv3d
+
+STRIDE = 8  # input voxels per voxel of the deepest features, on each axis
+UPSAMPLING = ("trilinear", "nearest")
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the network returns for an image (b, 1, z, y, x); absent heads are None."""
+
+    logits: Tensor  # (b, 1, z, y, x)
+    sdm: Tensor | None  # (b, 1, z, y, x), tanh: in [-1, 1]
+    slice_logits: Tensor | None  # (b, z)
+    features: Tensor | None  # (b, width, z/8, y/8, x/8): the projection of Eq. 8
+
+
+class SliceHead(nn.Module):
+    """One logit per input slice from the deepest features: GN-ReLU, mean over y and x, two layers.
+
+    Each feature slice stands for the 8 input slices that it covers, so they share their logit.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = NormReLU(channels)
+        self.fc1 = nn.Linear(channels, channels // 2)
+        self.fc2 = nn.Linear(channels // 2, 1)
+
+    def forward(self, deep: Tensor) -> Tensor:
+        """(b, channels, z/8, y/8, x/8) to (b, z)."""
+        means = self.norm(deep).mean(dim=(3, 4)).transpose(1, 2)  # (b, z/8, channels)
+        logits = self.fc2(F.relu(self.fc1(means))).squeeze(2)
+        return logits.repeat_interleave(STRIDE, dim=1)
+
+
+class ResidualEncoderDecoder(nn.Module):
+    """Pre-activation residual encoder-decoder with up to four outputs.
+
+    `width`: channels of the first stage, a multiple of 8; 32 in the paper, and every other count
+    scales with it. `distance`, `slices`, `projection`: the heads for the signed distance map
+    (Eq. 5), the slice logits (Eq. 2) and the contrastive features (Eq. 8). `upsample`: "trilinear"
+    as in the paper, or "nearest" as in the released scripts. `dropout`: probability with which the
+    bottleneck drops a channel while training.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int = 32,
+        distance: bool = True,
+        slices: bool = True,
+        projection: bool = True,
+        upsample: str = "trilinear",
+        dropout: float = 0.1,
+    ) -> None:
+        if width < NORM_GROUPS or width % NORM_GROUPS:
+            raise ValueError(f"width is {width}; give a positive multiple of {NORM_GROUPS}")
+        if upsample not in UPSAMPLING:
+            raise ValueError(f"unknown upsample {upsample!r}; choose from {', '.join(UPSAMPLING)}")
+        super().__init__()
+        self.width = width
+        self.upsample = upsample
+        w1, w2, w3, w4 = width, 2 * width, 4 * width, 8 * width
+        self.stem = WSConv3d(1, w1)
+        self.stage0 = nn.Sequential(ResidualBlock(w1, w1))
+        self.down1 = nn.Sequential(NormReLU(w1), WSConv3d(w1, w2, stride=2))
+        self.stage1 = nn.Sequential(ResidualBlock(w2, w2), ResidualBlock(w2, w2))
+        self.down2 = nn.Sequential(NormReLU(w2), WSConv3d(w2, w3, stride=2))
+        self.stage2 = nn.Sequential(ResidualBlock(w3, w3), ResidualBlock(w3, w3))
+        self.down3 = nn.Sequential(NormReLU(w3), WSConv3d(w3, w4, stride=2))
+        self.stage3 = nn.Sequential(ResidualBlock(w4, w4), ResidualBlock(w4, w4))
+        self.stage4 = nn.Sequential(
+            ResidualBlock(w4, w4, dilation=2), ResidualBlock(w4, w4, dilation=2)
+        )
+        self.bottleneck = nn.Sequential(NormReLU(w4), nn.Dropout3d(dropout), WSConv3d(w4, w3))
+        self.decoder3 = ResidualBlock(w3, w2)
+        self.decoder2 = ResidualBlock(w2, w1)
+        self.decoder1 = ResidualBlock(w1, w1)
+        self.segmentation_head = nn.Conv3d(w1, 1, 1)
+        self.distance_head = nn.Conv3d(w1, 1, 1) if distance else None
+        self.projection_head = nn.Conv3d(w4, w1, 1) if projection else None
+        self.slice_head = SliceHead(w4) if slices else None
+        self._initialize_heads()
+
+    def _initialize_heads(self) -> None:
+        """Start the voxel heads with outputs of about unit size, so that no tanh is saturated.
+
+        The decoder's features are sums of standardized convolutions, of size sqrt(27 width / 2).
+        """
+        for head in (self.segmentation_head, self.distance_head):
+            if head is not None:
+                nn.init.normal_(head.weight, std=1 / (self.width * math.sqrt(27)))
+
+    def forward(self, image: Tensor) -> Outputs:
+        """`image` (b, 1, z, y, x), its three sizes multiples of 8.
+
+        Raises ValueError for any other shape.
+        """
+        self._check(image)
+        skip1 = self.stage0(self.stem(image))  # (b, width, z, y, x)
+        skip2 = self.stage1(self.down1(skip1))  # (b, 2 width, z/2, y/2, x/2)
+        skip3 = self.stage2(self.down2(skip2))  # (b, 4 width, z/4, y/4, x/4)
+        deep = self.stage4(self.stage3(self.down3(skip3)))  # (b, 8 width, z/8, y/8, x/8)
+        x = self.decoder3(self._double(self.bottleneck(deep)) + skip3)
+        x = self.decoder2(self._double(x) + skip2)
+        x = self.decoder1(self._double(x) + skip1)
+        return Outputs(
+            logits=self.segmentation_head(x),
+            sdm=None if self.distance_head is None else self.distance_head(x).tanh(),
+            slice_logits=None if self.slice_head is None else self.slice_head(deep),
+            features=None if self.projection_head is None else F.relu(self.projection_head(deep)),
+        )
+
+    def _double(self, x: Tensor) -> Tensor:
+        """Twice the size on each axis, by the network's way of upsampling."""
+        corners = False if self.upsample == "trilinear" else None
+        return F.interpolate(x, scale_factor=2, mode=self.upsample, align_corners=corners)
+
+    @staticmethod
+    def _check(image: Tensor) -> None:
+        if image.ndim != 5 or image.shape[1] != 1:
+            raise ValueError(
+                f"the image has shape {tuple(image.shape)}; give (batch, 1, z, y, x), one channel"
+            )
+        if any(size == 0 or size % STRIDE for size in image.shape[2:]):
+            raise ValueError(
+                f"the image's sizes (z, y, x) are {tuple(image.shape[2:])}; "
+                f"pad or crop each to a multiple of {STRIDE}"
+            )
