@@ -1,0 +1,37 @@
+# `make demo` and `make test` do everything on a bare machine with Python 3.11 or newer.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+INSTALLED := $(VENV)/installed
+
+.PHONY: demo test quick-demo install format clean
+
+demo: install
+	$(RUN) demo.py
+
+test: install
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy .
+	$(RUN) -m pytest
+	$(MAKE) --no-print-directory quick-demo
+
+# The demo with two training steps a stage: it shows that everything runs, not that it learns.
+quick-demo: install
+	out=$$(mktemp -d) && $(RUN) demo.py --quick --out $$out && rm -r $$out
+
+install: $(INSTALLED)
+
+# Made again only when requirements.txt changes.
+$(INSTALLED): requirements.txt
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.11')"
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --requirement requirements.txt
+	touch $(INSTALLED)
+
+format: install
+	$(RUN) -m ruff format .
+	$(RUN) -m ruff check --fix .
+
+clean:
+	rm -rf $(VENV) demo_output .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,186 @@
+"""Case -> training sample of a stage: the crop is read in a worker, the rest is made on the device.
+
+A sample is a function of (seed, index) alone, so that a run that was killed, or spread over
+several processes, sees the same samples as an unbroken one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from data.anchors import anchor_masks
+from data.augment import resize
+from data.case import LABEL_PANCREAS, LABEL_TUMOR
+from data.preprocess import PreparedCase
+from data.roi import Box, crop, jitter_box, pad_to_multiple
+from data.sdm import signed_distance_map
+from losses.segmentation import slice_labels
+from utils.stages import Stage
+
+HU_WINDOW = (-100.0, 240.0)  # Sec. IV-A
+PAD_HU = -1024  # below the window: padding becomes 0
+NETWORK_MULTIPLE = 8  # three halvings
+
+
+@dataclass(frozen=True)
+class Crop:
+    """What a worker reads: int16 HU and uint8 label, (z, y, x); spacing in mm."""
+
+    image_hu: Tensor
+    label: Tensor
+    spacing: tuple[float, float, float]
+    resize_to: tuple[int, int, int] | None
+    case_id: str
+    center: str
+    index: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a method learns from: image in [0, 1] and its targets, each (1, 1, z, y, x).
+
+    `sdm`, `slice_labels` (1, z) and the stride-8 anchor masks are None where the stage does not
+    use them.
+    """
+
+    image: Tensor
+    mask: Tensor
+    sdm: Tensor | None
+    slice_labels: Tensor | None
+    positive: Tensor | None
+    negative: Tensor | None
+    case_id: str
+    center: str
+
+
+def window_hu(image_hu: Tensor) -> Tensor:
+    """Clip to [-100, 240] HU and scale to [0, 1], float32 (Sec. IV-A)."""
+    low, high = HU_WINDOW
+    return (image_hu.float().clamp(low, high) - low) / (high - low)
+
+
+def target_mask(label: Tensor, target: str) -> Tensor:
+    """Label -> bool mask of "pancreas" (lesion included) or "tumor"."""
+    return label >= (LABEL_TUMOR if target == "tumor" else LABEL_PANCREAS)
+
+
+def central_window(shape: Sequence[int], window_voxels: tuple[int, int]) -> Box:
+    """All slices, and the central (y, x) window, of a volume of `shape`."""
+    start, stop = [0], [shape[0]]
+    for side, size in zip(shape[1:], window_voxels, strict=True):
+        kept = min(side, size)
+        start.append((side - kept) // 2)
+        stop.append((side - kept) // 2 + kept)
+    return Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
+
+
+def sample_seed(seed: int, index: int, purpose: int) -> int:
+    """A seed of its own for each sample and purpose."""
+    return int(np.random.SeedSequence([seed, index, purpose]).generate_state(1)[0])
+
+
+class StageDataset(Dataset[Crop]):
+    """Crops of a stage, by running index: epoch `index // len(cases)`, shuffled in each epoch."""
+
+    def __init__(self, cases: Sequence[PreparedCase], stage: Stage, seed: int) -> None:
+        """Raise ValueError where no case holds what the stage learns."""
+        needed = "tumor" if stage.target == "tumor" else "pancreas"
+        usable = [c.label is not None and c.boxes.get(needed) is not None for c in cases]
+        self.cases = [case for case, use in zip(cases, usable, strict=True) if use]
+        self.left_out = [case.case_id for case, use in zip(cases, usable, strict=True) if not use]
+        if not self.cases:
+            raise ValueError(f"{stage.name}: none of {len(cases)} training cases has a {needed}")
+        self.stage, self.seed = stage, seed
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def case_of(self, index: int) -> PreparedCase:
+        """The case that the running index falls on."""
+        epoch, position = divmod(index, len(self.cases))
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.cases))
+        return self.cases[order[position]]
+
+    def __getitem__(self, index: int) -> Crop:
+        case = self.case_of(index)
+        rng = np.random.default_rng(sample_seed(self.seed, index, purpose=0))
+        stage = self.stage
+        label = case.label
+        assert label is not None
+        if stage.roi == "volume":
+            box = central_window(case.image_hu.shape, stage.window_voxels)
+        else:
+            around = case.boxes[stage.roi]
+            assert around is not None
+            box = jitter_box(
+                around,
+                case.image_hu.shape,
+                rng,
+                z_fraction=stage.jitter_z_fraction,
+                yx_voxels=stage.jitter_voxels,
+            )
+        multiple = NETWORK_MULTIPLE * stage.stride
+        image_hu, _ = pad_to_multiple(crop(case.image_hu, box), multiple, value=PAD_HU)
+        label_crop, _ = pad_to_multiple(crop(label, box), multiple, value=0)
+        step = slice(None, None, stage.stride)
+        image_hu, label_crop = image_hu[step, step, step], label_crop[step, step, step]
+        spacing = tuple(length * stage.stride for length in case.spacing)
+        return Crop(
+            torch.from_numpy(np.ascontiguousarray(image_hu)),
+            torch.from_numpy(np.ascontiguousarray(label_crop)),
+            (spacing[0], spacing[1], spacing[2]),
+            _new_shape(image_hu.shape, stage, rng),
+            case.case_id,
+            case.center,
+            index,
+        )
+
+
+def _new_shape(
+    shape: tuple[int, ...], stage: Stage, rng: np.random.Generator
+) -> tuple[int, int, int] | None:
+    """Size that the crop is resized to: below the cap always, a random rescaling sometimes."""
+    rescale = rng.random() < stage.rescale_probability
+    factor = rng.uniform(*stage.rescale_range)
+    voxels = float(np.prod(shape))
+    if voxels > stage.max_voxels:
+        factor = (stage.max_voxels / voxels) ** (1 / 3)
+    elif not rescale or stage.roi == "volume":
+        return None
+    factor = min(factor, (stage.max_voxels / voxels) ** (1 / 3))
+    z, y, x = (max(int(n * factor) // NETWORK_MULTIPLE, 1) * NETWORK_MULTIPLE for n in shape)
+    return z, y, x
+
+
+def load_on_device(crop_: Crop, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Crop -> image in [0, 1] and uint8 label, (1, 1, z, y, x), resized where the crop says so."""
+    image = window_hu(crop_.image_hu.to(device, non_blocking=True))[None, None]
+    label = crop_.label.to(device, non_blocking=True)[None, None]
+    if crop_.resize_to is not None:
+        image, label = resize(image, label, crop_.resize_to)
+    return image, label
+
+
+def make_sample(image: Tensor, label: Tensor, crop_: Crop, stage: Stage) -> Sample:
+    """The augmented image and label with every target that the stage's losses need."""
+    mask = target_mask(label, stage.target)
+    positive = negative = None
+    if stage.projection:
+        positive, negative = anchor_masks(mask)
+    target = mask.float()
+    return Sample(
+        image,
+        target,
+        signed_distance_map(mask) if stage.distance else None,
+        slice_labels(target) if stage.slices else None,
+        positive,
+        negative,
+        crop_.case_id,
+        crop_.center,
+    )

@@ -1,0 +1,13 @@
+"""Train the coarse tumor stage (Fig. 4, third box) on a crop around the pancreas."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from utils.config import parse_config, run_script
+from utils.stages import TUMOR_COARSE
+from utils.training import fit
+
+if __name__ == "__main__":
+    run_script(fit, parse_config(TUMOR_COARSE))

@@ -1,0 +1,223 @@
+"""The only argparse of training and evaluation: command line -> frozen configuration -> JSON."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from utils.stages import LOSS_TERMS, STAGES, Config, Stage, setting_names
+
+ROI_SOURCES = ("seg", "mask")
+Request = TypeVar("Request")
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What an evaluate script was asked to do; every other setting comes from the checkpoint."""
+
+    stage: str
+    centers: Path = Path("centers.toml")
+    sources: tuple[str, ...] = ()
+    target: str | None = None
+    checkpoints: Path = Path("checkpoints")
+    cache: Path = Path("cache")
+    time: str | None = None
+    roi_source: str = "seg"
+    device: str = "auto"
+    precision: str = "auto"
+    workers: int = 2
+
+
+def parse_config(stage: Stage, argv: Sequence[str] | None = None) -> Config:
+    """Command line of a train script -> `Config`; exits with a message for wrong values."""
+    parser = argparse.ArgumentParser(
+        description=f"Train the stage {stage.name}.", formatter_class=argparse.RawTextHelpFormatter
+    )
+    run = parser.add_argument_group("run")
+    _add_settings(run, Config, Config(stage))
+    _add_settings(parser.add_argument_group(f"stage {stage.name}"), Stage, stage)
+    given = vars(parser.parse_args(argv))
+    if "weights" in given:
+        given["weights"] = {**stage.weights, **given["weights"]}
+    own = {name: given.pop(name) for name in setting_names(Stage) if name in given}
+    config = Config(dataclasses.replace(stage, **own), **given)
+    try:
+        check_config(config)
+    except ValueError as error:
+        parser.error(str(error))
+    return config
+
+
+def parse_evaluation(stage: Stage, argv: Sequence[str] | None = None) -> Evaluation:
+    """Command line of an evaluate script -> `Evaluation`."""
+    default = Evaluation(stage.name)
+    parser = argparse.ArgumentParser(
+        description=f"Evaluate the stage {stage.name} on centers that its training never saw. "
+        "Model, threshold and margins come from the checkpoint.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--centers", type=Path, default=default.centers, help="the file that lists the centers")
+    add("--sources", nargs="+", default=(), help="only runs trained on exactly these centers")
+    add("--target", help="center to evaluate on; none: the target of each newest run")
+    add("--time", help="timestamp of the run to evaluate; none: the newest finished one")
+    add("--roi-source", choices=ROI_SOURCES, default="seg", help="pancreas ROI: segmented or label")
+    add("--checkpoints", type=Path, default=default.checkpoints, help="where run folders are")
+    add("--cache", type=Path, default=default.cache, help="where prepared cases are kept")
+    add("--device", default="auto", help="cpu, cuda, cuda:1, or auto: a GPU if there is one")
+    add("--precision", choices=("auto", "bf16", "fp16", "fp32"), default="auto", help="arithmetic")
+    add("--workers", type=int, default=default.workers, help="processes that prepare cases")
+    given = vars(parser.parse_args(argv))
+    given["sources"] = tuple(given["sources"])
+    return Evaluation(stage.name, **given)
+
+
+def run_script(action: Callable[[Request], Any], request: Request) -> None:
+    """Run a script's work; what the user can mend ends it with one message and status 2."""
+    try:
+        action(request)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+def check_config(config: Config) -> None:
+    """Raise ValueError, naming the setting and what it may be, where a value cannot work."""
+    stage = config.stage
+    rules = (
+        (config.width > 0 and config.width % 8 == 0, f"--width {config.width}: a multiple of 8"),
+        (stage.epochs > 0, f"--epochs {stage.epochs}: at least 1"),
+        (stage.views > 0, f"--views {stage.views}: at least 1"),
+        (config.accumulate > 0, f"--accumulate {config.accumulate}: at least 1"),
+        (config.workers >= 0, f"--workers {config.workers}: 0 or more"),
+        (config.lr > 0, f"--lr {config.lr}: above 0"),
+        (min(config.spacing) > 0, f"--spacing {config.spacing}: three lengths above 0 mm"),
+        (stage.stride > 0, f"--stride {stage.stride}: at least 1"),
+        (stage.rounds > 0, f"--rounds {stage.rounds}: at least 1"),
+        (0 < stage.threshold < 1, f"--threshold {stage.threshold}: between 0 and 1"),
+        (stage.temperature > 0, f"--temperature {stage.temperature}: above 0"),
+        (
+            set(stage.weights) <= set(LOSS_TERMS),
+            f"--weights {' '.join(stage.weights)}: terms are {', '.join(LOSS_TERMS)}",
+        ),
+        (
+            all(weight >= 0 for weight in stage.weights.values())
+            and any(weight > 0 for weight in stage.weights.values()),
+            "--weights: none below 0, and at least one above",
+        ),
+        (
+            config.target not in config.sources,
+            f"--target {config.target}: a center of --sources cannot be the unseen one",
+        ),
+    )
+    for holds, message in rules:
+        if not holds:
+            raise ValueError(message)
+
+
+def to_plain(value: Any) -> Any:
+    """Dataclasses, paths, tuples and mappings as JSON's own types."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_plain(item) for item in value]
+    return value
+
+
+def config_from_plain(plain: Mapping[str, Any]) -> Config:
+    """The inverse of `to_plain` for a `Config`; an unknown or missing key is a ValueError."""
+    values = dict(plain)
+    try:
+        stage = _from_plain(Stage, values.pop("stage"))
+        return _from_plain(Config, {**values, "stage": stage})
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not a configuration of this version: {error}") from error
+
+
+def read_config(path: Path) -> Config:
+    """Read config.json of a run folder."""
+    return config_from_plain(json.loads(path.read_text(encoding="utf-8")))
+
+
+def stage_named(name: str) -> Stage:
+    """The stage of that name; a ValueError names the choices."""
+    if name not in STAGES:
+        raise ValueError(f"unknown stage {name!r}; choose from {', '.join(STAGES)}")
+    return STAGES[name]
+
+
+def _from_plain(cls: type, values: Mapping[str, Any]) -> Any:
+    hints = get_type_hints(cls)
+    out = {}
+    for name, value in values.items():
+        if isinstance(value, list):
+            value = tuple(value)
+        out[name] = Path(value) if hints.get(name) is Path else value
+    return cls(**out)
+
+
+def _add_settings(group: argparse._ArgumentGroup, cls: type, defaults: Any) -> None:
+    """One option per field that has a `help`; what is not given stays out of the namespace."""
+    for item in dataclasses.fields(cls):
+        if "help" not in item.metadata:
+            continue
+        default = getattr(defaults, item.name)
+        text = f"{item.metadata['help']}\n(default: {_shown(default)}; source: "
+        text = (text + f"{item.metadata['source']})").replace("%", "%%")
+        options: dict[str, Any] = {"help": text, "default": argparse.SUPPRESS, "dest": item.name}
+        if item.metadata["choices"]:
+            options["choices"] = item.metadata["choices"]
+        options.update(_value_options(item.name, default))
+        flag = "--set" if item.name == "settings" else "--" + item.name.replace("_", "-")
+        group.add_argument(flag, **options)
+
+
+def _value_options(name: str, default: Any) -> dict[str, Any]:
+    if isinstance(default, bool):
+        return {"action": argparse.BooleanOptionalAction}
+    if isinstance(default, Mapping):
+        return {"action": _Pairs, "nargs": "+", "metavar": "KEY=VALUE"}
+    if isinstance(default, tuple):
+        kind = type(default[0]) if default else str
+        return {"action": _Tuple, "nargs": len(default) or "+", "type": kind}
+    if default is None:
+        return {"type": str}
+    return {"type": type(default) if not isinstance(default, Path) else Path}
+
+
+def _shown(default: Any) -> str:
+    if isinstance(default, Mapping):
+        return " ".join(f"{key}={value:g}" for key, value in default.items()) or "none"
+    if isinstance(default, tuple):
+        return " ".join(str(item) for item in default) or "none"
+    return "none" if default is None else str(default)
+
+
+class _Tuple(argparse.Action):
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        setattr(namespace, self.dest, tuple(values))
+
+
+class _Pairs(argparse.Action):
+    """KEY=VALUE ...; each value is read as JSON where it is JSON, as text otherwise."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        pairs = dict(getattr(namespace, self.dest, {}))
+        for item in values:
+            key, equals, text = item.partition("=")
+            if not equals:
+                parser.error(f"{option} {item}: expected KEY=VALUE")
+            try:
+                pairs[key] = json.loads(text)
+            except json.JSONDecodeError:
+                pairs[key] = text
+        setattr(namespace, self.dest, pairs)

@@ -1,0 +1,133 @@
+"""Which device, which arithmetic, and the processes of a `torchrun`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, distributed
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+def select_device(name: str) -> torch.device:
+    """`auto`, `cpu`, `cuda` or `cuda:1` -> device; a GPU that is not there is a ValueError.
+
+    Under `torchrun` `auto` and `cuda` mean the GPU of this process's local rank.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"--device {name}: choose cpu, cuda, cuda:N or auto") from error
+    if device.type == "cuda":
+        index = device.index if device.index is not None else int(os.environ.get("LOCAL_RANK", 0))
+        if index >= torch.cuda.device_count():
+            raise ValueError(
+                f"--device {name}: this machine shows {torch.cuda.device_count()} CUDA devices"
+            )
+        return torch.device("cuda", index)
+    if device.type != "cpu":
+        raise ValueError(f"--device {name}: choose cpu, cuda, cuda:N or auto")
+    return device
+
+
+def select_precision(name: str, device: torch.device) -> str:
+    """`auto` -> the fastest of bf16, fp16, fp32 on this device; other names are kept.
+
+    A CPU takes bf16 where oneDNN has it: PyTorch's float32 3D convolution falls to a slow kernel
+    with few channels.
+    """
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Mixed precision for a forward pass; disabled for fp32."""
+    dtype = DTYPES[precision]
+    return torch.autocast(device.type, dtype, enabled=precision != "fp32")
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among those that train together."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes files and prints."""
+        return self.rank == 0
+
+    def average_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """Replace each gradient by its mean over the processes, in one message.
+
+        A parameter without a gradient counts as zero, so that a head which one process did not
+        use stays in step.
+        """
+        if self.size == 1:
+            return
+        parameters = list(parameters)
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        distributed.all_reduce(flat)
+        flat /= self.size
+        start = 0
+        for gradient in gradients:
+            gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
+            start += gradient.numel()
+
+    def all_true(self, flag: bool, device: torch.device) -> bool:
+        """Whether `flag` holds in every process."""
+        if self.size == 1:
+            return flag
+        value = torch.tensor(float(flag), device=device)
+        distributed.all_reduce(value, op=distributed.ReduceOp.MIN)
+        return bool(value.item() > 0)
+
+    def share(self, values: Tensor) -> Tensor:
+        """The mean of `values` over the processes."""
+        if self.size > 1:
+            distributed.all_reduce(values)
+            values /= self.size
+        return values
+
+    def from_first(self, value: str) -> str:
+        """The first process's text, in every process."""
+        if self.size == 1:
+            return value
+        box = [value]
+        distributed.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def wait(self) -> None:
+        """Go on when every process has come here."""
+        if self.size > 1:
+            distributed.barrier()
+
+
+@contextmanager
+def join_world(device: torch.device) -> Iterator[World]:
+    """The `World` of `torchrun`'s environment variables (NCCL or gloo), or of one process."""
+    size = int(os.environ.get("WORLD_SIZE", 1))
+    if size == 1:
+        yield World()
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield World(distributed.get_rank(), size)
+    finally:
+        distributed.destroy_process_group()

@@ -1,0 +1,183 @@
+"""Run folders: `checkpoints/<timestamp>_<stage>_<method>_<sources>/`, found, opened, locked."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import platform
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from utils.checkpoint import write_json, write_text
+from utils.config import to_plain
+from utils.stages import Config
+
+TIME_FORMAT = "%Y%m%d-%H%M%S"
+UNHASHED = ("checkpoints", "cache", "centers", "time", "resume", "device", "workers")
+UNHASHED_TOO = ("checkpoint_seconds", "tensorboard", "sources", "target")  # the split has these
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run on disk."""
+
+    folder: Path
+    time: str
+    sources: tuple[str, ...]
+    target: str | None
+
+    @property
+    def done(self) -> bool:
+        """Whether training has ended; the mark is written last."""
+        return (self.folder / "done").is_file()
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file with the weights."""
+        return self.folder / "last.pt"
+
+
+def config_hash(config: Config) -> str:
+    """Hash of everything in the configuration that changes the weights, the split aside."""
+    plain = to_plain(config)
+    for name in UNHASHED + UNHASHED_TOO:
+        plain.pop(name)
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def new_time() -> str:
+    """Now, as the timestamp of a run."""
+    return datetime.now(UTC).strftime(TIME_FORMAT)
+
+
+def find_runs(checkpoints: Path, stage: str, **wanted: Any) -> list[Run]:
+    """Runs of a stage, newest first; `wanted` may hold time, sources, target, config_hash.
+
+    A folder without a readable run.json is no run: it is passed over.
+    """
+    runs = []
+    for path in sorted(checkpoints.glob(f"*_{stage}_*/run.json"), reverse=True):
+        try:
+            facts = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError):
+            continue
+        if facts.get("stage") != stage:
+            continue
+        if all(facts.get(key) == to_plain(value) for key, value in wanted.items()):
+            runs.append(Run(path.parent, facts["time"], tuple(facts["sources"]), facts["target"]))
+    return runs
+
+
+def create_run(config: Config, time: str, split: Any) -> Run:
+    """Make the folder with config.json, environment.json and, last, run.json."""
+    name = f"{time}_{config.stage.name}_{config.method}_{'+'.join(split.sources)}"
+    if split.fold is not None:
+        name += f"_fold{split.fold}"
+    folder = config.checkpoints / name
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "config.json", to_plain(config))
+    write_json(folder / "environment.json", environment())
+    facts = {
+        "stage": config.stage.name,
+        "method": config.method,
+        "time": time,
+        "sources": list(split.sources),
+        "target": split.target,
+        "fold": split.fold,
+        "config_hash": config_hash(config),
+        "split_hash": split.hash,
+    }
+    write_json(folder / "run.json", facts)
+    return Run(folder, time, tuple(split.sources), split.target)
+
+
+def open_runs(config: Config, splits: Sequence[Any]) -> list[Run]:
+    """A folder for each split, all of one timestamp: those of an unfinished experiment, or new.
+
+    Raises ValueError where --time names folders of another configuration or other cases.
+    """
+    same = {"config_hash": config_hash(config)}
+    time = config.time
+    if time is None and config.resume:
+        for run in find_runs(config.checkpoints, config.stage.name, **same):
+            if not run.done and any(_fits(run, split) for split in splits):
+                time = run.time
+                break
+    time = time or new_time()
+    runs = []
+    for split in splits:
+        there = [
+            r
+            for r in find_runs(config.checkpoints, config.stage.name, time=time)
+            if r.sources == tuple(split.sources) and _fold(r) == split.fold
+        ]
+        for run in there:
+            _refuse_other(run, same["config_hash"], split)
+        runs.append(there[0] if there else create_run(config, time, split))
+    return runs
+
+
+@contextmanager
+def locked(run: Run) -> Iterator[None]:
+    """Hold the run folder against a second process; the lock dies with the process."""
+    with (run.folder / "lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RuntimeError(
+                f"{run.folder}: another process works here; wait for it, or start a new run with "
+                "--no-resume"
+            ) from error
+        yield
+
+
+def mark_done(folder: Path) -> None:
+    """Write `done`, the last file of a run or an evaluation."""
+    write_text(folder / "done", new_time() + "\n")
+
+
+def environment() -> dict[str, Any]:
+    """Versions and devices, so that a number can be traced to what computed it."""
+    names = ("torch", "numpy", "scipy", "SimpleITK", "scikit-image", "monai")
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: version(name) for name in names},
+        "cuda": torch.version.cuda,
+        "gpus": devices,
+        "threads": torch.get_num_threads(),
+        "command": sys.argv,
+    }
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    return json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
+
+
+def _fold(run: Run) -> int | None:
+    return _facts(run)["fold"]
+
+
+def _fits(run: Run, split: Any) -> bool:
+    return _facts(run)["split_hash"] == split.hash
+
+
+def _refuse_other(run: Run, wanted_hash: str, split: Any) -> None:
+    facts = _facts(run)
+    if facts["config_hash"] != wanted_hash:
+        raise ValueError(
+            f"{run.folder}: made with other settings (see its config.json); "
+            "give the same ones, or another --time"
+        )
+    if facts["split_hash"] != split.hash:
+        raise ValueError(f"{run.folder}: made from other cases; give another --time")

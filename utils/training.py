@@ -1,0 +1,339 @@
+"""`fit`: the only training loop. Resumes, mixed precision, several processes, poly decay, log."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from data.centers import Center, Split, load_centers, round_robin
+from data.dataset import Crop, StageDataset, load_on_device, make_sample, sample_seed
+from data.preprocess import PreparedCase, PrepareSettings, prepare_centers
+from methods import Method, build_method
+from utils.checkpoint import load_checkpoint, save_checkpoint
+from utils.config import to_plain
+from utils.device import World, autocast, join_world, select_device, select_precision
+from utils.progress import Progress
+from utils.runlog import RunLog
+from utils.runs import Run, environment, locked, mark_done, open_runs
+from utils.stages import Config
+
+SIGTERM_EXIT = 128 + signal.SIGTERM
+
+
+class NonFiniteLossError(RuntimeError):
+    """A loss term became NaN or infinite; the last good state is on disk."""
+
+
+@dataclass
+class State:
+    """Everything that a step changes."""
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    step: int = 0
+
+    def to_plain(self) -> dict[str, Any]:
+        """Tensors and plain types, for a checkpoint."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "step": self.step,
+        }
+
+    def load(self, content: dict[str, Any]) -> None:
+        """Go back to what `to_plain` gave."""
+        self.network.load_state_dict(content["network"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.scaler.load_state_dict(content["scaler"])
+        self.step = content["step"]
+
+
+def fit(config: Config) -> list[Run]:
+    """Train the stage on each split that the configuration asks for; return the run folders.
+
+    Without sources and target: every leave-one-center-out fold (Sec. IV-C), one after the other.
+    Folds that are done are passed over, an unfinished one goes on where it was.
+    Raises ValueError for wrong settings, NonFiniteLossError, and SystemExit(143) after SIGTERM.
+    """
+    device = select_device(config.device)
+    config = replace(config, precision=select_precision(config.precision, device))
+    with join_world(device) as world:
+        centers = load_centers(config.centers)
+        splits = select_splits(config, centers)
+        if world.first:  # the first process prepares, the others then read
+            prepared = _prepare(config, centers, splits)
+        world.wait()
+        if not world.first:
+            prepared = _prepare(config, centers, splits)
+        runs = open_runs(config, splits) if world.first else []
+        world.wait()
+        time_ = world.from_first(runs[0].time if runs else "")
+        if not world.first:
+            runs = open_runs(replace(config, time=time_), splits)
+        for run, split in zip(runs, splits, strict=True):
+            if run.done:
+                _say(world, f"{run.folder}: done already")
+                continue
+            train_split(config, run, split, prepared, world)
+    return runs
+
+
+def select_splits(config: Config, centers: dict[str, Center]) -> list[Split]:
+    """The splits that sources and target select; a ValueError says what would fit."""
+    splits = round_robin(
+        centers.values(), sources=config.sources, target=config.target, stage=config.stage
+    )
+    if not splits:
+        raise ValueError(f"{config.centers}: no split of these centers has the given target")
+    return splits
+
+
+def train_split(
+    config: Config,
+    run: Run,
+    split: Split,
+    prepared: dict[str, list[PreparedCase]],
+    world: World,
+) -> None:
+    """Train one run to its end and mark it done."""
+    device = select_device(config.device)
+    method = build_method(config)
+    dataset = StageDataset(split_cases(split, prepared), config.stage, config.seed)
+    if dataset.left_out:
+        _say(world, f"{config.stage.name}: nothing to learn in {', '.join(dataset.left_out)}")
+    state = build_state(method, config, device)
+    lock = locked(run) if world.first else _unlocked()
+    with lock, _sigterm() as terminated:
+        if run.checkpoint.is_file():
+            state.load(load_checkpoint(run.checkpoint, device))
+            _say(world, f"{run.folder}: goes on from step {state.step}")
+        else:
+            _say(world, f"{run.folder}: {len(dataset)} cases, {config.precision} on {device}")
+        save = Saver(config, run, split, state, world)
+        try:
+            train_steps(config, method, state, dataset, save, terminated)
+        finally:
+            save.log.close()
+        if world.first:
+            mark_done(run.folder)
+    world.wait()
+
+
+def build_state(method: Method, config: Config, device: torch.device) -> State:
+    """Network, Adam (Sec. IV-C) and loss scaler, from the seed."""
+    torch.manual_seed(config.seed)
+    network = method.build_network().to(device)
+    optimizer = torch.optim.Adam(
+        network.parameters(), lr=config.lr, weight_decay=config.weight_decay
+    )
+    scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
+    return State(network, optimizer, scaler)
+
+
+def split_cases(split: Split, prepared: dict[str, list[PreparedCase]]) -> list[PreparedCase]:
+    """The training cases of a split. A case of the unseen center among them is an error."""
+    wanted = set(split.train_cases)
+    cases = [c for name in prepared for c in prepared[name] if (c.center, c.case_id) in wanted]
+    leaked = [c.case_id for c in cases if (c.center, c.case_id) in set(split.test_cases)]
+    if leaked or len(cases) != len(wanted):
+        raise ValueError(f"split for {split.target}: test cases in training or missing: {leaked}")
+    return cases
+
+
+def total_steps(config: Config, cases: int, world_size: int) -> int:
+    """Optimiser steps of a run: every case once an epoch."""
+    return math.ceil(config.stage.epochs * cases / (world_size * config.accumulate))
+
+
+def train_steps(
+    config: Config,
+    method: Method,
+    state: State,
+    dataset: StageDataset,
+    save: Saver,
+    terminated: list[bool],
+) -> None:
+    """Steps `state.step` to the last. SIGTERM saves and leaves with exit status 143."""
+    world, device = save.world, next(state.network.parameters()).device
+    steps = total_steps(config, len(dataset), world.size)
+    per_step = world.size * config.accumulate
+    samples = iter(load_crops(dataset, config, world, state.step * per_step, steps * per_step))
+    progress = Progress(config.stage.name, steps, state.step) if world.first else None
+    state.network.train()
+    while state.step < steps:
+        lr = config.lr * (1 - state.step / steps) ** config.lr_power
+        terms, cases = backward(config, method, state, samples, device)
+        world.average_gradients(state.network.parameters())
+        if not state.scaler.is_enabled():  # the scaler of fp16 skips infinite gradients itself
+            gradients = [p.grad for p in state.network.parameters() if p.grad is not None]
+            terms["grad_norm"] = nn.utils.get_total_norm(gradients)
+        values = check_finite(terms, cases, save)
+        for group in state.optimizer.param_groups:
+            group["lr"] = lr
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        state.optimizer.zero_grad(set_to_none=True)
+        before = state.step * per_step // len(dataset)
+        state.step += 1
+        epoch = state.step * per_step // len(dataset)
+        save.log.write(state.step, epoch, lr, values, cases)
+        if progress is not None:
+            progress.advance(values)
+        if epoch > before:
+            method.after_epoch(state.network, epoch)
+        if not world.all_true(not terminated, device):
+            save(force=True)
+            raise SystemExit(SIGTERM_EXIT)
+        if epoch > before or state.step == steps:
+            save(force=state.step == steps)
+    if progress is not None:
+        progress.close()
+
+
+def load_crops(
+    dataset: StageDataset, config: Config, world: World, start: int, stop: int
+) -> DataLoader[Crop]:
+    """This process's crops of the running indices `start` to `stop`.
+
+    Process r of W with A samples a step takes samples a W + r of each step, so that two processes
+    see what one process with two accumulated samples sees.
+    """
+    workers = config.workers
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=range(start + world.rank, stop, world.size),
+        num_workers=workers,
+        prefetch_factor=2 if workers else None,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def backward(
+    config: Config,
+    method: Method,
+    state: State,
+    samples: Iterator[Crop],
+    device: torch.device,
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Accumulate the gradient of one step; return the mean terms and the cases that gave them."""
+    sums: dict[str, Tensor] = {}
+    cases = []
+    for _ in range(config.accumulate):
+        crop = next(samples)
+        generator = torch.Generator().manual_seed(sample_seed(config.seed, crop.index, 1))
+        torch.manual_seed(sample_seed(config.seed, crop.index, 2))  # dropout
+        with torch.no_grad():
+            image, label = load_on_device(crop, device)
+            image, label = method.augment(image, label, crop.spacing, generator)
+            sample = make_sample(image, label, crop, config.stage)
+        with autocast(device, config.precision):
+            terms = method.loss(state.network, sample, generator)
+        total = weighted_sum(terms, config.stage.weights) / config.accumulate
+        state.scaler.scale(total).backward()
+        cases.append(f"{crop.center}/{crop.case_id}")
+        for name, term in {**terms, "total": total * config.accumulate}.items():
+            sums[name] = sums.get(name, 0.0) + term.detach() / config.accumulate
+    return sums, cases
+
+
+def weighted_sum(terms: dict[str, Tensor], weights: Any) -> Tensor:
+    """Eq. 11: the sum of the terms by their weights; a term without a weight is an error."""
+    unknown = sorted(set(terms) - set(weights))
+    if unknown:
+        raise ValueError(f"loss terms without a weight: {', '.join(unknown)}")
+    return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+
+
+def check_finite(terms: dict[str, Tensor], cases: Sequence[str], save: Saver) -> dict[str, float]:
+    """Terms as numbers, averaged over the processes.
+
+    A term or gradient that is not finite stops the run; the state before this step is saved.
+    """
+    values = torch.stack(list(terms.values()))
+    own_finite = bool(values.isfinite().all())
+    if not save.world.all_true(own_finite, values.device):
+        save(force=True)
+        shown = ", ".join(f"{name} {float(term):g}" for name, term in terms.items())
+        raise NonFiniteLossError(
+            f"{save.run.folder}: step {save.state.step + 1}: loss or gradient is not finite at "
+            f"{', '.join(cases)} ({shown}); the state before this step is kept in last.pt. "
+            "Check that case, or lower --lr, or use --precision fp32"
+        )
+    return dict(zip(terms, save.world.share(values).tolist(), strict=True))
+
+
+class Saver:
+    """Writes the checkpoint of a run, and holds its log."""
+
+    def __init__(self, config: Config, run: Run, split: Split, state: State, world: World) -> None:
+        self.config, self.run, self.split, self.state, self.world = (
+            config, run, split, state, world,
+        )  # fmt: skip
+        self.log = RunLog(run.folder, config, state.step, active=world.first)
+        self._last = time.monotonic()
+
+    def __call__(self, force: bool = False) -> None:
+        """Save now, or, unless forced, when `checkpoint_seconds` have passed."""
+        due = time.monotonic() - self._last >= self.config.checkpoint_seconds
+        if not self.world.first or not (force or due):
+            return
+        content = {
+            **self.state.to_plain(),
+            "config": to_plain(self.config),
+            "split": to_plain(self.split),
+            "split_hash": self.split.hash,
+            "environment": environment(),
+            "random_state": {"seed": self.config.seed, "torch": torch.get_rng_state()},
+        }
+        self.log.flush()
+        save_checkpoint(self.run.checkpoint, content)
+        self._last = time.monotonic()
+
+
+@contextmanager
+def _sigterm() -> Iterator[list[bool]]:
+    """A list that SIGTERM appends to, instead of ending the process."""
+    received: list[bool] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(True)
+
+    before = signal.signal(signal.SIGTERM, note)
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _unlocked() -> Iterator[None]:
+    yield
+
+
+def _prepare(
+    config: Config, centers: dict[str, Center], splits: Sequence[Split]
+) -> dict[str, list[PreparedCase]]:
+    names = {name for split in splits for name in split.sources}
+    wanted = [center for name, center in centers.items() if name in names]
+    return prepare_centers(
+        wanted, Path(config.cache), PrepareSettings(spacing=config.spacing), config.workers
+    )
+
+
+def _say(world: World, text: str) -> None:
+    if world.first:
+        print(text, flush=True)
