@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 LABEL_BACKGROUND, LABEL_PANCREAS, LABEL_TUMOR = 0, 1, 2
 CANONICAL_ORIENTATION = "LPS"  # x to the left, y to the back, z to the head; arrays are (z, y, x)
+HU_RANGE = (-1024, 3071)  # what a 12-bit CT can hold; below it lies padding (-3024, -2048), not air
 
 Triple = tuple[float, float, float]
+
+
+class DataError(ValueError):
+    """Data that is refused: each problem names the case or file, what is wrong, and what to do."""
+
+    def __init__(self, problems: str | Sequence[str]) -> None:
+        self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+    def __reduce__(self) -> tuple[type[DataError], tuple[tuple[str, ...]]]:
+        return type(self), (self.problems,)
 
 
 @dataclass(frozen=True)
@@ -30,9 +43,11 @@ class Grid:
 class Case:
     """One CT volume in the canonical orientation.
 
-    `image_hu`: int16 (z, y, x), Hounsfield units. `label`: uint8 of the same shape with 0 background,
-    1 pancreas, 2 tumor, or None where the case has none. `spacing`: mm, (z, y, x), of these arrays.
-    `grid`: geometry of the input file, in its own orientation.
+    `image_hu`: int16 (z, y, x), Hounsfield units within `HU_RANGE`. `label`: uint8 of the same
+    shape with 0 background, 1 pancreas, 2 tumor, or None where the case has none. `spacing`: mm,
+    (z, y, x), of these arrays. `grid`: geometry of the input file, in its own orientation.
+    `notes`: what was mended on reading, one sentence each. `acquisition`: what DICOM tells of the
+    scanner (keys of `data.readers.dicom.ACQUISITION_TAGS`); empty for every other format.
     """
 
     case_id: str
@@ -41,3 +56,5 @@ class Case:
     label: np.ndarray | None
     spacing: Triple
     grid: Grid
+    notes: tuple[str, ...] = ()
+    acquisition: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,57 @@
+"""The mask writer: from the canonical orientation back onto the input file's own grid."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import SimpleITK as sitk
+
+from data.case import Grid
+from data.readers.files import VOLUME_SUFFIXES, volume_stem
+from data.readers.volume import EXACTLY_ORTHONORMAL, grid_axis_map, grid_matrix
+
+
+def write_mask(path: Path, mask: np.ndarray, grid: Grid) -> None:
+    """Write a mask (bool or uint8, (z, y, x) canonical, original spacing) on `grid`, atomically.
+
+    The file has the orientation, size, spacing, origin and direction of the image that `grid` was
+    read from; its suffix chooses the format. A reader sees the old file or the whole new one.
+    Raises `ValueError` where the mask is not of the grid's size or the suffix is unknown.
+    """
+    on_disk = grid_axis_map(grid).to_file(mask)
+    if on_disk.shape != grid.size_xyz[::-1]:
+        raise ValueError(
+            f"{path}: mask is {on_disk.shape} in the file's order, its image "
+            f"{grid.size_xyz[::-1]}; restore it to the original grid first"
+        )
+    stem = volume_stem(path)
+    if stem is None:
+        raise ValueError(f"{path}: unknown format; choose from {', '.join(VOLUME_SUFFIXES)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    suffix = path.name[len(stem) :]
+    unfinished = path.with_name(f".{stem}.{os.getpid()}.{uuid.uuid4().hex}{suffix}")
+    try:
+        _write(unfinished, np.ascontiguousarray(on_disk, np.uint8), grid)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _write(path: Path, array: np.ndarray, grid: Grid) -> None:
+    direction = np.reshape(grid.direction, (3, 3))
+    rectangular = np.abs(direction.T @ direction - np.eye(3)).max() <= EXACTLY_ORTHONORMAL
+    if path.name.endswith((".nii", ".nii.gz")) and not rectangular:
+        # ITK would bend the axes to right angles; the mask shall lie exactly where its image lies.
+        file = nib.Nifti1Image(array.T, np.diag([-1.0, -1.0, 1.0, 1.0]) @ grid_matrix(grid))
+        file.header.set_xyzt_units("mm")
+        nib.save(file, path)
+        return
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(grid.spacing_xyz)
+    image.SetOrigin(grid.origin_xyz)
+    image.SetDirection(grid.direction)
+    sitk.WriteImage(image, str(path), useCompression=True)
