@@ -1,0 +1,81 @@
+"""The synthetic centers: a few lines each that choose build, lesions, scanner and layout.
+
+They differ as Table I's do. SYN-A stands where the paper has MSD (mixed lesions, stents, 0.7-7.5
+mm), SYN-B where it has RENJI (PDA, thin slices), SYN-C where it has RMYY (PDA, thick slices, more
+noise), SYN-N where it has NIH (no lesions). Names and images are synthetic: no hospital's data are
+in them. To add a center, add an entry to `CENTERS`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from data.phantom.anatomy import Build
+from data.phantom.appearance import Scanner
+from data.phantom.lesion import LesionMix
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Grid of one size: uniform ranges in mm, matrix (y, x), and fine voxels per voxel (y, x)."""
+
+    spacing_mm: Range
+    thickness_mm: Range
+    matrix: tuple[int, int]
+    height_mm: Range  # covered along z
+    fine_xy: int
+    fine_z_mm: float  # slices are averages of fine ones no thicker than this
+
+
+@dataclass(frozen=True)
+class Center:
+    """A synthetic center."""
+
+    layout: str  # key of `layouts.WRITERS`
+    orientation: str  # of the files' axes, as in "LPS"
+    build: Build
+    scanner: Scanner
+    lesions: LesionMix | None
+    sizes: dict[str, Sampling]
+    tumor_threshold: float | None = None
+
+
+def _sizes(demo: tuple[Range, Range], full: tuple[Range, Range]) -> dict[str, Sampling]:
+    """Spacing and thickness of the demo size and of the full size (Table I)."""
+    return {
+        "demo": Sampling(*demo, (104, 136), (172, 196), 2, 2.5),
+        "full": Sampling(*full, (512, 512), (200, 260), 1, 1.0),
+    }
+
+
+MIXED = (("PDA", 0.6), ("IPMN", 0.2), ("PNET", 0.2))
+PDA_ONLY = (("PDA", 1.0),)
+
+CENTERS = {
+    "SYN-A": Center(
+        "msd", "RAS", Build(size=(0.92, 1.04), fat_mm=(8, 26), oral_contrast=0.25),
+        Scanner((("portal", 1.0),), (7, 12), 0.7, 0.0, 0.9),
+        LesionMix(MIXED, (18, 42), stent_odds=0.5),
+        _sizes(((2.2, 2.5), (2.5, 5.0)), ((0.60, 0.97), (0.7, 7.5))), 0.7,
+    ),
+    "SYN-B": Center(
+        "nnunet_raw", "LPS", Build(size=(0.90, 1.0), fat_mm=(5, 16), oral_contrast=0.02),
+        Scanner((("pancreatic", 1.0),), (9, 14), 0.5, 0.5, 0.6),
+        LesionMix(PDA_ONLY, (18, 42)),
+        _sizes(((2.1, 2.35), (2.8, 3.2)), ((0.55, 0.88), (0.59, 1.25))), 0.1,
+    ),
+    "SYN-C": Center(
+        "folder_nrrd", "LAI", Build(size=(0.88, 1.0), fat_mm=(5, 18), oral_contrast=0.05),
+        Scanner((("arterial", 0.6), ("portal", 0.4)), (12, 20), 0.9, 0.0, 1.3,
+                scale=0.97, offset_hu=5),
+        LesionMix(PDA_ONLY, (20, 45)),
+        _sizes(((2.1, 2.4), (4.0, 5.0)), ((0.54, 0.86), (1.5, 5.0))), 0.9,
+    ),
+    "SYN-N": Center(
+        "folder_nifti", "RPS", Build(size=(0.92, 1.06), fat_mm=(8, 26), oral_contrast=0.6),
+        Scanner((("portal", 1.0),), (8, 13), 0.6, 0.2, 0.8), None,
+        _sizes(((2.2, 2.5), (2.5, 4.0)), ((0.66, 0.98), (1.5, 2.5))),
+    ),
+}  # fmt: skip

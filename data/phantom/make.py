@@ -1,0 +1,179 @@
+"""Make synthetic centers: python data/phantom/make.py OUT --cases 20 --size demo --seed 2022.
+
+Writes OUT/<center>/ in the center's own on-disk layout, OUT/centers.toml which lists them for every
+script of this project, OUT/cases.csv with what each case holds, and OUT/phantom.json with the
+settings. Cases that are there already are kept, so a broken-off run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import multiprocessing
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tqdm import tqdm
+
+from data.phantom.centers import CENTERS
+from data.phantom.generate import make_phantom, plan_case
+from data.phantom.layouts import LAYOUTS, to_disk_axes, write_text, write_volume
+
+VERSION = 1  # of the generator: raised when the same seed gives other voxels
+FACTS = ("center", "case_id", "lesion", "region", "diameter_mm", "stent", "phase", "noise_hu")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One case to be made."""
+
+    out: Path
+    center: str
+    index: int
+    size: str
+    seed: int
+
+    @property
+    def files(self) -> tuple[Path, Path]:
+        """Where its image and its label go."""
+        layout = LAYOUTS[CENTERS[self.center].layout]
+        return layout.files(self.out / self.center, self.center, self.index + 1)
+
+    @property
+    def done(self) -> bool:
+        """The image is written last: with it, the case is complete."""
+        return all(path.exists() for path in self.files)
+
+
+def make_case(job: Job) -> None:
+    """Draw a case and write its label, then its image."""
+    phantom = make_phantom(job.center, job.index, job.size, job.seed)
+    orientation = CENTERS[job.center].orientation
+    image_path, label_path = job.files
+    write_volume(to_disk_axes(phantom.label, phantom, orientation), label_path)
+    write_volume(to_disk_axes(phantom.image_hu, phantom, orientation), image_path)
+
+
+def make_centers(
+    out: Path,
+    centers: Sequence[str] | None,
+    cases: int | Mapping[str, int],
+    size: str = "demo",
+    seed: int = 2022,
+    workers: int = 0,
+) -> Path:
+    """Make `cases` cases of each of `centers` (None: all) under `out`; returns `out`/centers.toml.
+
+    `cases` may give a number per center. `workers` processes share the work (0: this one).
+    Complete cases are kept; each depends on seed, center and its number only. Raises `ValueError`
+    for unknown names, and where `out` holds cases of another size, seed or generator.
+    """
+    out = Path(out)
+    names = list(CENTERS) if centers is None else list(centers)
+    counts = {name: cases if isinstance(cases, int) else cases.get(name, 0) for name in names}
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name}: asked for {count} cases; ask for one at least")
+        plan_case(name, 0, size, seed)
+    settings = {"version": VERSION, "size": size, "seed": seed}
+    total = _record(out, settings, counts)
+    jobs = [Job(out, name, i, size, seed) for name in names for i in range(counts[name])]
+    todo = [job for job in jobs if not job.done]
+    with _mapper(workers) as mapper:
+        progress = tqdm(
+            mapper(make_case, todo), "phantoms", len(todo), unit="case", disable=not todo,
+            mininterval=0.1 if sys.stderr.isatty() else 10,
+        )  # fmt: skip
+        for _ in progress:
+            pass
+    return _write_tables(out, total, size, seed)
+
+
+@contextmanager
+def _mapper(workers: int) -> Iterator:
+    if workers == 0:
+        yield map
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        yield pool.map
+
+
+def _record(out: Path, settings: dict, counts: dict[str, int]) -> dict[str, int]:
+    """Compare with and update OUT/phantom.json; returns how many cases each center has in all."""
+    path = out / "phantom.json"
+    total = dict(counts)
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        if before["settings"] != settings:
+            raise ValueError(
+                f"{out} holds phantoms made with {before['settings']}, not {settings}; "
+                "choose another folder or remove this one"
+            )
+        for name, count in before["cases"].items():
+            if name in CENTERS:
+                total[name] = max(count, total.get(name, 0))
+    write_text(path, json.dumps({"settings": settings, "cases": total}, indent=2) + "\n")
+    return total
+
+
+def _write_tables(out: Path, total: dict[str, int], size: str, seed: int) -> Path:
+    """Each layout's own description, cases.csv and centers.toml, of the complete cases."""
+    table = io.StringIO()
+    rows = csv.DictWriter(table, FACTS, lineterminator="\n")
+    rows.writeheader()
+    text = "# Synthetic centers, made by data/phantom/make.py; no patient's data.\n"
+    for name in sorted(total, key=list(CENTERS).index):
+        jobs = [Job(out, name, i, size, seed) for i in range(total[name])]
+        for job in jobs:
+            if job.done:
+                case_id = job.files[1].name.split(".")[0]
+                facts = plan_case(name, job.index, size, seed).facts
+                rows.writerow({"center": name, "case_id": case_id, **facts})
+        text += "\n" + _describe(out, name)
+    write_text(out / "cases.csv", table.getvalue())
+    write_text(out / "centers.toml", text)
+    return out / "centers.toml"
+
+
+def _describe(out: Path, name: str) -> str:
+    center = CENTERS[name]
+    layout, has_lesions = LAYOUTS[center.layout], center.lesions is not None
+    layout.describe(out / name, name, has_lesions)
+    keys = layout.keys(name, has_lesions) | {"has_lesions": has_lesions}
+    if center.tumor_threshold is not None:
+        keys["tumor_threshold"] = center.tumor_threshold
+    lines = [f"{key} = {_toml(value)}" for key, value in keys.items()]
+    return "\n".join([f"[centers.{name}]", *lines]) + "\n"
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items()) + "}"
+    return json.dumps(value)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path, help="folder to write to")
+    parser.add_argument("--centers", nargs="+", choices=sorted(CENTERS), help="default: all")
+    parser.add_argument("--cases", type=int, default=20, help="cases per center (default: 20)")
+    parser.add_argument("--size", choices=("demo", "full"), default="demo", help="default: demo")
+    parser.add_argument("--seed", type=int, default=2022, help="default: 2022")
+    parser.add_argument("--workers", type=int, default=0, help="processes; 0: this one (default)")
+    args = parser.parse_args()
+    path = make_centers(args.out, args.centers, args.cases, args.size, args.seed, args.workers)
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
