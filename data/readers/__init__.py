@@ -15,13 +15,23 @@ from data.readers import folder, msd, nih, nnunet_raw, panorama
 from data.readers.dicom import read_dicom_folder
 from data.readers.files import CaseFiles
 from data.readers.label import LabelMap, read_label
-from data.readers.masks import write_mask
+from data.readers.masks import read_mask, write_mask
 from data.readers.volume import Volume, canonical_spacing, grid_axis_map, read_volume
 
 if TYPE_CHECKING:
     from data.centers import Center
 
-__all__ = ["READERS", "CaseFiles", "Reader", "list_cases", "load_case", "load_image", "write_mask"]
+__all__ = [
+    "READERS",
+    "CaseFiles",
+    "Reader",
+    "label_map_of",
+    "list_cases",
+    "load_case",
+    "load_image",
+    "read_mask",
+    "write_mask",
+]
 
 
 @dataclass(frozen=True)
@@ -103,6 +113,11 @@ def _load_case(center: Center, files: CaseFiles) -> Case:
         geometry = center.label_geometry or READERS[center.reader].label_geometry
         label = read_label(files.label, volume, label_map_of(center), geometry)
         label = np.ascontiguousarray(label)
+        if not label.any():
+            raise DataError(
+                f"{files.label}: is empty, no voxel is pancreas or tumor; correct the label, or "
+                f'list "{files.case_id}" under exclude'
+            )
         if not center.has_lesions and (label == LABEL_TUMOR).any():
             raise DataError(
                 f"{files.label}: holds tumor voxels, but the center has has_lesions = false; "

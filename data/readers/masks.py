@@ -1,4 +1,4 @@
-"""The mask writer: from the canonical orientation back onto the input file's own grid."""
+"""Masks: from the canonical orientation back onto the input file's own grid, and read again."""
 
 from __future__ import annotations
 
@@ -10,9 +10,14 @@ import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 
-from data.case import Grid
+from data.case import DataError, Grid
 from data.readers.files import VOLUME_SUFFIXES, volume_stem
-from data.readers.volume import EXACTLY_ORTHONORMAL, grid_axis_map, grid_matrix
+from data.readers.volume import (
+    EXACTLY_ORTHONORMAL,
+    grid_axis_map,
+    grid_matrix,
+    read_volume,
+)
 
 
 def write_mask(path: Path, mask: np.ndarray, grid: Grid) -> None:
@@ -55,3 +60,17 @@ def _write(path: Path, array: np.ndarray, grid: Grid) -> None:
     image.SetOrigin(grid.origin_xyz)
     image.SetDirection(grid.direction)
     sitk.WriteImage(image, str(path), useCompression=True)
+
+
+def read_mask(path: Path, grid: Grid) -> np.ndarray:
+    """A mask that `write_mask` wrote for an image on `grid` -> bool (z, y, x), canonical.
+
+    Raises `DataError` where the file is missing or broken or is not of the grid's size.
+    """
+    volume = read_volume(path)
+    if volume.grid.size_xyz != grid.size_xyz:
+        raise DataError(
+            f"{path}: is {volume.grid.size_xyz} (x, y, z), its image {grid.size_xyz}; "
+            "delete the folder of predictions and evaluate that stage again"
+        )
+    return np.ascontiguousarray(grid_axis_map(grid).to_canonical(volume.array)) > 0

@@ -1,0 +1,159 @@
+"""The folders of the prepared cache: whole or absent, and never stale.
+
+A folder is filled under another name and renamed when complete, so that a killed or a second
+writer does no harm. It is used only if version and key in its meta.json fit and its arrays are the
+bytes that were written: a file whose size or times changed is checked against its sha256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.readers.files import CaseFiles
+
+CACHE_VERSION = 1  # raise it with every change of what a prepared case holds
+META, STATES = "meta.json", "states.json"
+_UNFINISHED = ".making-"
+
+
+def content_key(files: CaseFiles, cache: Path, *context: object) -> str:
+    """16 hex digits over the bytes of a case's files and whatever else shapes the result.
+
+    The bytes are read again only when size or times of a file changed. Raises `OSError`.
+    """
+    content = hashlib.sha256(repr((CACHE_VERSION, *context)).encode())
+    for path in (files.image, files.label):
+        content.update(_hash_of(path, cache).encode() if path is not None else b"none")
+    return content.hexdigest()[:16]
+
+
+def _hash_of(path: Path, cache: Path) -> str:
+    """sha256 of a file, or of the names and bytes of a folder's files; remembered in the cache."""
+    parts = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+    state = [[part.name, *_state(part)] for part in parts]
+    name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:32]
+    memory = cache / ".hashes" / f"{name}.json"
+    known = _read_object(memory)
+    if known is not None and known.get("state") == state:
+        return str(known["sha256"])
+    content = hashlib.sha256()
+    for part in parts:
+        content.update(part.name.encode() if path.is_dir() else b"")
+        content.update(_sha256(part).encode())
+    memory.parent.mkdir(parents=True, exist_ok=True)
+    write_json(memory, {"path": str(path), "state": state, "sha256": content.hexdigest()})
+    return content.hexdigest()
+
+
+def read_meta(folder: Path, key: str) -> dict[str, Any] | None:
+    """The meta of a whole folder of this version and key, else None."""
+    meta = _read_object(folder / META)
+    if meta is None or meta.get("version") != CACHE_VERSION or meta.get("key") != key:
+        return None
+    digest = meta.pop("digest", None)
+    if digest != _digest(meta):
+        return None
+    known = _read_object(folder / STATES) or {}
+    states = {}
+    for name, sha256 in meta["arrays"].items():
+        try:
+            states[name] = _state(folder / name)
+            if states[name] != known.get(name) and _sha256(folder / name) != sha256:
+                return None
+        except OSError:
+            return None
+    if states != known and os.access(folder, os.W_OK):
+        write_json(folder / STATES, states)
+    return meta
+
+
+def write_folder(
+    folder: Path, arrays: dict[str, np.ndarray], meta: dict[str, Any], key: str
+) -> None:
+    """Make `folder` with its arrays (name -> array) and meta, all at once.
+
+    What is there already and whole is kept; what is there and broken is replaced.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    owner = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    unfinished = folder.parent / f"{_UNFINISHED}{owner}"
+    unfinished.mkdir()
+    try:
+        digests, states = {}, {}
+        for name, array in arrays.items():
+            with (unfinished / name).open("wb") as stream:
+                np.save(stream, array, allow_pickle=False)
+                stream.flush()
+                os.fsync(stream.fileno())
+            digests[name] = _sha256(unfinished / name)
+            states[name] = _state(unfinished / name)
+        meta = {**meta, "version": CACHE_VERSION, "key": key, "arrays": digests}
+        write_json(unfinished / META, {**meta, "digest": _digest(meta)})
+        write_json(unfinished / STATES, states)
+        _put_in_place(unfinished, folder, key)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _put_in_place(unfinished: Path, folder: Path, key: str) -> None:
+    """Rename; where another writer was faster, its folder stays if it is whole."""
+    for _ in range(10):
+        try:
+            os.rename(unfinished, folder)
+            return
+        except OSError:
+            if read_meta(folder, key) is not None:
+                return
+            broken = folder.parent / f"{unfinished.name}-broken"
+            try:
+                os.rename(folder, broken)
+            except FileNotFoundError:
+                continue
+            shutil.rmtree(broken, ignore_errors=True)
+    raise OSError(f"{folder}: cannot be replaced; delete it")
+
+
+def remove_leftovers(cache: Path) -> None:
+    """Delete what killed processes of this machine left unfinished."""
+    for path in cache.glob(f"*/{_UNFINISHED}{socket.gethostname()}-*"):
+        pid = path.name.removeprefix(f"{_UNFINISHED}{socket.gethostname()}-").split("-")[0]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file so that a reader sees the old or the new one, never a part."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
+    unfinished.write_text(json.dumps(content), encoding="utf-8")
+    os.replace(unfinished, path)
+
+
+def _state(path: Path) -> list[int]:
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+
+
+def _read_object(path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _digest(meta: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

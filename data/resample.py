@@ -1,0 +1,126 @@
+"""Separable linear resampling between grids that share their middle: no half-voxel shifts.
+
+A grid of n voxels of s mm covers n * s mm; both grids are centered on the same point, so voxel j of
+the output lies at ((j + 0.5) * s_out - n_out * s_out / 2) mm from it. Where the output is coarser,
+the kernel is widened to its spacing, so that thin slices are averaged and noise does not alias.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import sparse
+
+from data.case import Triple
+
+Weights = tuple[sparse.csr_matrix, sparse.csr_matrix, sparse.csr_matrix]
+Shape = tuple[int, int, int]
+
+_ROWS_AT_ONCE = 64  # bounds the float32 memory of the last pass
+
+
+def output_shape(shape: Sequence[int], spacing: Triple, new_spacing: Triple) -> Shape:
+    """Voxels (z, y, x) of `new_spacing` that cover what `shape` voxels of `spacing` cover."""
+    z, y, x = (
+        max(1, round(n * old / new))
+        for n, old, new in zip(shape, spacing, new_spacing, strict=True)
+    )
+    return z, y, x
+
+
+def axis_weights(n_in: int, spacing_in: float, n_out: int, spacing_out: float) -> sparse.csr_matrix:
+    """(n_out, n_in) float32: each output voxel as a weighted mean of input voxels."""
+    step = spacing_out / spacing_in
+    width = max(step, 1.0)  # input voxels from the kernel's middle to its end
+    middle = (np.arange(n_out) + 0.5 - n_out / 2) * step + n_in / 2 - 0.5
+    taps = int(np.ceil(2 * width)) + 1
+    index = np.floor(middle - width).astype(int)[:, None] + 1 + np.arange(taps)
+    weight = np.clip(1 - np.abs(index - middle[:, None]) / width, 0, None)
+    weight[np.abs(weight) < 1e-7] = 0  # an aligned grid stays exactly what it is
+    weight[(index < 0) | (index >= n_in)] = 0
+    weight /= weight.sum(axis=1, keepdims=True)
+    rows = np.repeat(np.arange(n_out), taps)
+    columns = np.clip(index, 0, n_in - 1).ravel()
+    matrix = sparse.csr_matrix(
+        (weight.ravel().astype(np.float32), (rows, columns)), shape=(n_out, n_in)
+    )
+    matrix.eliminate_zeros()
+    return matrix
+
+
+def grid_weights(
+    shape_in: Sequence[int], spacing_in: Triple, shape_out: Sequence[int], spacing_out: Triple
+) -> Weights:
+    """`axis_weights` of each axis, (z, y, x)."""
+    z, y, x = (
+        axis_weights(*axis)
+        for axis in zip(shape_in, spacing_in, shape_out, spacing_out, strict=True)
+    )
+    return z, y, x
+
+
+def resample_image(image_hu: np.ndarray, weights: Weights) -> np.ndarray:
+    """int16 HU (z, y, x) -> int16 HU of the new shape, rounded."""
+    in_plane = _resample_in_plane(image_hu, weights)
+    shape = tuple(axis.shape[0] for axis in weights)
+    image = np.empty(shape, np.int16)
+    for start in range(0, shape[1], _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        image[:, rows] = np.rint(_resample_z(in_plane[:, rows], weights[0]))
+    return image
+
+
+def resample_float(volume: np.ndarray, weights: Weights) -> np.ndarray:
+    """Any array (z, y, x) >= 0 -> float32 of the new shape; zeros around the content are free."""
+    result = np.zeros(tuple(axis.shape[0] for axis in weights), np.float32)
+    box = nonzero_box(volume)
+    if box is None:
+        return result
+    parts = [axis[:, inside] for axis, inside in zip(weights, box, strict=True)]
+    touched = [np.flatnonzero(part.getnnz(axis=1)) for part in parts]
+    if any(rows.size == 0 for rows in touched):
+        return result
+    out = tuple(slice(int(rows[0]), int(rows[-1]) + 1) for rows in touched)
+    small = tuple(part[rows] for part, rows in zip(parts, out, strict=True))
+    result[out] = _resample_z(_resample_in_plane(volume[box], small), small[0])
+    return result
+
+
+def resample_mask(mask: np.ndarray, weights: Weights) -> np.ndarray:
+    """bool (z, y, x) -> bool: voxels that are covered by half at least.
+
+    A mask too thin to cover half of any voxel keeps the voxel that it covers most: a lesion must
+    not vanish on the way.
+    """
+    part = resample_float(mask, weights)
+    covered = part >= 0.5 - 1e-6
+    if not covered.any() and part.max() > 0:
+        covered.flat[int(part.argmax())] = True
+    return covered
+
+
+def nonzero_box(volume: np.ndarray) -> tuple[slice, slice, slice] | None:
+    """The smallest slices that hold every voxel that is not 0, or None."""
+    slices = []
+    for axis in range(3):
+        others = tuple(a for a in range(3) if a != axis)
+        filled = np.flatnonzero((volume != 0).any(axis=others))
+        if filled.size == 0:
+            return None
+        slices.append(slice(int(filled[0]), int(filled[-1]) + 1))
+        volume = volume[tuple([slice(None)] * axis + [slices[-1]])]
+    return slices[0], slices[1], slices[2]
+
+
+def _resample_in_plane(volume: np.ndarray, weights: Weights) -> np.ndarray:
+    along_x = weights[2].T.toarray()  # dense: BLAS beats sparse columns
+    result = np.empty((volume.shape[0], weights[1].shape[0], weights[2].shape[0]), np.float32)
+    for z in range(volume.shape[0]):
+        result[z] = weights[1] @ (volume[z].astype(np.float32) @ along_x)
+    return result
+
+
+def _resample_z(volume: np.ndarray, along_z: sparse.csr_matrix) -> np.ndarray:
+    flat = along_z @ np.ascontiguousarray(volume).reshape(volume.shape[0], -1)
+    return flat.reshape(-1, *volume.shape[1:])
