@@ -166,7 +166,7 @@ def check_nifti_is_whole(path: Path) -> None:
     try:
         file: Any = nib.load(path)
         header = file.header
-        needed = int(header.get_data_offset())
+        needed = int(file.dataobj.offset)
         needed += int(np.prod(header.get_data_shape())) * header.get_data_dtype().itemsize
         found = _unzipped_size(path) if path.name.lower().endswith(".gz") else path.stat().st_size
     except (OSError, EOFError, zlib.error, nib.filebasedimages.ImageFileError) as error:
