@@ -70,7 +70,7 @@ DOME_MM = 84.0  # height of the diaphragm's dome over z = 0
 SPINE_Y = 47.0  # middle of the vertebral bodies
 VERTEBRA_MM = 33.0  # one vertebra and its disc
 RIB_STEP_MM = 27.0  # from rib to rib along the spine
-RIB_DROP_MM = 118.0  # how far a rib falls from the spine to the front
+RIB_DROP_MM = 190.0  # how far a rib falls from the spine to the front
 
 # fmt: off
 LIVER, SPLEEN = ((0, Tissue.LIVER),), ((0, Tissue.SPLEEN),)
@@ -81,13 +81,13 @@ SINUS = ((0, Tissue.VISCERAL_FAT),)
 SOLID_ORGANS: dict[str, tuple] = {
     "heart": ((108, -38, 28), (30, 42, 52), ((0, Tissue.HEART),), 0, 2, False),
     "liver_right": ((28, 2, -72), (92, 88, 68), LIVER, 6, 3, True),
-    "liver_left": ((48, -46, 2), (34, 36, 68), LIVER, -8, 3, True),
-    "caudate": ((34, 2, -24), (24, 14, 16), LIVER, 0, 2, True),
+    "liver_left": ((50, -44, 4), (38, 40, 72), LIVER, -8, 3, True),
+    "caudate": ((42, 2, -24), (34, 20, 26), LIVER, 0, 2, True),
     "spleen": ((34, 38, 100), (50, 46, 30), SPLEEN, -12, 3, True),
     "kidney_left": ((-4, 44, 62), (52, 26, 26), KIDNEY, -10, 1.5, False),
     "kidney_right": ((-20, 44, -60), (52, 26, 26), KIDNEY, 10, 1.5, False),
-    "sinus_left": ((-4, 40, 51), (24, 9, 14), SINUS, -10, 2, False),
-    "sinus_right": ((-20, 40, -49), (24, 9, 14), SINUS, 10, 2, False),
+    "sinus_left": ((-4, 38, 46), (22, 8, 15), SINUS, -10, 2, False),
+    "sinus_right": ((-20, 38, -44), (22, 8, 15), SINUS, 10, 2, False),
 }
 
 BOWEL = ((0, Tissue.BOWEL_WALL), (2.5, Tissue.CHYME))
@@ -163,11 +163,11 @@ PANCREAS_POINTS = (
     (26, 4, 57), (34, 20, 76),
 )
 PANCREAS_RADII = (11, 15.5, 15, 10.5, 11.5, 12, 12, 8.5)
-LOBULATION_MM = 1.7  # amplitude of the lobules on the pancreas's surface
+LOBULATION_MM = 1.4  # amplitude of the lobules on the pancreas's surface
 DUCT_MM = 1.2  # radius of a healthy main duct
 
-JEJUNUM_LOOPS = 13
-JEJUNUM_BOX = ((-120, -58, -30), (-22, 6, 92))  # mm: the loops' axes stay about in here
+JEJUNUM_LOOPS = 16
+JEJUNUM_BOX = ((-125, -62, -45), (-20, 14, 95))  # mm: the loops' axes stay about in here
 JEJUNUM_MM = (8, 13)  # radius
-MESENTERY_VESSELS = 16
+MESENTERY_VESSELS = 28
 # fmt: on

@@ -20,7 +20,7 @@ from data.phantom.paint import KEPT, Slab
 
 HU = {
     Tissue.AIR: -1000, Tissue.SKIN: 20, Tissue.FAT: -105, Tissue.VISCERAL_FAT: -98,
-    Tissue.MUSCLE: 58, Tissue.LUNG: -850, Tissue.CORTICAL_BONE: 520, Tissue.MARROW: 190,
+    Tissue.MUSCLE: 58, Tissue.LUNG: -850, Tissue.CORTICAL_BONE: 520, Tissue.MARROW: 210,
     Tissue.DISC: 85, Tissue.CANAL: 35, Tissue.CARTILAGE: 110, Tissue.FLUID: 12, Tissue.CHYME: 38,
     Tissue.STOOL: 0, Tissue.ORAL_CONTRAST: 260, Tissue.GAS: -990, Tissue.BILE: 8, Tissue.CYST: 8,
     Tissue.DUCT: 14, Tissue.STENT: 900, Tissue.TABLE: -200,
@@ -37,7 +37,7 @@ PHASES = {  # HU of ENHANCED, in its order
 }
 TEXTURE_HU = {Tissue.PANCREAS: 9, Tissue.VISCERAL_FAT: 7, Tissue.FAT: 4, Tissue.LIVER: 3,
               Tissue.SPLEEN: 3, Tissue.MUSCLE: 7, Tissue.CHYME: 9, Tissue.STOOL: 50,
-              Tissue.MARROW: 45, Tissue.LUNG: 35}  # fmt: skip
+              Tissue.MARROW: 30, Tissue.LUNG: 35}  # fmt: skip
 FIELD_OF_VIEW_HU = -1024
 
 

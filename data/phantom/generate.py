@@ -72,7 +72,7 @@ def plan_case(name: str, index: int, size: str, seed: int) -> Plan:
     rng = np.random.default_rng(growth)
     lesion = None
     if center.lesions is not None:
-        lesion = draw_lesion(rng, center.lesions, scene.pancreas)
+        lesion = draw_lesion(rng, center.lesions, size, scene.pancreas)
         scene = grow(rng, scene, lesion)
     rng = np.random.default_rng(scan)
     look = draw_look(rng, center.scanner)

@@ -50,10 +50,11 @@ STENT_WALL_MM = 0.9
 
 @dataclass(frozen=True)
 class LesionMix:
-    """The lesions of a center: odds per kind, diameters in mm, odds of a stent in a head lesion."""
+    """The lesions of a center: odds per kind, range of diameters (mm) per size of the data set, odds
+    of a stent where a PDA lies in the head."""
 
     odds: tuple[tuple[str, float], ...]
-    diameter_mm: tuple[float, float]
+    diameter_mm: dict[str, tuple[float, float]]
     stent_odds: float = 0.0
 
 
@@ -89,12 +90,12 @@ class Lesion:
         return box, distance
 
 
-def draw_lesion(rng: np.random.Generator, mix: LesionMix, pancreas: Pancreas) -> Lesion:
+def draw_lesion(rng: np.random.Generator, mix: LesionMix, size: str, pancreas: Pancreas) -> Lesion:
     """A lesion of the center's mix somewhere along the pancreas, most of it inside the gland."""
     names, odds = zip(*mix.odds, strict=True)
     name = str(rng.choice(names, p=np.array(odds) / sum(odds)))
     region = str(rng.choice(list(REGION_ODDS), p=list(REGION_ODDS.values())))
-    kind, diameter = KINDS[name], rng.uniform(*mix.diameter_mm)
+    kind, diameter = KINDS[name], rng.uniform(*mix.diameter_mm[size])
     axis, width = pancreas.outline.points, pancreas.outline.radii
     place = round(rng.uniform(*REGIONS[region]) * (len(axis) - 1))
     aside = rng.standard_normal(3)
@@ -104,11 +105,11 @@ def draw_lesion(rng: np.random.Generator, mix: LesionMix, pancreas: Pancreas) ->
     spheres, radii = center[None], np.array([radius])
     if count > 1:
         offsets = rng.standard_normal((count, 3))
-        offsets *= rng.uniform(0.4, 0.55, (count, 1)) / np.linalg.norm(
+        offsets *= rng.uniform(0.35, 0.6, (count, 1)) / np.linalg.norm(
             offsets, axis=1, keepdims=True
         )
         offsets[0] = 0
-        spheres, radii = center + radius * offsets, radius * rng.uniform(0.4, 0.6, count)
+        spheres, radii = center + radius * offsets, radius * rng.uniform(0.45, 0.65, count)
     level = rng.uniform(*(kind.contrast_hu or kind.absolute_hu or (0, 0)))
     stretch = rng.uniform(0.85, 1.15, 3)
     stretch /= np.cbrt(stretch.prod())

@@ -187,7 +187,7 @@ def _mesentery(rng: np.random.Generator, patient: Patient) -> list[Ellipsoid | T
         start = np.array([-30.0, -14, 0]) + rng.normal(0, 12, 3)
         end = start + rng.normal(0, 1, 3) * (40, 22, 45) + (-20, -22, 10)
         middle = (start + end) / 2 + rng.normal(0, 8, 3)
-        curve, width = smooth_curve(patient.place([start, middle, end]), (2.4, 2.0, 1.4), 8)
+        curve, width = smooth_curve(patient.place([start, middle, end]), (2.2, 1.8, 1.2), 8)
         vessel = Tissue.PORTAL_VEIN if rng.random() < 0.6 else Tissue.ARTERY
         shapes.append(Tube(curve, width, ((0, vessel),), clip=True))
     return shapes
