@@ -1,0 +1,196 @@
+"""Augmentation of a training sample: one affine map, mirroring, and changes of intensity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import cos, radians, sin
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from data.anchors import dilate
+from data.case import LABEL_TUMOR
+from data.sdm import bounding_box
+
+Triple = tuple[float, float, float]
+Shape = tuple[int, int, int]
+
+CPU_SLAB = 1 << 18  # voxels sampled at once, so that their coordinates stay in a CPU's cache
+
+
+@dataclass(frozen=True)
+class AugmentSettings:
+    """What is done to a sample, and how often. The defaults are the paper's (Sec. IV-C).
+
+    The paper names rotation by +-15 degrees, mirroring and noise; how often, and how much noise,
+    are the released scripts' numbers. The rest is theirs alone, and off by default.
+    """
+
+    rotation_degrees: float = 15.0  # about each axis, uniform in +- this
+    rotation_probability: float = 0.5
+    mirror_probability: float = 0.5  # of each axis
+    noise_std: float = 0.1  # the largest; of the image's [0, 1], so 34 HU
+    noise_probability: float = 0.5
+    scale_range: tuple[float, float] = (0.8, 1.2)
+    scale_probability: float = 0.0  # 0.5 in the released scripts
+    gamma_range: tuple[float, float] = (0.7, 1.5)
+    gamma_probability: float = 0.0  # 0.5
+    brightness: float = 0.3  # added around the tumor, uniform in +- this
+    brightness_probability: float = 0.0  # 0.3
+
+
+RELEASED_AUGMENTATION = AugmentSettings(
+    scale_probability=0.5, gamma_probability=0.5, brightness_probability=0.3
+)
+
+
+@torch.no_grad()
+def augment(
+    image: Tensor,
+    label: Tensor,
+    spacing: Triple,
+    settings: AugmentSettings,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Image in [0, 1] and uint8 label, both (1, 1, z, y, x), augmented alike.
+
+    Rotation about the crop's center is rigid in mm (`spacing`, (z, y, x)); with scale and
+    mirroring it is one affine map, so the image is interpolated once (trilinear; zero, the
+    window's floor, comes in from outside) and the label once (nearest). Intensity follows:
+    brightness around the tumor, gamma, noise; the result is clamped to [0, 1]. All random
+    numbers come from the CPU `generator`, the same count each time. The input is not changed.
+    """
+    if image.shape != label.shape or image.dim() != 5 or image.shape[:2] != (1, 1):
+        raise ValueError(
+            "augment needs image and label (1, 1, z, y, x) of one shape, "
+            f"not {tuple(image.shape)} and {tuple(label.shape)}"
+        )
+    # One row per step: how it is drawn does not depend on which steps happen.
+    chance = torch.rand(8, generator=generator).tolist()
+    angles, (scale, gamma, shift, std) = (
+        torch.rand(n, generator=generator).tolist() for n in (3, 4)
+    )
+    mirrored = [axis for axis in range(3) if chance[axis] < settings.mirror_probability]
+    rotation = torch.eye(3, dtype=torch.float64)
+    if chance[3] < settings.rotation_probability:
+        z, y, x = (settings.rotation_degrees * (2 * u - 1) for u in angles)
+        rotation = rotation_matrix((z, y, x))
+    factor = 1.0
+    if chance[4] < settings.scale_probability:
+        factor = _between(settings.scale_range, scale)
+    image, label = _map(image, label, spacing, rotation / factor, mirrored)
+    if chance[5] < settings.brightness_probability:
+        image = brighten_tumor(image, label, settings.brightness * (2 * shift - 1))
+    if chance[6] < settings.gamma_probability:
+        image = image.clamp(0, 1) ** _between(settings.gamma_range, gamma)
+    if chance[7] < settings.noise_probability:
+        noise = torch.randn(image.shape, generator=generator).to(image.device)
+        image = image.add(noise, alpha=settings.noise_std * std)
+    return image.clamp(0, 1), label
+
+
+def rotation_matrix(degrees: Triple) -> Tensor:
+    """Rotations about the z, then the y, then the x axis: a float64 (3, 3) matrix on (z, y, x)."""
+    matrix = torch.eye(3, dtype=torch.float64)
+    for axis, (i, j) in enumerate(((1, 2), (2, 0), (0, 1))):  # the plane that turns
+        c, s = cos(radians(degrees[axis])), sin(radians(degrees[axis]))
+        turn = torch.eye(3, dtype=torch.float64)
+        turn[i, i], turn[i, j], turn[j, i], turn[j, j] = c, -s, s, c
+        matrix = turn @ matrix
+    return matrix
+
+
+@torch.no_grad()
+def apply_affine(image: Tensor, label: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Image (trilinear) and label (nearest), (1, 1, z, y, x), under a linear map about the center.
+
+    `matrix`: float64 (3, 3) on the CPU; the output voxel at the offset v from the center, in
+    voxels (z, y, x), is read at the offset `matrix` v of the input. Zero comes in from outside.
+    """
+    everything = [slice(0, n) for n in image.shape[2:]]
+    mapped_image = _sample(image, matrix, everything, "bilinear")
+    mapped_label = torch.zeros_like(label)
+    box = bounding_box(label[0, 0] > 0)
+    if box is not None:
+        inverse = torch.linalg.inv(matrix)
+        target = _image_of_box(box, inverse, label.shape[2:])
+        sampled = _sample(label.float(), matrix, target, "nearest")
+        z, y, x = target
+        mapped_label[:, :, z, y, x] = sampled.to(label.dtype)
+    return mapped_image, mapped_label
+
+
+@torch.no_grad()
+def resize(image: Tensor, label: Tensor, shape: Shape) -> tuple[Tensor, Tensor]:
+    """Image and label, (1, 1, z, y, x), on a grid of `shape` voxels over the same extent.
+
+    The image is interpolated trilinearly, the label takes the voxel under each new center
+    ("nearest-exact": without the half-voxel shift of torch's "nearest"), so both stay aligned.
+    """
+    resized = F.interpolate(image, size=shape, mode="trilinear", align_corners=False)
+    for axis, (old, new) in enumerate(zip(label.shape[2:], shape, strict=True), start=2):
+        centers = (2 * torch.arange(new) + 1) * old  # in halves of a new voxel, whole numbers
+        label = label.index_select(axis, (centers // (2 * new)).to(label.device))
+    return resized, label
+
+
+def brighten_tumor(image: Tensor, label: Tensor, shift: float) -> Tensor:
+    """Add `shift` within a few voxels of the tumor (its dilation by a box); a copy."""
+    around = dilate(label[0, 0] == LABEL_TUMOR)
+    return image + shift * around
+
+
+def _between(limits: tuple[float, float], u: float) -> float:
+    """The place `u` of [0, 1] between the limits."""
+    return limits[0] + u * (limits[1] - limits[0])
+
+
+def _map(
+    image: Tensor, label: Tensor, spacing: Triple, turn: Tensor, mirrored: list[int]
+) -> tuple[Tensor, Tensor]:
+    """Rotation and scale `turn`, in mm, after mirroring; mirroring alone moves voxels only."""
+    if torch.equal(turn, torch.eye(3, dtype=torch.float64)):
+        axes = [axis + 2 for axis in mirrored]
+        return image.flip(axes), label.flip(axes)
+    mm = torch.tensor(spacing, dtype=torch.float64)
+    matrix = turn * mm / mm[:, None]  # voxels -> mm, turn, mm -> voxels
+    matrix[mirrored] *= -1
+    return apply_affine(image, label, matrix)
+
+
+def _image_of_box(box: tuple[slice, ...], matrix: Tensor, shape: torch.Size) -> list[slice]:
+    """The smallest box that holds `matrix` times `box`, within an array of `shape`."""
+    center = (torch.tensor(shape, dtype=torch.float64) - 1) / 2
+    low = torch.tensor([s.start - 0.5 for s in box], dtype=torch.float64) - center
+    high = torch.tensor([s.stop - 0.5 for s in box], dtype=torch.float64) - center
+    middle, half = matrix @ (low + high) / 2 + center, matrix.abs() @ (high - low) / 2
+    starts, stops = (middle - half).floor().tolist(), (middle + half).ceil().tolist()
+    return [
+        slice(min(max(int(a), 0), n), max(min(int(b) + 1, n), 0))
+        for a, b, n in zip(starts, stops, shape, strict=True)
+    ]
+
+
+def _sample(volume: Tensor, matrix: Tensor, box: list[slice], mode: str) -> Tensor:
+    """The part `box` of the map of `volume`, float (1, 1, z, y, x), read at `matrix` v."""
+    shape = volume.shape[2:]
+    # grid_sample counts in half sides, x first: offset v of n voxels is 2 v / n.
+    steps = (2 * matrix / torch.tensor(shape, dtype=torch.float64)[:, None]).flip(0)
+    z, y, x = (
+        ((torch.arange(s.start, s.stop) - (n - 1) / 2)[:, None] * steps[:, axis]).float()
+        for axis, (s, n) in enumerate(zip(box, shape, strict=True))
+    )  # (n, 3) each: what the place along one axis adds to the coordinates
+    plane = (y[:, None] + x).flatten(1).to(volume.device)  # (y, x 3)
+    slices = z.repeat(1, len(x)).to(volume.device)  # (z, x 3)
+    sampled = volume.new_empty(1, 1, len(z), len(y), len(x))
+    if sampled.numel() == 0:
+        return sampled
+    on_cpu = volume.device.type == "cpu"
+    slab = max(CPU_SLAB // (len(y) * len(x)), 1) if on_cpu else len(z)
+    for start in range(0, len(z), slab):
+        grid = (slices[start : start + slab, None] + plane).view(1, -1, len(y), len(x), 3)
+        sampled[:, :, start : start + slab] = F.grid_sample(
+            volume, grid, mode=mode, padding_mode="zeros", align_corners=False
+        )
+    return sampled

@@ -1,0 +1,177 @@
+"""Eq. 4: the signed distance map of a mask, by an exact Euclidean distance transform in torch.
+
+The transform is separable: the squared distance to the nearest source is the minimum, one axis
+after the other, of what is known so far plus the squared step along that axis. A lesion fills a
+small box of its crop, so each pass only looks at the sources inside that box. Squared distances
+in voxels are whole numbers, which float32 holds exactly: the result is scipy's to the last bit.
+"""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import torch
+from torch import Tensor
+
+Triple = tuple[float, float, float]
+BoxSlices = tuple[slice, slice, slice]
+
+CPU_BLOCK = 1 << 20  # elements of a block of lines that one pass works on, so that caches hold it
+
+
+def bounding_box(mask: Tensor, margin: int = 0) -> BoxSlices | None:
+    """Slices of the smallest box that holds all of `mask` (z, y, x); None where it is empty.
+
+    `margin`: voxels added on each side, as far as the array goes.
+    """
+    plane = mask.any(dim=0)
+    rows, columns = plane.any(dim=1).nonzero(), plane.any(dim=0).nonzero()
+    if len(rows) == 0:
+        return None
+    y = slice(int(rows[0]), int(rows[-1]) + 1)
+    x = slice(int(columns[0]), int(columns[-1]) + 1)
+    slices = mask[:, y, x].flatten(1).any(dim=1).nonzero()
+    z = slice(int(slices[0]), int(slices[-1]) + 1)
+    grown = [
+        slice(max(s.start - margin, 0), min(s.stop + margin, n))
+        for s, n in zip((z, y, x), mask.shape, strict=True)
+    ]
+    return grown[0], grown[1], grown[2]
+
+
+@torch.no_grad()
+def distance_transform(sources: Tensor, spacing: Triple | None = None) -> Tensor:
+    """Distance of each voxel to the nearest True voxel of `sources`, bool (z, y, x) -> float32.
+
+    In voxels, exactly `scipy.ndimage.distance_transform_edt(~sources)`, or in mm where a
+    `spacing` (z, y, x) is given (to float32's accuracy). Raises ValueError without any source.
+    """
+    box = bounding_box(sources)
+    if box is None:
+        raise ValueError("distance_transform needs at least one True voxel")
+    steps = (1.0, 1.0, 1.0) if spacing is None else spacing
+    squared = torch.full(sources[box].shape, torch.inf, device=sources.device)
+    squared.masked_fill_(sources[box], 0.0)
+    for axis in _pass_order(squared.shape, sources.shape):
+        squared = _pass(squared, axis, box[axis].start, sources.shape[axis], steps[axis])
+    return _square_root(squared)
+
+
+@torch.no_grad()
+def signed_distance(mask: Tensor, spacing: Triple | None = None) -> Tensor:
+    """Eq. 4, M: distance to the boundary of `mask`, bool (z, y, x) -> float32 (z, y, x).
+
+    Outside: plus the distance to the nearest voxel of the mask. Inside: minus the distance to the
+    nearest voxel outside. On the inner boundary (voxels of the mask that share a face with one
+    outside; the array's edge is no boundary): zero. With scipy's names
+    `edt(~mask) - edt(mask)`, then `find_boundaries(mask, mode="inner")` set to zero. In voxels
+    (the paper's) or, with `spacing` (z, y, x), in mm. An empty mask is everywhere as far away as
+    the array's diagonal is long, a full one minus that.
+    """
+    parts = _signed_parts(mask, spacing)
+    if parts is None:
+        return _edgeless(mask, spacing)
+    outside, inside, box = parts
+    outside[box] -= inside
+    return outside
+
+
+@torch.no_grad()
+def signed_distance_map(mask: Tensor, spacing: Triple | None = None) -> Tensor:
+    """Eq. 4, normalized: what the tanh head learns, float32 of the shape of `mask`.
+
+    `mask`: bool (or 0 and not 0), (z, y, x) or (b, 1, z, y, x). Outside, `signed_distance` is
+    divided by its largest value, inside by the largest depth, so that each part fills [0, 1] and
+    [-1, 0] (released scripts); the inner boundary is 0. An empty mask is 1 everywhere, a full one
+    -1. `spacing`: mm (z, y, x), or None for distances in voxels.
+    """
+    if mask.dim() == 5 and mask.shape[1] == 1:
+        return torch.stack([signed_distance_map(m[0], spacing)[None] for m in mask])
+    parts = _signed_parts(mask, spacing)
+    if parts is None:
+        return _edgeless(mask, spacing).sign_()
+    outside, inside, box = parts
+    outside /= outside.max()
+    # All of a thin mask is boundary: nothing is inside then, and 0 / 1 is 0.
+    depth = inside.max()
+    outside[box] -= inside / torch.where(depth > 0, depth, 1.0)
+    return outside
+
+
+def _signed_parts(mask: Tensor, spacing: Triple | None) -> tuple[Tensor, Tensor, BoxSlices] | None:
+    """Distances outside, depths inside a box, and that box; None where there is no boundary.
+
+    Depth is distance to the nearest voxel outside, and zero on the inner boundary.
+    """
+    if mask.dim() != 3:
+        raise ValueError(f"mask must be (z, y, x) or (b, 1, z, y, x), not {tuple(mask.shape)}")
+    mask = mask if mask.dtype == torch.bool else mask != 0
+    box = bounding_box(mask, margin=1)  # the nearest voxel outside lies no further than this
+    if box is None or bool(mask[box].all()):
+        return None
+    inner = mask[box]
+    inside = distance_transform(~inner, spacing)
+    inside.masked_fill_(inner & ~_erode(inner), 0.0)
+    return distance_transform(mask, spacing), inside, box
+
+
+def _edgeless(mask: Tensor, spacing: Triple | None) -> Tensor:
+    """The distances of a mask without boundary: the array's diagonal, minus where it is full."""
+    steps = (1.0, 1.0, 1.0) if spacing is None else spacing
+    diagonal = sum((n * step) ** 2 for n, step in zip(mask.shape, steps, strict=True)) ** 0.5
+    return torch.where(mask.bool(), -diagonal, diagonal).float()
+
+
+def _erode(mask: Tensor) -> Tensor:
+    """Voxels whose six neighbors, as far as the array goes, are in the mask too."""
+    kept = mask.clone()
+    for axis in range(3):
+        n = mask.shape[axis] - 1
+        kept.narrow(axis, 0, n).logical_and_(mask.narrow(axis, 1, n))
+        kept.narrow(axis, 1, n).logical_and_(mask.narrow(axis, 0, n))
+    return kept
+
+
+def _pass_order(box: torch.Size, grid: torch.Size) -> tuple[int, ...]:
+    """The order of axes with the fewest sums; the last pass over the grid outweighs the rest."""
+
+    def cost(order: tuple[int, ...]) -> int:
+        sizes, total = list(box), 0
+        for axis in order:
+            others = [n for i, n in enumerate(sizes) if i != axis]
+            total += sizes[axis] * grid[axis] * others[0] * others[1]
+            sizes[axis] = grid[axis]
+        return total
+
+    return min(permutations(range(3)), key=cost)
+
+
+def _pass(squared: Tensor, axis: int, start: int, length: int, step: float) -> Tensor:
+    """One axis: (.., sources, ..) -> (.., length, ..), minimum over sources of squared + step^2.
+
+    Source i lies at place `start` + i of the `length` places, `step` apart.
+    """
+    count = squared.shape[axis]
+    lines = squared.movedim(axis, 0).reshape(count, -1)  # (sources, lines)
+    places = torch.arange(length, device=squared.device, dtype=torch.float32)
+    apart = (places[:, None] - places[None, start : start + count]).mul_(step).square_()
+    found = squared.new_empty(length, lines.shape[1])
+    on_cpu = squared.device.type == "cpu"
+    width = max(CPU_BLOCK // length, 1) if on_cpu else lines.shape[1]
+    for column in range(0, lines.shape[1], width):
+        nearest, part = found[:, column : column + width], lines[:, column : column + width]
+        torch.add(part[0], apart[:, :1], out=nearest)
+        sums = torch.empty_like(nearest)
+        for i in range(1, count):
+            torch.add(part[i], apart[:, i : i + 1], out=sums)
+            torch.minimum(nearest, sums, out=nearest)
+    others = [n for i, n in enumerate(squared.shape) if i != axis]
+    return found.view(length, *others).movedim(0, axis)
+
+
+def _square_root(squared: Tensor) -> Tensor:
+    """Correctly rounded, which float32's own vectorized root on a CPU is not."""
+    root = torch.empty(squared.shape, device=squared.device)
+    for plane, square in zip(root, squared, strict=True):
+        plane.copy_(square.double().sqrt_())
+    return root

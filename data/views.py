@@ -1,0 +1,171 @@
+"""Eq. 1: views of an image with the same anatomy and another texture, by random convolution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+WEIGHTS = ("randconv", "kaiming")
+MIN_SPAN = 1e-6  # a view whose values differ by less is constant: rounding is not rescaled
+LARGEST_SHIFT_KERNEL = 3  # larger ones cost less through the Fourier transform (measured)
+CPU_SLAB = 1 << 18  # voxels that a CPU's cache holds, several times over
+
+
+@dataclass(frozen=True)
+class ViewSettings:
+    """How F of Eq. 1 is drawn, and what happens to a view; the defaults are the paper's."""
+
+    kernel_sizes: tuple[int, ...] = (1, 3, 5, 7)  # odd; RandConv (paper's ref. [38])
+    weights: str = "randconv"  # N(0, 1 / fan_in) (RandConv); "kaiming": N(0, 2 / fan_in)
+    bias: bool = False  # U(-1, 1) / sqrt(fan_in)
+    rescale: bool = False  # clamp to [0, 1], then minimum to 0 and maximum to 1
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a setting that means nothing."""
+        if self.weights not in WEIGHTS:
+            raise ValueError(f"unknown weights {self.weights!r}; choose from {', '.join(WEIGHTS)}")
+        if not self.kernel_sizes or any(k < 1 or k % 2 == 0 for k in self.kernel_sizes):
+            raise ValueError(f"kernel_sizes must be odd and positive, not {self.kernel_sizes}")
+
+
+RELEASED_VIEWS = ViewSettings(kernel_sizes=(3, 5, 7), weights="kaiming", bias=True, rescale=True)
+
+
+def random_view(
+    image: Tensor, generator: torch.Generator, settings: ViewSettings = ViewSettings()
+) -> Tensor:
+    """Eq. 1: a F(x) + (1 - a) x, a ~ U(0, 1), F a random convolution with zero padding.
+
+    `image`: (b, 1, z, y, x) in [0, 1]; each sample has an F and an a of its own, drawn from the
+    CPU `generator`. Returns float32 of the same shape, without a gradient. As in the paper the
+    view is not clamped, its values may leave [0, 1]; with `settings.rescale` they fill it, and a
+    constant view stays constant.
+    """
+    return random_views(image, generator, settings, count=1)[0]
+
+
+@torch.no_grad()
+def random_views(
+    image: Tensor,
+    generator: torch.Generator,
+    settings: ViewSettings = ViewSettings(),
+    count: int = 2,
+) -> list[Tensor]:
+    """`count` calls of `random_view` in a row: the same views, for less than their time.
+
+    The Fourier transform of the image, where it is needed, is taken once for all of them.
+    """
+    if image.dim() != 5 or image.shape[1] != 1:
+        raise ValueError(f"image must be (b, 1, z, y, x), not {tuple(image.shape)}")
+    volumes = [Convolver(sample[0].float()) for sample in image]
+    return [
+        torch.stack([_view(volume, generator, settings) for volume in volumes])[:, None]
+        for _ in range(count)
+    ]
+
+
+def _view(volume: Convolver, generator: torch.Generator, settings: ViewSettings) -> Tensor:
+    """Eq. 1 of one volume: (z, y, x)."""
+    choice = int(torch.randint(len(settings.kernel_sizes), (), generator=generator))
+    size = settings.kernel_sizes[choice]
+    fan_in = size**3
+    gain = 2.0 if settings.weights == "kaiming" else 1.0
+    weight = torch.randn(size, size, size, generator=generator) * (gain / fan_in) ** 0.5
+    bias, a = torch.rand(2, generator=generator).tolist()
+    view = volume.convolve(weight)
+    if settings.bias:
+        view += (2 * bias - 1) / fan_in**0.5
+    view = torch.lerp(volume.volume, view, a)
+    return _rescale(view.clamp_(0, 1)) if settings.rescale else view
+
+
+def _rescale(view: Tensor) -> Tensor:
+    """Minimum to 0 and maximum to 1; a constant view stays as it is."""
+    low, high = torch.aminmax(view)
+    span = high - low
+    varies = span > MIN_SPAN
+    low, span = torch.where(varies, low, 0.0), torch.where(varies, span, 1.0)
+    return view.sub_(low).div_(span)
+
+
+class Convolver:
+    """Convolutions of one volume, float32 (z, y, x), as `F.conv3d` with zero padding "same".
+
+    With one channel a convolution is far from what the libraries' kernels are made for. A small
+    kernel is a sum of shifted copies; a larger one a product of Fourier transforms, where the
+    volume's own is kept for the next kernel. Float32 throughout, autocast and TF32 do not touch it.
+    """
+
+    def __init__(self, volume: Tensor) -> None:
+        self.volume = volume
+        self._spectra: dict[tuple[int, ...], Tensor] = {}
+
+    def convolve(self, weight: Tensor) -> Tensor:
+        """The volume convolved (in the networks' sense) with `weight`, odd (k, k, k), on the CPU.
+
+        Within 1e-6 of the sum of the weights' magnitudes of the exact result, for x in [0, 1].
+        """
+        size = weight.shape[0]
+        if size == 1:
+            return self.volume * weight.item()
+        if size <= LARGEST_SHIFT_KERNEL:
+            return self._sum_of_shifts(weight)
+        return self._fourier(weight)
+
+    def _sum_of_shifts(self, weight: Tensor) -> Tensor:
+        """Each shift is one offset into the flattened, padded volume; a slab stays in the cache."""
+        size = weight.shape[0]
+        padded = F.pad(self.volume, [size // 2] * 6)
+        depth, height, width = padded.shape
+        plane = height * width
+        result = torch.zeros(self.volume.shape[0], height, width, device=padded.device)
+        flat = padded.view(-1)
+        taps = list(product(range(size), repeat=3))
+        slab = max(CPU_SLAB // plane, 1) if padded.device.type == "cpu" else depth
+        for z in range(0, len(result), slab):
+            part = result[z : z + slab].view(-1)
+            for (dz, dy, dx), value in zip(taps, weight.flatten().tolist(), strict=True):
+                start = ((z + dz) * height + dy) * width + dx
+                shifted = flat[start : start + len(part)]
+                part[: len(shifted)].add_(shifted, alpha=value)
+        return result[:, : self.volume.shape[1], : self.volume.shape[2]]
+
+    def _fourier(self, weight: Tensor) -> Tensor:
+        """Zeros up to a size that transforms fast keep one end from reaching into the other."""
+        reach = weight.shape[0] // 2
+        shape = tuple(_fast_size(n + reach) for n in self.volume.shape)
+        if shape not in self._spectra:
+            self._spectra[shape] = torch.fft.rfftn(self.volume, s=shape)
+        spectrum = self._spectra[shape] * _transfer(weight.to(self.volume.device), shape)
+        z, y, x = self.volume.shape
+        return torch.fft.irfftn(spectrum, s=shape)[:z, :y, :x]
+
+
+def _transfer(weight: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Discrete Fourier transform of a kernel centered on 0, as `rfftn` of `shape` lays it out."""
+    reach = weight.shape[0] // 2
+    waves = []
+    for n, kept in zip(shape, (shape[0], shape[1], shape[2] // 2 + 1), strict=True):
+        offsets = torch.arange(-reach, reach + 1)
+        turns = (torch.arange(kept)[:, None] * offsets).remainder(n).double() / n
+        waves.append(torch.polar(torch.ones_like(turns), 2 * torch.pi * turns))
+    z, y, x = (wave.to(torch.complex64).to(weight.device) for wave in waves)  # (kept, size) each
+    rows = weight.to(torch.complex64) @ x.T  # (size, size, x)
+    return torch.tensordot(z, y @ rows, dims=1)  # (size, y, x) -> (z, y, x)
+
+
+def _fast_size(length: int) -> int:
+    """The next even length without a prime factor above 5."""
+    size = length + length % 2
+    while True:
+        rest = size
+        for factor in (2, 3, 5):
+            while rest % factor == 0:
+                rest //= factor
+        if rest == 1:
+            return size
+        size += 2
