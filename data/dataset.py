@@ -18,7 +18,7 @@ from data.anchors import anchor_masks
 from data.augment import resize
 from data.case import LABEL_PANCREAS, LABEL_TUMOR
 from data.preprocess import PreparedCase
-from data.roi import Box, crop, jitter_box, pad_to_multiple
+from data.roi import Box, center_box, crop, jitter_box, pad_to_multiple
 from data.sdm import signed_distance_map
 from losses.segmentation import slice_labels
 from utils.stages import Stage
@@ -72,12 +72,7 @@ def target_mask(label: Tensor, target: str) -> Tensor:
 
 def central_window(shape: Sequence[int], window_voxels: tuple[int, int]) -> Box:
     """All slices, and the central (y, x) window, of a volume of `shape`."""
-    start, stop = [0], [shape[0]]
-    for side, size in zip(shape[1:], window_voxels, strict=True):
-        kept = min(side, size)
-        start.append((side - kept) // 2)
-        stop.append((side - kept) // 2 + kept)
-    return Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
+    return center_box(shape, (shape[0], *window_voxels))
 
 
 def sample_seed(seed: int, index: int, purpose: int) -> int:
@@ -91,7 +86,7 @@ class StageDataset(Dataset[Crop]):
     def __init__(self, cases: Sequence[PreparedCase], stage: Stage, seed: int) -> None:
         """Raise ValueError where no case holds what the stage learns."""
         needed = "tumor" if stage.target == "tumor" else "pancreas"
-        usable = [c.label is not None and c.boxes.get(needed) is not None for c in cases]
+        usable = [case.has_label and needed in case.boxes for case in cases]
         self.cases = [case for case, use in zip(cases, usable, strict=True) if use]
         self.left_out = [case.case_id for case, use in zip(cases, usable, strict=True) if not use]
         if not self.cases:
@@ -116,10 +111,8 @@ class StageDataset(Dataset[Crop]):
         if stage.roi == "volume":
             box = central_window(case.image_hu.shape, stage.window_voxels)
         else:
-            around = case.boxes[stage.roi]
-            assert around is not None
             box = jitter_box(
-                around,
+                case.boxes[stage.roi],
                 case.image_hu.shape,
                 rng,
                 z_fraction=stage.jitter_z_fraction,

@@ -24,7 +24,8 @@ from data.preprocess import (
     restore_prob,
     to_prepared_mask,
 )
-from data.readers import load_case, read_mask, write_mask
+from data.readers import load_case
+from data.readers.masks import read_mask, write_mask
 from data.roi import Box, bounding_box
 from utils.checkpoint import write_json
 from utils.config import Evaluation, stage_named
@@ -182,6 +183,7 @@ def evaluate_case(
     started = time.monotonic()
     if model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(model.device)
+    assert item.files is not None  # prepared from a center's files
     case = load_case(center, item.files)
     around, fallback = find_roi(evaluation, model, case, item, result)
     prediction = predict_case(model, item.image_hu, around)
@@ -223,7 +225,7 @@ def find_roi(
             return box, "" if step is result.previous else step.stage
         step = step.previous
     if evaluation.roi_source == "mask":
-        box = item.boxes["pancreas"] if item.label is not None else None
+        box = item.boxes.get("pancreas")
         if box is None:
             raise ValueError(f"{item.case_id}: --roi-source mask needs a pancreas label")
         return box, "" if stage.roi == "pancreas" else "pancreas label"

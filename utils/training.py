@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from data.centers import Center, Split, load_centers, round_robin
+from data.centers import Center, Split, load_centers, make_split, round_robin
 from data.dataset import Crop, StageDataset, load_on_device, make_sample, sample_seed
 from data.preprocess import PreparedCase, PrepareSettings, prepare_centers
 from methods import Method, build_method
@@ -92,13 +92,23 @@ def fit(config: Config) -> list[Run]:
 
 
 def select_splits(config: Config, centers: dict[str, Center]) -> list[Split]:
-    """The splits that sources and target select; a ValueError says what would fit."""
-    splits = round_robin(
-        centers.values(), sources=config.sources, target=config.target, stage=config.stage
-    )
-    if not splits:
-        raise ValueError(f"{config.centers}: no split of these centers has the given target")
-    return splits
+    """The splits that sources and target select; a ValueError says what would fit.
+
+    Neither given: the whole round robin. A target alone: its fold. Sources alone: the fold of
+    the one center with lesions that is left.
+    """
+    organ, target = config.stage.target, config.target
+    if config.sources and target is None:
+        left = [n for n, c in centers.items() if c.has_lesions and n not in config.sources]
+        if len(left) != 1:
+            raise ValueError(
+                f"--sources {' '.join(config.sources)} leaves {', '.join(left) or 'no center'} "
+                "unseen; name the one to test on by --target"
+            )
+        target = left[0]
+    if target is None:
+        return round_robin(centers, organ)
+    return [make_split(centers, config.sources or None, target, organ)]
 
 
 def train_split(
@@ -327,7 +337,8 @@ def _unlocked() -> Iterator[None]:
 def _prepare(
     config: Config, centers: dict[str, Center], splits: Sequence[Split]
 ) -> dict[str, list[PreparedCase]]:
-    names = {name for split in splits for name in split.sources}
+    # The unseen center is prepared too: a scan that it shares with a source is refused here.
+    names = {name for split in splits for name in (*split.sources, split.target)}
     wanted = [center for name, center in centers.items() if name in names]
     return prepare_centers(
         wanted, Path(config.cache), PrepareSettings(spacing=config.spacing), config.workers
