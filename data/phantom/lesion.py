@@ -1,7 +1,7 @@
 """What grows in the pancreas: PDA, IPMN, PNET, at a random place along it, and bile stents.
 
 Contrast is relative to the parenchyma of the same phase. The figures are the usual ones of
-radiology teaching: ductal adenocarcinoma (PDA) enhances less than the gland by some 20-40 HU,
+radiology teaching: ductal adenocarcinoma (PDA) enhances less than the gland by some 20-45 HU,
 infiltrates without a clear edge and dams the duct behind it; an IPMN is a cluster of fluid-filled
 cysts that opens into the duct; a neuroendocrine tumor (PNET) is round, sharp and enhances more.
 """
@@ -37,7 +37,7 @@ class LesionKind:
 
 
 KINDS = {
-    "PDA": LesionKind((-42, -24), None, 2.6, 1.7, (1, 1), 7.0, (1.6, 3.2)),
+    "PDA": LesionKind((-46, -28), None, 2.2, 1.7, (1, 1), 7.0, (1.6, 3.2)),
     "IPMN": LesionKind(None, (4, 22), 0.7, 0.6, (4, 7), 2.0, (1.6, 3.0)),
     "PNET": LesionKind((30, 60), None, 1.0, 0.7, (1, 1), 9.0, (DUCT_MM, DUCT_MM)),
 }
@@ -50,8 +50,8 @@ STENT_WALL_MM = 0.9
 
 @dataclass(frozen=True)
 class LesionMix:
-    """The lesions of a center: odds per kind, range of diameters (mm) per size of the data set, odds
-    of a stent where a PDA lies in the head."""
+    """The lesions of a center: odds per kind, range of diameters (mm) per size of the data set,
+    odds of a stent where a PDA lies in the head."""
 
     odds: tuple[tuple[str, float], ...]
     diameter_mm: dict[str, tuple[float, float]]
