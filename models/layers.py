@@ -8,6 +8,9 @@ from torch import Tensor, nn
 
 NORM_GROUPS = 8
 WS_EPS = 1e-12  # added to the variance, under the root
+# On a CPU the bf16 weight gradient of a 3x3x3 convolution over 2 slices holds uninitialized memory
+# (oneDNN in PyTorch 2.13); inputs this thin cost nothing in float32.
+SMALL_SIDE = 2
 
 
 def standardize_weight(weight: Tensor) -> Tensor:
@@ -41,7 +44,13 @@ class WSConv3d(nn.Conv3d):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = standardize_weight(self.weight).to(x.dtype)
+        weight = standardize_weight(self.weight)
+        if x.device.type == "cpu" and min(x.shape[2:]) <= SMALL_SIDE:
+            with torch.autocast("cpu", enabled=False):
+                return self._convolve(x.float(), weight)
+        return self._convolve(x, weight.to(x.dtype))
+
+    def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.conv3d(x, weight, None, self.stride, self.padding, self.dilation)
 
 
