@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from utils.stages import Stage
 HU_WINDOW = (-100.0, 240.0)  # Sec. IV-A
 PAD_HU = -1024  # below the window: padding becomes 0
 NETWORK_MULTIPLE = 8  # three halvings
+LabelMap = TypeVar("LabelMap", Tensor, np.ndarray)
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,8 @@ def window_hu(image_hu: Tensor) -> Tensor:
     return (image_hu.float().clamp(low, high) - low) / (high - low)
 
 
-def target_mask(label: Tensor, target: str) -> Tensor:
-    """Label -> bool mask of "pancreas" (lesion included) or "tumor"."""
+def target_mask(label: LabelMap, target: str) -> LabelMap:
+    """Label, tensor or array -> bool mask of "pancreas" (lesion included) or "tumor"."""
     return label >= (LABEL_TUMOR if target == "tumor" else LABEL_PANCREAS)
 
 

@@ -29,12 +29,13 @@ def draw_overlay(path: Path, case: Case, preds: Mapping[str, np.ndarray]) -> Non
     of the label's tumor, else of its pancreas, else of the last mask that is not empty.
     """
     focus = focus_mask(case, list(preds.values()))
-    panels = {"CT": {}, **{name: {name: pred} for name, pred in preds.items()}}
+    panels: dict[str, dict[str, np.ndarray]] = {"CT": {}, "label": {}}
+    panels |= {name: {name: pred} for name, pred in preds.items()}
     figure, axes = plt.subplots(2, len(panels), figsize=(3.0 * len(panels), 6.4), squeeze=False)
     for row, plane in enumerate(("axial", "coronal")):
         for column, (title, masks) in enumerate(panels.items()):
             axis = axes[row][column]
-            axis.imshow(draw_panel(case, masks, focus, plane))
+            axis.imshow(draw_panel(case, masks, focus, plane, with_label=title != "CT"))
             axis.set_axis_off()
             axis.set_title(title.replace("_", " ") if row == 0 else plane, fontsize=10)
     figure.suptitle(
@@ -58,31 +59,29 @@ def focus_mask(case: Case, preds: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def draw_panel(
-    case: Case, masks: Mapping[str, np.ndarray], focus: np.ndarray, plane: str
+    case: Case, masks: Mapping[str, np.ndarray], focus: np.ndarray, plane: str, *, with_label: bool
 ) -> np.ndarray:
     """One RGB panel, uint8, zoomed to the organs, with isotropic pixels."""
     axis = {"axial": 0, "coronal": 1}[plane]
     index = int(np.argmax(focus.sum(axis=tuple(a for a in range(3) if a != axis))))
-    window = zoom_window(case, masks, focus, axis)
+    window = zoom_window(case, focus, axis)
 
     def cut(volume: np.ndarray) -> np.ndarray:
         plane_array = np.take(volume, index, axis=axis)[window]
-        return plane_array[::-1] if plane == "coronal" else plane_array  # head upwards
+        return np.asarray(plane_array[::-1] if plane == "coronal" else plane_array)  # head up
 
     heights = [case.spacing[a] for a in range(3) if a != axis]
     image = cut(case.image_hu).astype(np.float32)
     low, high = HU_WINDOW
-    gray = np.uint8(255 * (np.clip(image, low, high) - low) / (high - low))
-    scale = PANEL_PIXELS / max(gray.shape[0] * heights[0], gray.shape[1] * heights[1])
-    size = (
-        max(round(gray.shape[1] * heights[1] * scale), 1),
-        max(round(gray.shape[0] * heights[0] * scale), 1),
-    )
+    gray = (255 * (np.clip(image, low, high) - low) / (high - low)).astype(np.uint8)
+    height_mm, width_mm = (n * mm for n, mm in zip(gray.shape, heights, strict=True))
+    scale = PANEL_PIXELS / max(height_mm, width_mm)
+    size = (max(round(width_mm * scale), 1), max(round(height_mm * scale), 1))
     canvas = cv2.cvtColor(cv2.resize(gray, size, interpolation=cv2.INTER_CUBIC), cv2.COLOR_GRAY2RGB)
     outlines: list[tuple[np.ndarray, tuple[int, int, int]]] = []
-    if case.label is not None:
-        outlines += [(case.label >= LABEL_PANCREAS, PANCREAS_LABEL)]
-        outlines += [(case.label == LABEL_TUMOR, TUMOR_LABEL)]
+    if with_label and case.label is not None:
+        outlines.append((case.label >= LABEL_PANCREAS, PANCREAS_LABEL))
+        outlines.append((case.label == LABEL_TUMOR, TUMOR_LABEL))
     for name, mask in masks.items():
         outlines.append((mask, TUMOR_PRED if name.startswith("tumor") else PANCREAS_PRED))
     for mask, color in outlines:
@@ -93,10 +92,8 @@ def draw_panel(
     return canvas
 
 
-def zoom_window(
-    case: Case, masks: Mapping[str, np.ndarray], focus: np.ndarray, axis: int
-) -> tuple[slice, slice]:
-    """The part of the plane that holds label and result, with a margin."""
+def zoom_window(case: Case, focus: np.ndarray, axis: int) -> tuple[slice, slice]:
+    """The part of the plane that holds the organs, with a margin."""
     shown = focus.copy()
     if case.label is not None:
         shown |= case.label >= LABEL_PANCREAS

@@ -190,7 +190,7 @@ def evaluate_case(
     pred = keep_components(restore_prob(prediction.prob, item) > model.threshold)
     write_mask(result.mask_path(item.case_id), pred, case.grid)
     seconds = time.monotonic() - started
-    mask = None if case.label is None else target_mask_array(case.label, model.stage.target)
+    mask = None if case.label is None else target_mask(case.label, model.stage.target)
     row = measure_case(pred, mask, case.spacing)
     if item.label is not None:
         row["roi_coverage_margin"] = coverage(item, model.stage.target, prediction.box)
@@ -232,15 +232,10 @@ def find_roi(
     return None, "whole volume"
 
 
-def target_mask_array(label: np.ndarray, target: str) -> np.ndarray:
-    """Bool mask of the target in a label array."""
-    return target_mask(torch.from_numpy(label), target).numpy()
-
-
 def coverage(item: PreparedCase, target: str, box: Box) -> float:
     """Part of the target's voxels (prepared grid) that lie in `box`; 0 where there are none."""
     assert item.label is not None
-    mask = target_mask_array(np.asarray(item.label), target)
+    mask = target_mask(item.label, target)
     total = np.count_nonzero(mask)
     return float(np.count_nonzero(mask[box.slices]) / total) if total else 0.0
 
