@@ -75,7 +75,7 @@ RIB_DROP_MM = 190.0  # how far a rib falls from the spine to the front
 # fmt: off
 LIVER, SPLEEN = ((0, Tissue.LIVER),), ((0, Tissue.SPLEEN),)
 KIDNEY = ((0, Tissue.RENAL_CORTEX), (6, Tissue.RENAL_MEDULLA))
-SINUS = ((0, Tissue.VISCERAL_FAT),)
+SINUS, PELVIS = ((0, Tissue.VISCERAL_FAT),), ((0, Tissue.FLUID),)
 
 # name: center, semi-axes (mm), layers, tilt (degrees), rough (mm), clip
 SOLID_ORGANS: dict[str, tuple] = {
@@ -88,6 +88,8 @@ SOLID_ORGANS: dict[str, tuple] = {
     "kidney_right": ((-20, 44, -60), (52, 26, 26), KIDNEY, 10, 1.5, False),
     "sinus_left": ((-4, 38, 46), (22, 8, 15), SINUS, -10, 2, False),
     "sinus_right": ((-20, 38, -44), (22, 8, 15), SINUS, 10, 2, False),
+    "pelvis_left": ((-6, 38, 46), (9, 4, 8), PELVIS, 0, 1, False),
+    "pelvis_right": ((-22, 38, -44), (9, 4, 8), PELVIS, 0, 1, False),
 }
 
 BOWEL = ((0, Tissue.BOWEL_WALL), (2.5, Tissue.CHYME))
@@ -169,5 +171,5 @@ DUCT_MM = 1.2  # radius of a healthy main duct
 JEJUNUM_LOOPS = 16
 JEJUNUM_BOX = ((-125, -62, -45), (-20, 14, 95))  # mm: the loops' axes stay about in here
 JEJUNUM_MM = (8, 13)  # radius
-MESENTERY_VESSELS = 28
+MESENTERY_VESSELS = 50
 # fmt: on

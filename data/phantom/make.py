@@ -27,7 +27,7 @@ from data.phantom.centers import CENTERS
 from data.phantom.generate import make_phantom, plan_case
 from data.phantom.layouts import LAYOUTS, to_disk_axes, write_text, write_volume
 
-VERSION = 3  # of the generator: raised when the same seed gives other voxels
+VERSION = 4  # of the generator: raised when the same seed gives other voxels
 FACTS = ("center", "case_id", "lesion", "region", "diameter_mm", "stent", "phase", "noise_hu")
 
 

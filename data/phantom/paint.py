@@ -17,6 +17,9 @@ KEPT = np.zeros(256, bool)  # what a lesion does not replace: vessels, bile duct
 KEPT[[Tissue.ARTERY, Tissue.PORTAL_VEIN, Tissue.CAVA, Tissue.BILE, Tissue.STENT, Tissue.GAS]] = True
 KEPT[[Tissue.CORTICAL_BONE, Tissue.MARROW, Tissue.LUNG, Tissue.DISC]] = True
 
+FRAME = np.zeros(256, bool)  # what an organ that is clipped to the cavity does not grow into
+FRAME[[Tissue.CORTICAL_BONE, Tissue.MARROW, Tissue.DISC, Tissue.MUSCLE, Tissue.CANAL]] = True
+
 
 @dataclass(frozen=True)
 class Fields:
@@ -65,8 +68,9 @@ class Canvas:
             taper = trunk.taper[box[0]][:, None, None]
             np.maximum(distance, trunk.inside[box[1:]] + (taper + 1), out=distance)
         view = self.tissue[box]
+        free = ~FRAME[view] if shape.clip else np.True_
         for depth, tissue in shape.layers:
-            np.copyto(view, np.uint8(tissue), where=distance < -depth)
+            np.copyto(view, np.uint8(tissue), where=(distance < -depth) & free)
         if isinstance(shape, Tube) and shape.gas > 0:
             front = self.axes.y[box[1]][:, None] < shape.gas_level
             lumen = distance < -shape.layers[-1][0]

@@ -184,10 +184,10 @@ def _mesentery(rng: np.random.Generator, patient: Patient) -> list[Ellipsoid | T
     """Small vessels and nodes that make mesenteric fat other than empty."""
     shapes: list[Ellipsoid | Tube] = []
     for _ in range(anatomy.MESENTERY_VESSELS):
-        start = np.array([-30.0, -14, 0]) + rng.normal(0, 12, 3)
-        end = start + rng.normal(0, 1, 3) * (40, 22, 45) + (-20, -22, 10)
-        middle = (start + end) / 2 + rng.normal(0, 8, 3)
-        curve, width = smooth_curve(patient.place([start, middle, end]), (2.2, 1.8, 1.2), 8)
+        start = rng.uniform((-90, -50, -40), (30, 0, 70))
+        end = start + rng.normal(0, 1, 3) * (24, 14, 26) + (-10, -10, 6)
+        middle = (start + end) / 2 + rng.normal(0, 5, 3)
+        curve, width = smooth_curve(patient.place([start, middle, end]), (1.9, 1.5, 0.9), 6)
         vessel = Tissue.PORTAL_VEIN if rng.random() < 0.6 else Tissue.ARTERY
         shapes.append(Tube(curve, width, ((0, vessel),), clip=True))
     return shapes

@@ -93,7 +93,8 @@ def _paint_spine(tissue: np.ndarray, at: tuple[np.ndarray, ...], trunk: Trunk) -
     muscle = _ellipse(y, side, (78, 33), (28, 35)) < 1
     muscle |= _ellipse(y, side, (47, 33), (18, 15)) < 1  # psoas and crura
     muscle |= (y > 70) & (side < 8)
-    arch = (_ellipse(y, side, (74, 0), (12, 16)) < 1) | ((np.abs(y - 91) < 13) & (side < 3.2))
+    arch = _ellipse(y, side, (74, 0), (12, 16)) < 1
+    spinous = (np.abs(y - 92) < 12) & (side < 3.2)
     process = (np.abs(y - 74 + 0.12 * side) < 3.2) & (side < 36)
     canal = _ellipse(y, side, (73, 0), (7.5, 9)) < 1
     body = _ellipse(y, side, (anatomy.SPINE_Y, 0), (17, 23))
@@ -102,8 +103,10 @@ def _paint_spine(tissue: np.ndarray, at: tuple[np.ndarray, ...], trunk: Trunk) -
     for height, taper, view in zip(phase, trunk.taper, tissue, strict=True):
         within = deep < -taper
         view[muscle & within] = Tissue.MUSCLE
-        if 10 < height < 32:
+        if 4 < height < 31:
             view[arch & within] = Tissue.CORTICAL_BONE
+        if 8 < height < 26:
+            view[spinous & within] = Tissue.CORTICAL_BONE
         if 15 < height < 25:
             view[process & within] = Tissue.CORTICAL_BONE
         view[canal] = Tissue.CANAL
