@@ -17,13 +17,12 @@ from data.resample import (
     Shape,
     Weights,
     grid_weights,
-    nonzero_box,
     output_shape,
     resample_float,
     resample_image,
     resample_mask,
 )
-from data.roi import Box
+from data.roi import Box, bounding_box
 
 IMAGE, LABEL = "image.npy", "label.npy"
 
@@ -99,7 +98,8 @@ def prepare_case(case: Case, settings: PrepareSettings) -> PreparedCase:
 def restore_prob(prob: np.ndarray, prepared: PreparedCase) -> np.ndarray:
     """Probability on the prepared grid -> float32 on the original canonical grid, linear."""
     _check_shape(prob, prepared.shape, prepared)
-    return resample_float(prob, prepared.weights(back=True))
+    restored = resample_float(prob, prepared.weights(back=True))
+    return np.minimum(restored, 1, out=restored)  # weights sum to 1 but for the last bit
 
 
 def restore_mask(mask: np.ndarray, prepared: PreparedCase) -> np.ndarray:
@@ -135,7 +135,7 @@ def resample_case(
             label = organ
     arrays = {IMAGE: image_hu} if label is None else {IMAGE: image_hu, LABEL: label}
     masks = {} if label is None else {"pancreas": label > 0, "tumor": label == LABEL_TUMOR}
-    boxes = {name: nonzero_box(mask) for name, mask in masks.items()}
+    boxes = {name: bounding_box(mask) for name, mask in masks.items()}
     meta = {
         "case_id": case.case_id,
         "center": case.center,
@@ -144,17 +144,13 @@ def resample_case(
         "original_shape": case.image_hu.shape,
         "original_spacing": case.spacing,
         "grid": asdict(case.grid),
-        "boxes": {name: _ends(box) for name, box in boxes.items() if box is not None},
+        "boxes": {name: (box.start, box.stop) for name, box in boxes.items() if box is not None},
         "fingerprint": fingerprint(case.image_hu),
         "thumbnail": base64.b64encode(thumbnail(case.image_hu).tobytes()).decode(),
         "notes": case.notes,
         "has_label": label is not None,
     }
     return meta, arrays
-
-
-def _ends(box: tuple[slice, slice, slice]) -> tuple[list[int], list[int]]:
-    return [part.start for part in box], [part.stop for part in box]
 
 
 def prepared_from_meta(

@@ -22,7 +22,7 @@ def track(items: Iterable[T], total: int, text: str) -> Iterator[T]:
     for done, item in enumerate(items, 1):
         yield item
         now = time.monotonic()
-        if now - said >= LINE_EVERY_S or (done == total and total > 1):
+        if now - said >= LINE_EVERY_S:
             said = now
             left = (now - started) / done * (total - done)
             print(f"{text}: {done} of {total}, {left:.0f} s left", file=sys.stderr, flush=True)

@@ -61,3 +61,30 @@ def load_pair(
     write_volume(tmp_path / "labels" / "a.nrrd", label)
     center = folder_center(tmp_path, **keys)
     return load_case(center, list_cases(center)[0])
+
+
+BLOB_SHAPE, BLOB_SPACING = (12, 20, 24), (3.0, 1.1, 0.9)
+
+
+def make_pair(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A blob with noise of its own, and a label with pancreas and tumor."""
+    rng = np.random.default_rng(seed)
+    image_hu = rng.normal(0, 60, BLOB_SHAPE)
+    image_hu[3:9, 5:15, 4:18] += 200
+    label = np.zeros(BLOB_SHAPE, np.uint8)
+    label[3:9, 5:15, 4:18] = 1
+    label[4:7, 6:10, 5:11] = 2
+    return np.rint(image_hu).astype(np.int16), label
+
+
+def make_center(tmp_path: Path, name: str, seeds: tuple[int, ...], **keys: object) -> Center:
+    """A folder center with one case per seed, in another orientation each."""
+    for seed in seeds:
+        image_hu, label = make_pair(seed)
+        orientation = ("LPS", "RAS", "SPL", "AIR")[seed % 4]
+        folder = tmp_path / name
+        write_volume(
+            folder / "images" / f"case_{seed}.nii.gz", to_image(image_hu, BLOB_SPACING, orientation)
+        )
+        write_volume(folder / "labels" / f"case_{seed}.nii.gz", to_image(label, BLOB_SPACING))
+    return Center(name, "folder", tmp_path / name, **keys)  # type: ignore[arg-type]
