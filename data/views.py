@@ -12,6 +12,7 @@ from torch import Tensor
 WEIGHTS = ("randconv", "kaiming")
 MIN_SPAN = 1e-6  # a view whose values differ by less is constant: rounding is not rescaled
 LARGEST_SHIFT_KERNEL = 3  # larger ones cost less through the Fourier transform (measured)
+FOURIER_REACH = 3  # smaller kernels are padded to the largest of Eq. 1: one transform serves all
 CPU_SLAB = 1 << 18  # voxels that a CPU's cache holds, several times over
 
 
@@ -102,7 +103,7 @@ class Convolver:
 
     def __init__(self, volume: Tensor) -> None:
         self.volume = volume
-        self._spectra: dict[tuple[int, ...], Tensor] = {}
+        self._spectra: dict[int, Tensor] = {}  # by reach of the kernel
 
     def convolve(self, weight: Tensor) -> Tensor:
         """The volume convolved (in the networks' sense) with `weight`, odd (k, k, k), on the CPU.
@@ -135,27 +136,19 @@ class Convolver:
         return result[:, : self.volume.shape[1], : self.volume.shape[2]]
 
     def _fourier(self, weight: Tensor) -> Tensor:
-        """Zeros up to a size that transforms fast keep one end from reaching into the other."""
-        reach = weight.shape[0] // 2
-        shape = tuple(_fast_size(n + reach) for n in self.volume.shape)
-        if shape not in self._spectra:
-            self._spectra[shape] = torch.fft.rfftn(self.volume, s=shape)
-        spectrum = self._spectra[shape] * _transfer(weight.to(self.volume.device), shape)
+        """Product of two transforms; these are circular, so zeros in front serve both ends."""
+        reach = max(weight.shape[0] // 2, FOURIER_REACH)
+        shape = [_fast_size(n + reach) for n in self.volume.shape]
+        if reach not in self._spectra:
+            padded = F.pad(self.volume, (reach, 0) * 3)
+            self._spectra[reach] = torch.fft.rfftn(padded, s=shape)
+        transfer = F.pad(weight.to(self.volume.device), [reach - weight.shape[0] // 2] * 6)
+        # The kernel's own transform, each axis only once it has to be long.
+        transfer = torch.fft.rfft(transfer, n=shape[2], dim=2)
+        for axis in (1, 0):
+            transfer = torch.fft.fft(transfer, n=shape[axis], dim=axis)
         z, y, x = self.volume.shape
-        return torch.fft.irfftn(spectrum, s=shape)[:z, :y, :x]
-
-
-def _transfer(weight: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Discrete Fourier transform of a kernel centered on 0, as `rfftn` of `shape` lays it out."""
-    reach = weight.shape[0] // 2
-    waves = []
-    for n, kept in zip(shape, (shape[0], shape[1], shape[2] // 2 + 1), strict=True):
-        offsets = torch.arange(-reach, reach + 1)
-        turns = (torch.arange(kept)[:, None] * offsets).remainder(n).double() / n
-        waves.append(torch.polar(torch.ones_like(turns), 2 * torch.pi * turns))
-    z, y, x = (wave.to(torch.complex64).to(weight.device) for wave in waves)  # (kept, size) each
-    rows = weight.to(torch.complex64) @ x.T  # (size, size, x)
-    return torch.tensordot(z, y @ rows, dims=1)  # (size, y, x) -> (z, y, x)
+        return torch.fft.irfftn(self._spectra[reach] * transfer.conj(), s=shape)[:z, :y, :x]
 
 
 def _fast_size(length: int) -> int:

@@ -108,3 +108,12 @@ def test_without_lesion_there_are_no_anchors_and_a_full_crop_has_no_negatives() 
 def test_a_shape_that_the_stride_does_not_divide_is_refused() -> None:
     with pytest.raises(ValueError, match="divisible by 8"):
         anchor_masks(torch.zeros(1, 1, 16, 20, 16, dtype=torch.bool))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_the_same_anchors() -> None:
+    mask = box_mask(
+        (slice(4, 20), slice(8, 31), slice(16, 53)), (slice(2, 5), slice(40, 44), slice(3, 6))
+    )
+    for ours, theirs in zip(anchor_masks(mask), anchor_masks(mask.cuda()), strict=True):
+        assert torch.equal(ours, theirs.cpu())

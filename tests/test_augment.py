@@ -250,3 +250,13 @@ def test_resizing_to_the_same_shape_is_the_identity_and_doubling_repeats_labels(
 def test_shapes_that_differ_are_refused(image: torch.Tensor, label: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="of one shape"):
         augment(image, label[..., :10], SPACING, AugmentSettings(), generator())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("seed", range(6))
+def test_a_gpu_makes_the_same_sample(image: torch.Tensor, label: torch.Tensor, seed: int) -> None:
+    settings = replace(RELEASED_AUGMENTATION, rotation_probability=1)
+    ours = augment(image, label, SPACING, settings, generator(seed))
+    theirs = augment(image.cuda(), label.cuda(), SPACING, settings, generator(seed))
+    torch.testing.assert_close(theirs[0].cpu(), ours[0], atol=1e-4, rtol=0)
+    assert (theirs[1].cpu() != ours[1]).sum() <= 2  # voxels read from halfway between two

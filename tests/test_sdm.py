@@ -150,3 +150,11 @@ def test_a_wrong_shape_and_a_transform_without_source_are_refused() -> None:
         signed_distance_map(torch.zeros(2, 2))
     with pytest.raises(ValueError, match="at least one"):
         distance_transform(torch.zeros(2, 2, 2, dtype=torch.bool))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("seed", range(3))
+def test_a_gpu_gives_the_same_distances_to_the_last_bit(seed: int) -> None:
+    mask = torch.from_numpy(blob_mask(seed, (16, 40, 48)))
+    assert torch.equal(signed_distance(mask.cuda()).cpu(), signed_distance(mask))
+    torch.testing.assert_close(signed_distance_map(mask.cuda()).cpu(), signed_distance_map(mask))

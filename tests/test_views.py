@@ -143,3 +143,12 @@ def test_a_setting_or_shape_that_means_nothing_is_refused() -> None:
         ViewSettings(kernel_sizes=(3, 4))
     with pytest.raises(ValueError, match="must be"):
         random_view(torch.zeros(1, 2, 3, 4, 5), generator())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("settings", [ViewSettings(), RELEASED_VIEWS])
+def test_a_gpu_makes_the_same_views(image: torch.Tensor, settings: ViewSettings) -> None:
+    for seed in range(12):
+        ours = random_view(image, generator(seed), settings)
+        theirs = random_view(image.cuda(), generator(seed), settings)
+        torch.testing.assert_close(theirs.cpu(), ours, atol=1e-5, rtol=1e-5)
