@@ -59,14 +59,15 @@ def augment(
     mirroring it is one affine map, so the image is interpolated once (trilinear; zero, the
     window's floor, comes in from outside) and the label once (nearest). Intensity follows:
     brightness around the tumor, gamma, noise; the result is clamped to [0, 1]. All random
-    numbers come from the CPU `generator`, the same count each time. The input is not changed.
+    numbers come from the CPU `generator`: the sample is the same on each device. The input is
+    not changed. ValueError: shapes that do not fit.
     """
     if image.shape != label.shape or image.dim() != 5 or image.shape[:2] != (1, 1):
         raise ValueError(
             "augment needs image and label (1, 1, z, y, x) of one shape, "
             f"not {tuple(image.shape)} and {tuple(label.shape)}"
         )
-    # One row per step: how it is drawn does not depend on which steps happen.
+    # Drawn for every step, so that a step left out does not change the others.
     chance = torch.rand(8, generator=generator).tolist()
     angles, (scale, gamma, shift, std) = (
         torch.rand(n, generator=generator).tolist() for n in (3, 4)
