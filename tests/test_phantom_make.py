@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -144,6 +146,31 @@ def test_a_folder_of_other_phantoms_is_refused(tmp_path: Path) -> None:
     make.make_centers(tmp_path, ["SYN-C"], 1, "demo", SEED)
     with pytest.raises(ValueError, match="choose another folder"):
         make.make_centers(tmp_path, ["SYN-C"], 1, "demo", SEED + 1)
+
+
+def test_what_a_killed_run_left_behind_is_removed(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    folder = tmp_path / "SYN-C/images"
+    folder.mkdir(parents=True)
+    left = folder / f".partial-{process.pid}-SYN-C_001.nrrd"
+    writing = folder / f".partial-{os.getpid()}-SYN-C_009.nrrd"
+    left.write_bytes(b"half")
+    writing.write_bytes(b"half")
+    make.make_centers(tmp_path, ["SYN-C"], 1, "demo", SEED)
+    assert sorted(folder.iterdir()) == [writing, folder / "SYN-C_001.nrrd"]
+
+
+def test_a_new_center_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = replace(CENTERS["SYN-C"], layout="folder_nifti", orientation="PIR", tumor_threshold=None)
+    monkeypatch.setitem(CENTERS, "MINE", mine)
+    centers = load_centers(make.make_centers(tmp_path, ["MINE"], 1, "demo", SEED))
+    assert centers["MINE"].tumor_threshold is None
+    files = list_all_cases(centers)["MINE"]
+    case = load_case(centers["MINE"], files[0])
+    assert case.label is not None
+    assert np.unique(case.label).tolist() == [0, 1, 2]
+    np.testing.assert_array_equal(case.image_hu, make_phantom("MINE", 0, "demo", SEED).image_hu)
 
 
 def test_no_cases_and_unknown_centers_are_refused(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ TEXTURE_HU = {Tissue.PANCREAS: 9, Tissue.VISCERAL_FAT: 7, Tissue.FAT: 4, Tissue.
               Tissue.SPLEEN: 3, Tissue.MUSCLE: 7, Tissue.CHYME: 9, Tissue.STOOL: 50,
               Tissue.MARROW: 30, Tissue.LUNG: 35}  # fmt: skip
 FIELD_OF_VIEW_HU = -1024
+CHUNK_SLICES = 32  # scanned at a time: bounds the memory of a full-size case
 
 
 @dataclass(frozen=True)
@@ -148,26 +149,38 @@ def add_scanner(
     """
     scanner = look.scanner
     blur = scanner.kernel_mm / pixel_mm
-    hu = ndimage.gaussian_filter(hu, (0, blur, blur), truncate=3)
-    if scanner.sharpen:
-        hu += np.float32(scanner.sharpen) * (
-            hu - ndimage.gaussian_filter(hu, (0, 1, 1), truncate=3)
-        )
-    hu *= np.float32(scanner.scale)
-    hu += np.float32(scanner.offset_hu)
-    hu += np.float32(look.noise_hu) * _noise(rng, hu.shape, scanner.grain_mm / pixel_mm)
-    return np.clip(np.rint(hu), FIELD_OF_VIEW_HU, 3071).astype(np.int16)
+    gain = _noise_gain(hu.shape[1:], scanner.grain_mm / pixel_mm)
+    image = np.empty(hu.shape, np.int16)
+    before = _grain(rng, 1, gain, hu.shape[2])
+    for low in range(0, len(hu), CHUNK_SLICES):
+        part = ndimage.gaussian_filter(hu[low : low + CHUNK_SLICES], (0, blur, blur), truncate=3)
+        if scanner.sharpen:
+            soft = ndimage.gaussian_filter(part, (0, 1, 1), truncate=3)
+            part += np.float32(scanner.sharpen) * (part - soft)
+        part *= np.float32(scanner.scale)
+        part += np.float32(scanner.offset_hu)
+        grain = _grain(rng, len(part), gain, hu.shape[2])
+        below = np.concatenate([before, grain[:-1]])
+        before = grain[-1:]
+        noise = (grain + np.float32(0.3) * below) / np.float32(np.sqrt(1.09))
+        part += np.float32(look.noise_hu) * noise
+        np.clip(np.rint(part), FIELD_OF_VIEW_HU, 3071, out=part)
+        image[low : low + CHUNK_SLICES] = part
+    return image
 
 
-def _noise(rng: np.random.Generator, shape: tuple[int, ...], grain: float) -> np.ndarray:
-    white = rng.standard_normal((shape[0] + 1, *shape[1:]), dtype=np.float32)
-    fy, fx = fft.fftfreq(shape[1])[:, None], fft.rfftfreq(shape[2])[None]
-    f = np.hypot(fy, fx)
+def _noise_gain(shape: tuple[int, ...], grain: float) -> np.ndarray:
+    """Gain per spatial frequency of a slice (y, x // 2 + 1) that keeps white noise's variance."""
+    f = np.hypot(fft.fftfreq(shape[0])[:, None], fft.rfftfreq(shape[1])[None])
     gain = ((0.05 + f) * np.exp(-2 * (np.pi * grain * f) ** 2)).astype(np.float32)
     weights = np.full(gain.shape, 2.0)
     weights[:, 0] = 1
-    if shape[2] % 2 == 0:
+    if shape[1] % 2 == 0:
         weights[:, -1] = 1
-    gain /= np.float32(np.sqrt((weights * gain**2).sum() / (shape[1] * shape[2])))
-    smooth = fft.irfft2(fft.rfft2(white) * gain, s=shape[1:])
-    return (smooth[1:] + np.float32(0.3) * smooth[:-1]) / np.float32(np.sqrt(1.09))
+    gain /= np.float32(np.sqrt((weights * gain**2).sum() / (shape[0] * shape[1])))
+    return gain
+
+
+def _grain(rng: np.random.Generator, slices: int, gain: np.ndarray, width: int) -> np.ndarray:
+    white = rng.standard_normal((slices, len(gain), width), dtype=np.float32)
+    return fft.irfft2(fft.rfft2(white) * gain, s=white.shape[1:])

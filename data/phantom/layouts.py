@@ -59,6 +59,17 @@ def write_text(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
+def remove_partials(folder: Path) -> None:
+    """Remove the temporary files of writers that were killed."""
+    for partial in folder.rglob(".partial-*"):
+        try:
+            os.kill(int(partial.name.split("-")[1]), 0)
+        except ProcessLookupError:
+            partial.unlink(missing_ok=True)
+        except PermissionError:
+            continue  # somebody else's process, alive
+
+
 def _nifti_bytes(image: sitk.Image) -> bytes:
     affine = np.eye(4)
     cosines = np.array(image.GetDirection()).reshape(3, 3)

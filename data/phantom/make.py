@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from data.phantom.centers import CENTERS
 from data.phantom.generate import make_phantom, plan_case
-from data.phantom.layouts import LAYOUTS, to_disk_axes, write_text, write_volume
+from data.phantom.layouts import LAYOUTS, remove_partials, to_disk_axes, write_text, write_volume
 
 VERSION = 4  # of the generator: raised when the same seed gives other voxels
 FACTS = ("center", "case_id", "lesion", "region", "diameter_mm", "stent", "phase", "noise_hu")
@@ -85,6 +85,7 @@ def make_centers(
         plan_case(name, 0, size, seed)
     settings = {"version": VERSION, "size": size, "seed": seed}
     total = _record(out, settings, counts)
+    remove_partials(out)
     jobs = [Job(out, name, i, size, seed) for name in names for i in range(counts[name])]
     todo = [job for job in jobs if not job.done]
     with _mapper(workers) as mapper:
