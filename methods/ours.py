@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from data.dataset import Sample
-from data.views import ViewSettings, random_view
+from data.views import ViewSettings, random_views
 from losses.consistency import consistency_loss, cosine_consistency_loss
 from losses.contrast import contrast_loss
 from losses.conversion import conversion_loss
@@ -71,8 +71,7 @@ class Ours(Method):
         """Eq. 1, `stage.views` times; a single view is the image itself."""
         if self.stage.views == 1:
             return [image]
-        settings = self.settings.views
-        return [random_view(image, generator, settings) for _ in range(self.stage.views)]
+        return random_views(image, generator, self.settings.views, self.stage.views)
 
     def _uses(self, term: str) -> bool:
         return self.stage.weights.get(term, 0.0) > 0

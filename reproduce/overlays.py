@@ -87,7 +87,8 @@ def draw_panel(
     for mask, color in outlines:
         # Smooth enlargement of the 0/1 mask, cut at one half: a contour without stairs.
         enlarged = cv2.resize(cut(mask).astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
-        found, _ = cv2.findContours(np.uint8(enlarged >= 0.5), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+        inside = (enlarged >= 0.5).astype(np.uint8)
+        found, _ = cv2.findContours(inside, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(canvas, found, -1, color, 2, cv2.LINE_AA)
     return canvas
 
