@@ -5,7 +5,7 @@ mm), SYN-B where it has RENJI (PDA, thin slices), SYN-C where it has RMYY (PDA, 
 noise), SYN-N where it has NIH (no lesions). Names and images are synthetic: no hospital's data are
 in them. To add a center, add an entry to `CENTERS`.
 
-Lesions measure 18-45 mm (about 3-45 ml) in the demo size and 10-48 mm (about 0.5-55 ml) in the full
+Lesions measure 18-45 mm (about 3-45 ml) in the demo size and 10-48 mm (about 0.2-55 ml) in the full
 size; the pancreas with its lesion 50-130 ml.
 """
 
