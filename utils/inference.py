@@ -104,7 +104,7 @@ def predict_box(model: Model, image_hu: np.ndarray, box: Box) -> np.ndarray:
     stride = model.stage.stride
     padded, inner = pad_to_multiple(crop(image_hu, box), NETWORK_MULTIPLE * stride, value=PAD_HU)
     step = slice(None, None, stride)
-    subsampled = torch.from_numpy(np.ascontiguousarray(padded[step, step, step]))
+    subsampled = torch.from_numpy(padded[step, step, step].copy())  # the cache is read-only
     image = window_hu(subsampled.to(model.device))[None, None]
     prob = predict_mirrored(model, image)
     for axis in (2, 3, 4):
@@ -159,7 +159,7 @@ def window_shape(shape: tuple[int, ...], voxels: int) -> tuple[int, ...]:
     """Sides of multiples of 8, in about the proportions of `shape`, of at most `voxels` in all.
 
     >>> window_shape((64, 224, 224), 400_000)
-    (32, 112, 104)
+    (24, 112, 112)
     """
     sides = list(shape)
     while np.prod(sides) > voxels and max(sides) > NETWORK_MULTIPLE:

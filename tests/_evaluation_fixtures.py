@@ -1,0 +1,224 @@
+"""Small centers, and runs whose network is a window of HU, for the tests of the evaluation.
+
+As a script it evaluates, is killed where it was told, and begins again: see `main`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from scipy import ndimage
+from torch import Tensor, nn
+
+import utils.pipeline
+from data.case import HU_RANGE
+from data.centers import Split
+from data.dataset import HU_WINDOW
+from methods import METHODS, Method
+from utils.checkpoint import save_checkpoint, write_text
+from utils.config import Evaluation, to_plain
+from utils.runs import Run, create_run, mark_done
+from utils.stages import STAGES, Config, Stage
+
+SPACING = (2.5, 2.0, 2.0)  # mm of the files, (z, y, x)
+PREPARED_SPACING = (3.0, 2.4, 2.4)
+PANCREAS_HU, TUMOR_HU = 100, 180
+PANCREAS_CUT, TUMOR_CUT = 60.0, 140.0  # HU between the tissues
+PANCREAS_SIZE, TUMOR_SIZE = (9, 16, 20), (6, 9, 9)  # voxels
+ORIENTATIONS = ("LPS", "RAI", "PIR", "ASL")
+TIME = "20250101-000000"
+
+
+class HuWindow(nn.Module):
+    """`inside` where low < HU < high, `outside` elsewhere: four numbers instead of weights."""
+
+    numbers: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("numbers", torch.zeros(4))
+
+    def forward(self, image: Tensor) -> Tensor:
+        low, high, inside, outside = self.numbers
+        hu = image * (HU_WINDOW[1] - HU_WINDOW[0]) + HU_WINDOW[0]
+        return torch.where((hu > low) & (hu < high), inside, outside)
+
+
+class WindowMethod(Method):
+    """A method whose network is a `HuWindow`."""
+
+    def build_network(self) -> nn.Module:
+        return HuWindow()
+
+    def predict(self, network: nn.Module, image: Tensor) -> Tensor:
+        return network(image)
+
+
+def hu_window(
+    low: float, high: float = HU_RANGE[1], inside: float = 0.95, outside: float = 0.02
+) -> dict[str, Tensor]:
+    """The state dict of a `HuWindow`."""
+    return {"numbers": torch.tensor([low, high, inside, outside])}
+
+
+def small_stage(name: str, **changes: Any) -> Stage:
+    """A stage with margins and a window that fit the small volumes."""
+    sizes: dict[str, Any] = {"margin_voxels": (1, 2, 2), "window_voxels": (40, 40)}
+    return replace(STAGES[name], **{**sizes, **changes})
+
+
+def write_run(
+    checkpoints: Path,
+    stage: Stage,
+    weights: dict[str, Tensor],
+    *,
+    time: str = TIME,
+    done: bool = True,
+    **settings: Any,
+) -> Run:
+    """A run folder as `fit` leaves it, with these weights; by default trained on A and B for C."""
+    values: dict[str, Any] = {"method": "window", "spacing": PREPARED_SPACING, "target": "C"}
+    values |= {"sources": ("A", "B"), **settings}
+    config = Config(stage, checkpoints=checkpoints, **values)
+    target = str(config.target)
+    run = create_run(config, time, Split(config.sources, target, (), ((target, "x"),)))
+    save_checkpoint(run.checkpoint, {"network": weights, "config": to_plain(config), "step": 1})
+    if done:
+        mark_done(run.folder)
+    return run
+
+
+def write_four_runs(checkpoints: Path, **settings: Any) -> dict[str, Run]:
+    """All four stages: the pancreas ones find the pancreas, the tumor ones the tumor."""
+    cuts = {"pancreas": PANCREAS_CUT, "tumor": TUMOR_CUT}
+    return {
+        name: write_run(checkpoints, small_stage(name), hu_window(cuts[s.target]), **settings)
+        for name, s in STAGES.items()
+    }
+
+
+def make_volumes(seed: int, lesions: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """int16 HU and uint8 label, canonical (z, y, x): a box of pancreas with a box of tumor."""
+    rng = np.random.default_rng(seed)
+    shape = tuple(rng.integers((18, 44, 40), (22, 52, 48)).tolist())
+    smooth = ndimage.gaussian_filter(rng.standard_normal(shape), 4)
+    smooth = (smooth - smooth.min()) / (smooth.max() - smooth.min())
+    image = -95 + 110 * smooth
+    label = np.zeros(shape, np.uint8)
+    corner = rng.integers(2, np.subtract(shape, PANCREAS_SIZE) - 2)
+    parts = [(corner, PANCREAS_SIZE, PANCREAS_HU, 1)]
+    if lesions:
+        inside = rng.integers(0, np.subtract(PANCREAS_SIZE, TUMOR_SIZE) + 1)
+        parts.append((corner + inside, TUMOR_SIZE, TUMOR_HU, 2))
+    for start, size, hu, value in parts:
+        box = tuple(slice(int(a), int(a) + n) for a, n in zip(start, size, strict=True))
+        image[box], label[box] = hu, value
+    image = image + rng.integers(-4, 5, shape)
+    return image.astype(np.int16), label
+
+
+def write_center(
+    folder: Path, cases: int = 3, *, seed: int = 0, lesions: bool = True, labels: bool = True
+) -> None:
+    """A folder of NIfTI images, each in another orientation, and one of labels."""
+    for number in range(cases):
+        arrays = dict(zip(("images", "labels"), make_volumes(seed + number, lesions), strict=True))
+        for kind, array in arrays.items():
+            if kind == "labels" and not labels:
+                continue
+            image = sitk.GetImageFromArray(array)
+            image.SetSpacing(SPACING[::-1])
+            image.SetOrigin((-31.5 + number, 12.25, -404.75))
+            image = sitk.DICOMOrient(image, ORIENTATIONS[number % len(ORIENTATIONS)])
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            sitk.WriteImage(image, str(folder / kind / f"case_{number}.nii.gz"))
+
+
+def write_toml(path: Path, centers: dict[str, dict[str, Any]]) -> Path:
+    """centers.toml with a folder beside it for each center; values are written as they are."""
+    lines = []
+    for name, keys in centers.items():
+        lines += [f"[centers.{name}]", 'reader = "folder"', f'path = "{name}"']
+        lines += [f"{key} = {value}" for key, value in keys.items()]
+    write_text(path, "\n".join(lines) + "\n")
+    return path
+
+
+KILLABLE = ("predict_case", "write_mask", "write_cases", "write_summary", "mark_done")
+
+
+def kill_at(name: str, call: int, when: str) -> None:
+    """Make the given call (from 1) of a function that the pipeline uses the process's last."""
+    real: Callable[..., Any] = getattr(utils.pipeline, name)
+    calls = []
+
+    def deadly(*args: Any, **kwargs: Any) -> Any:
+        calls.append(name)
+        if when == "before" and len(calls) == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        value = real(*args, **kwargs)
+        if when == "after" and len(calls) == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return value
+
+    setattr(utils.pipeline, name, deadly)
+
+
+def main() -> None:
+    """CENTERS CHECKPOINTS CACHE LOG STAGE, then any number of FUNCTION:CALL:before|after.
+
+    For each of these a process evaluates STAGE and is killed there; a last one runs to its end.
+    Each appends the cases that it has predicted to LOG, and a line with its exit status.
+    """
+    centers, checkpoints, cache, log = (Path(word) for word in sys.argv[1:5])
+    METHODS["window"] = WindowMethod
+    evaluation = Evaluation(
+        sys.argv[5],
+        centers=centers,
+        target="C",
+        checkpoints=checkpoints,
+        cache=cache,
+        device="cpu",
+        precision="fp32",
+        workers=0,
+    )
+    for point in [*sys.argv[6:], ""]:
+        child = os.fork()  # nothing has been computed yet, so no thread is lost
+        if child == 0:
+            _evaluate_and_die(evaluation, log, point)
+        status = os.waitpid(child, 0)[1]
+        with log.open("a") as handle:
+            handle.write(f"status {os.waitstatus_to_exitcode(status)}\n")
+
+
+def _evaluate_and_die(evaluation: Evaluation, log: Path, point: str) -> None:
+    if point:
+        name, call, when = point.split(":")
+        kill_at(name, int(call), when)
+    evaluate_case = utils.pipeline.evaluate_case
+
+    def logged(*args: Any) -> Any:
+        row = evaluate_case(*args)
+        with log.open("a") as handle:
+            handle.write(f"{row['case_id']}\n")
+        return row
+
+    setattr(utils.pipeline, evaluate_case.__name__, logged)
+    utils.pipeline.run_stage(evaluation)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

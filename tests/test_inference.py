@@ -1,0 +1,401 @@
+"""Inference: mirroring, windows, memory that runs out, crops, the recurrent fine stage."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from data.roi import Box
+from methods import METHODS, build_method
+from tests._evaluation_fixtures import WindowMethod, hu_window, small_stage, write_run
+from utils.inference import (
+    MIRRORS,
+    Model,
+    input_box,
+    load_model,
+    predict_box,
+    predict_case,
+    predict_mirrored,
+    predict_windows,
+    upsample_axis,
+    window_shape,
+)
+from utils.stages import PANCREAS_COARSE, STAGES, TUMOR_COARSE, TUMOR_FINE, Config, Stage
+
+CPU = torch.device("cpu")
+
+
+class Calls(nn.Module):
+    """A function as a network; keeps the shape of every input."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+        self.shapes: list[tuple[int, ...]] = []
+
+    def forward(self, image: Tensor) -> Tensor:
+        self.shapes.append(tuple(image.shape[2:]))
+        return self.function(image)
+
+
+def make_model(
+    function: Callable[[Tensor], Tensor], stage: Stage = TUMOR_FINE, device: torch.device = CPU
+) -> tuple[Model, Calls]:
+    """A model of `stage` whose network is `function` of the image in [0, 1]."""
+    config, network = Config(stage), Calls(function)
+    method = WindowMethod(config)
+    model = Model(config, method, network, device, "fp32", stage.max_voxels, stage.threshold)
+    return model, network
+
+
+def identity(image: Tensor) -> Tensor:
+    return image
+
+
+def by_position(image: Tensor) -> Tensor:
+    """A probability that grows along each axis, plus the image: no mirror leaves it as it is."""
+    z, y, x = torch.meshgrid(*(torch.arange(n) for n in image.shape[2:]), indexing="ij")
+    return (z + 10 * y + 100 * x) / 1e5 + 0.5 * image
+
+
+def test_the_mirrors_are_all_8_and_each_is_there_once() -> None:
+    assert len(MIRRORS) == len(set(MIRRORS)) == 8
+    assert all(set(axes) <= {2, 3, 4} for axes in MIRRORS)
+
+
+def test_a_probability_is_the_mean_over_8_mirrored_inputs() -> None:
+    model, network = make_model(by_position)
+    image = torch.rand(1, 1, 8, 16, 24, generator=torch.Generator().manual_seed(0))
+    total = np.zeros((8, 16, 24))
+    for flips in itertools.product((False, True), repeat=3):
+        axes = tuple(axis for axis in range(3) if flips[axis])
+        mirrored = torch.from_numpy(np.flip(image[0, 0].numpy(), axes).copy())[None, None]
+        total += np.flip(by_position(mirrored)[0, 0].numpy(), axes) / 8
+    prob = predict_mirrored(model, image)
+    np.testing.assert_allclose(prob[0, 0].numpy(), total, atol=1e-6)
+    assert len(network.shapes) == 8
+
+
+def test_a_network_that_sees_position_gives_a_mirror_symmetric_probability() -> None:
+    model, _ = make_model(by_position)
+    image = torch.zeros(1, 1, 8, 16, 24)
+    prob = predict_mirrored(model, image)
+    assert by_position(image).std() > 1e-3
+    for axis in (2, 3, 4):
+        torch.testing.assert_close(prob.flip(axis), prob)
+
+
+@pytest.mark.parametrize("axis", [2, 3, 4])
+@pytest.mark.parametrize("factor", [1, 2, 3])
+def test_upsampling_undoes_subsampling_of_a_ramp(axis: int, factor: int) -> None:
+    shape = [1, 1, 6, 6, 6]
+    shape[axis] = 6 * factor
+    ramp = torch.linspace(-1.0, 2.0, 6 * factor).view([-1 if a == axis else 1 for a in range(5)])
+    ramp = ramp.expand(shape)
+    index = torch.arange(0, 6 * factor, factor)
+    back = upsample_axis(ramp.index_select(axis, index), axis, factor)
+    known = 5 * factor + 1  # up to the last voxel that was kept
+    torch.testing.assert_close(back.narrow(axis, 0, known), ramp.narrow(axis, 0, known))
+    last = back.narrow(axis, 5 * factor, factor)
+    torch.testing.assert_close(last, last.narrow(axis, 0, 1).expand_as(last))
+
+
+def test_upsampling_keeps_every_voxel_that_there_was() -> None:
+    prob = torch.rand(1, 1, 3, 4, 5, generator=torch.Generator().manual_seed(1))
+    up = prob
+    for axis in (2, 3, 4):
+        up = upsample_axis(up, axis, 2)
+    assert up.shape == (1, 1, 6, 8, 10)
+    assert torch.equal(up[:, :, ::2, ::2, ::2], prob)
+    assert up.min() >= prob.min()
+    assert up.max() <= prob.max()
+
+
+def ramp_hu(shape: tuple[int, int, int]) -> np.ndarray:
+    """HU from -100 to below 240, linear along each axis."""
+    z, y, x = np.indices(shape)
+    return (-100 + 3 * z + 2 * y + x).astype(np.int16)
+
+
+def test_the_subsampled_stage_puts_each_voxel_back_in_its_place() -> None:
+    model, network = make_model(identity, PANCREAS_COARSE)
+    image_hu = ramp_hu((21, 37, 50))
+    box = Box((0, 2, 1), (21, 37, 48))  # 21 x 35 x 47, padded to 32 x 48 x 48
+    prob = predict_box(model, image_hu, box)
+    assert prob.dtype == np.float32
+    assert network.shapes[0] == (16, 24, 24)
+    expected = ((image_hu.astype(float) + 100) / 340)[box.slices]
+    inside = slice(1, -2)  # beside the border the padding is interpolated
+    np.testing.assert_allclose(
+        prob[inside, inside, inside], expected[inside, inside, inside], atol=1e-6
+    )
+
+
+def test_a_crop_of_any_size_comes_back_in_its_own_shape() -> None:
+    model, network = make_model(identity)
+    image_hu = ramp_hu((21, 37, 50))
+    box = Box((3, 2, 1), (20, 31, 50))
+    prob = predict_box(model, image_hu, box)
+    np.testing.assert_allclose(prob, ((image_hu + 100.0) / 340)[box.slices], atol=1e-6)
+    assert network.shapes[0] == (24, 32, 56)
+
+
+def test_a_read_only_volume_is_predicted_without_a_warning() -> None:
+    model, _ = make_model(identity)
+    image_hu = ramp_hu((8, 16, 16))
+    image_hu.flags.writeable = False  # as a memory map of the cache
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        predict_box(model, image_hu, Box((0, 0, 0), (8, 16, 16)))
+
+
+def test_a_window_has_sides_of_8_fits_the_volume_and_is_as_large_as_allowed() -> None:
+    rng = np.random.default_rng(2)
+    for _ in range(200):
+        z, y, x = (8 * rng.integers(1, 30, 3)).tolist()
+        voxels = int(rng.integers(512, 2 * z * y * x + 513))
+        window = window_shape((z, y, x), voxels)
+        assert all(side % 8 == 0 for side in window)
+        assert all(8 <= side <= n for side, n in zip(window, (z, y, x), strict=True))
+        assert np.prod(window) <= voxels
+        larger = [min(side + 8, n) for side, n in zip(window, (z, y, x), strict=True)]
+        assert window == (z, y, x) or np.prod(larger) > voxels
+
+
+def test_a_window_keeps_the_proportions_of_the_volume() -> None:
+    shape = (64, 224, 224)
+    assert window_shape(shape, 401_408) == (32, 112, 112)
+    assert window_shape(shape, 401_407) == (24, 112, 112)
+    assert window_shape(shape, 64 * 224 * 224) == shape
+    assert window_shape(shape, 1) == (8, 8, 8)
+
+
+def test_a_crop_above_the_cap_goes_through_windows_no_larger_than_the_cap() -> None:
+    model, network = make_model(lambda image: image**2)
+    image = torch.rand(1, 1, 16, 40, 48, generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(predict_windows(model, image), image**2)
+    assert network.shapes == [(16, 40, 48)]
+    model.window_voxels = 8_000
+    network.shapes.clear()
+    torch.testing.assert_close(predict_windows(model, image), image**2)
+    assert len(network.shapes) > 1
+    assert all(np.prod(shape) <= 8_000 for shape in network.shapes)
+    assert all(side % 8 == 0 for shape in network.shapes for side in shape)
+
+
+def test_windows_overlap_and_are_blended() -> None:
+    # A network that marks the border of its window: blended, no voxel is border alone.
+    def border(window: Tensor) -> Tensor:
+        marked = torch.ones_like(window)
+        marked[..., 1:-1] = 0
+        return marked
+
+    model, network = make_model(border)
+    model.window_voxels = 8 * 8 * 32
+    prob = predict_windows(model, torch.zeros(1, 1, 8, 8, 96))[0, 0, 4, 4]
+    assert network.shapes == [(8, 8, 32)] * len(network.shapes)
+    assert len(network.shapes) == 4  # 3 side by side, one more for an overlap of a quarter
+    assert prob[0] == prob[-1] == 1
+    assert prob[1:-1].max() < 0.5
+
+
+class FullMemory:
+    """A network that cannot take more than `voxels`, or fails at one of its calls."""
+
+    def __init__(self, voxels: int, fails_at: int | None = None) -> None:
+        self.voxels, self.fails_at, self.calls = voxels, fails_at, 0
+
+    def __call__(self, image: Tensor) -> Tensor:
+        self.calls += 1
+        if image.numel() > self.voxels or self.calls == self.fails_at:
+            raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
+        return image.clone()
+
+
+def test_memory_that_runs_out_is_tried_again_with_smaller_windows(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model, network = make_model(FullMemory(70_000))
+    image = torch.rand(1, 1, 64, 64, 64, generator=torch.Generator().manual_seed(4))
+    with caplog.at_level(logging.WARNING):
+        prob = predict_mirrored(model, image)
+    torch.testing.assert_close(prob, image)
+    halves = ["131072", "65536"]
+    assert [record.message.split()[-2] for record in caplog.records] == halves
+    assert all("out of GPU memory" in record.message for record in caplog.records)
+    assert model.window_voxels == 65_536  # the next case begins there
+    network.shapes.clear()
+    caplog.clear()
+    predict_mirrored(model, image)
+    assert not caplog.records
+    assert max(np.prod(shape) for shape in network.shapes) <= 65_536
+
+
+def test_memory_that_runs_out_between_two_mirrors_leaves_nothing_behind() -> None:
+    model, _ = make_model(FullMemory(10**9, fails_at=5))
+    image = torch.rand(1, 1, 64, 64, 64, generator=torch.Generator().manual_seed(5))
+    torch.testing.assert_close(predict_mirrored(model, image), image)
+
+
+def test_memory_that_is_too_small_for_any_window_is_an_error() -> None:
+    full = FullMemory(1000)
+    model, _ = make_model(full)
+    with pytest.raises(torch.OutOfMemoryError):
+        predict_mirrored(model, torch.zeros(1, 1, 64, 64, 64))
+    assert full.calls < 10
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_that_is_really_full_falls_back_too() -> None:
+    device = torch.device("cuda")
+
+    def hungry(image: Tensor) -> Tensor:
+        held = image.new_zeros(int(image.numel() * 2e4))  # 80 kB per voxel
+        return image + held[0]
+
+    model, network = make_model(hungry, device=device)
+    image = torch.rand(1, 1, 128, 128, 128, device=device)  # 168 GB
+    torch.testing.assert_close(predict_mirrored(model, image), image)
+    assert model.window_voxels < image.numel()
+    assert network.shapes[0] == (128, 128, 128)
+
+
+def test_the_margin_is_5_slices_and_25_voxels_rounded_up_to_multiples_of_8() -> None:
+    around = Box((40, 150, 160), (61, 190, 203))
+    # z: 21 + 10 = 31 -> 32; y: 40 + 50 = 90 -> 96; x: 43 + 50 = 93 -> 96.
+    for name in ("pancreas_fine", "tumor_coarse", "tumor_fine"):
+        box = input_box(STAGES[name], (120, 400, 400), around)
+        assert box == Box((35, 122, 134), (67, 218, 230))
+
+
+def test_the_coarse_pancreas_stage_sees_the_central_window_whatever_was_found() -> None:
+    around = Box((1, 1, 1), (2, 2, 2))
+    assert input_box(PANCREAS_COARSE, (90, 400, 400), around) == Box((0, 40, 16), (90, 360, 384))
+
+
+def test_without_a_box_a_stage_sees_the_central_window() -> None:
+    assert input_box(TUMOR_COARSE, (90, 300, 400), None) == Box((0, 0, 16), (90, 300, 384))
+
+
+def column(length: int, shape: tuple[int, int, int]) -> np.ndarray:
+    """HU: 200 in a column of 8 x `length` x 8 voxels that begins at y = 0, else 0."""
+    image_hu = np.zeros(shape, np.int16)
+    image_hu[8:16, :length, 16:24] = 200
+    return image_hu
+
+
+def recurrent(rounds: int) -> Model:
+    """A stage with a margin of 8 in y alone, whose network finds what is bright."""
+    stage = replace(TUMOR_FINE, margin_voxels=(0, 8, 0), rounds=rounds)
+    return make_model(lambda image: (image > 0.6).float(), stage)[0]
+
+
+FIRST = Box((8, 0, 16), (16, 8, 24))
+
+
+def test_the_recurrence_ends_after_its_rounds() -> None:
+    # Each round finds the column up to its crop's end, so the crop grows by 16: 24, 40, 56, 72.
+    found = predict_case(recurrent(rounds=4), column(300, (24, 320, 40)), FIRST)
+    assert found.rounds == 4
+    assert found.box == Box((8, 0, 16), (16, 72, 24))
+    assert np.count_nonzero(found.prob > 0.5) == 8 * 72 * 8
+
+
+def test_the_recurrence_ends_where_two_rounds_agree_at_0_92() -> None:
+    # 88 and 104 rows: Dice 0.917; 104 and 120 rows, in the seventh round: 0.929.
+    found = predict_case(recurrent(rounds=20), column(300, (24, 320, 40)), FIRST)
+    assert found.rounds == 7
+    assert found.box == Box((8, 0, 16), (16, 120, 24))
+
+
+def test_the_recurrence_ends_where_the_crop_stays() -> None:
+    found = predict_case(recurrent(rounds=20), column(20, (24, 320, 40)), FIRST)
+    # 24, then 20 found + 16 -> 40, again 20 found: the same crop would follow, and they agree.
+    assert found.rounds == 2
+    assert np.count_nonzero(found.prob > 0.5) == 8 * 20 * 8
+
+
+@pytest.mark.parametrize(("voxels", "rounds"), [(79, 1), (80, 2)])
+def test_a_round_below_80_voxels_keeps_its_crop(voxels: int, rounds: int) -> None:
+    image_hu = np.zeros((24, 96, 96), np.int16)
+    image_hu[8:18, 20:28, 20] = 200
+    image_hu[17, 27, 20] -= 200 * (80 - voxels)
+    stage = replace(TUMOR_FINE, margin_voxels=(2, 2, 2), rounds=4)
+    model = make_model(lambda image: (image > 0.6).float(), stage)[0]
+    found = predict_case(model, image_hu, Box((4, 10, 10), (20, 60, 60)))
+    first = input_box(stage, image_hu.shape, Box((4, 10, 10), (20, 60, 60)))
+    assert found.rounds == rounds
+    assert (found.box == first) == (voxels < 80)
+    assert np.count_nonzero(found.prob > 0.5) == voxels
+
+
+def test_a_round_that_finds_nothing_ends_the_recurrence_with_an_empty_result() -> None:
+    found = predict_case(recurrent(rounds=4), np.zeros((24, 96, 40), np.int16), FIRST)
+    assert found.rounds == 1
+    assert not found.prob.any()
+
+
+def test_outside_the_crop_the_probability_is_zero() -> None:
+    model, _ = make_model(lambda image: image + 1, TUMOR_COARSE)
+    found = predict_case(model, np.zeros((40, 120, 120), np.int16), Box((4, 50, 50), (9, 60, 60)))
+    assert found.box == Box((0, 23, 23), (16, 87, 87))
+    assert (found.prob[found.box.slices] > 0).all()
+    assert np.count_nonzero(found.prob) == np.prod(found.box.shape)
+
+
+def test_a_model_is_what_its_checkpoint_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METHODS, "window", WindowMethod)
+    stage = small_stage("tumor_fine", threshold=0.3, max_voxels=12_345, rounds=7)
+    run = write_run(tmp_path, stage, hu_window(10.0), spacing=(2.0, 1.0, 1.0))
+    model = load_model(run, "cpu", "fp32")
+    assert model.stage == stage
+    assert (model.threshold, model.window_voxels) == (0.3, 12_345)
+    assert model.config.spacing == (2.0, 1.0, 1.0)
+    assert isinstance(model.method, WindowMethod)
+
+
+@pytest.mark.parametrize("name", list(STAGES))
+def test_a_trained_network_predicts_the_mean_of_its_mirrored_forward_passes(
+    name: str, tmp_path: Path
+) -> None:
+    stage = small_stage(name)
+    torch.manual_seed(0)
+    config = Config(stage, width=8)
+    weights = build_method(config).build_network().state_dict()
+    run = write_run(tmp_path, stage, weights, method="ours", width=8)
+    model = load_model(run, "cpu", "fp32")
+    assert not model.network.training
+    image = torch.rand(1, 1, 16, 16, 24)
+    with torch.no_grad():
+        probs = [
+            torch.sigmoid(model.network(image.flip(axes)).logits).flip(axes)
+            for n in range(4)
+            for axes in itertools.combinations((2, 3, 4), n)
+        ]
+    expected = torch.stack(probs).mean(0)
+    torch.testing.assert_close(predict_mirrored(model, image), expected, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(probs[0], expected, atol=1e-3)
+
+
+def test_a_checkpoint_that_is_missing_or_cut_short_is_an_error_with_its_name(
+    tmp_path: Path,
+) -> None:
+    run = write_run(tmp_path, small_stage("tumor_fine"), hu_window(10.0))
+    content = run.checkpoint.read_bytes()
+    run.checkpoint.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"last\.pt: not a readable checkpoint"):
+        load_model(run, "cpu")
+    run.checkpoint.unlink()
+    with pytest.raises(FileNotFoundError, match=r"last\.pt: no checkpoint there"):
+        load_model(run, "cpu")
