@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -71,6 +71,31 @@ def find_doubles(cases: Sequence[Signed]) -> list[tuple[Signed, Signed]]:
     for pair in _alike(cases):
         pairs.setdefault(pair, True)
     return [(cases[a], cases[b]) for a, b in sorted(pairs)]
+
+
+def judge_doubles(
+    cases: Sequence[Signed], dropping: Collection[str]
+) -> tuple[dict[tuple[str, str], str], list[str]]:
+    """Which doubles are dropped and which are refused.
+
+    `dropping`: the centers that lose their copies; of two such centers the later one in `cases`.
+    Returns (center, case_id) of each dropped case with the name of the one that stays, and a
+    problem for each pair of which neither is dropped.
+    """
+    dropped: dict[tuple[str, str], str] = {}
+    problems = []
+    for first, second in find_doubles(cases):
+        names = [f"{case.center}/{case.case_id}" for case in (first, second)]
+        if second.center in dropping:
+            dropped[second.center, second.case_id] = names[0]
+        elif first.center in dropping:
+            dropped[first.center, first.case_id] = names[1]
+        else:
+            problems.append(
+                f"{names[0]} and {names[1]} are the same scan: list one of them under exclude, or "
+                "set drop_doubles = true for the center that shall lose its copies"
+            )
+    return dropped, problems
 
 
 def _alike(cases: Sequence[Signed]) -> list[tuple[int, int]]:

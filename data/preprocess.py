@@ -8,20 +8,15 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
-
-import SimpleITK as sitk
 
 from data.cache import content_key, read_meta, remove_leftovers, write_folder
 from data.case import DataError
 from data.centers import Center, list_all_cases
-from data.doubles import find_doubles
+from data.doubles import judge_doubles
+from data.parallel import run_jobs
 from data.prepared import (
     PreparedCase,
     PrepareSettings,
@@ -32,7 +27,6 @@ from data.prepared import (
     restore_prob,
     to_prepared_mask,
 )
-from data.progress import track
 from data.readers import label_map_of, load_case
 from data.readers.files import CaseFiles
 from data.readers.header import estimate_voxels
@@ -40,7 +34,6 @@ from data.readers.header import estimate_voxels
 __all__ = [
     "PrepareSettings",
     "PreparedCase",
-    "drop_doubles",
     "prepare_case",
     "prepare_centers",
     "restore_mask",
@@ -68,22 +61,23 @@ def prepare_centers(
     ]
     cache.mkdir(parents=True, exist_ok=True)
     remove_leftovers(cache)
-    found = _run(_look_up, jobs, workers, "reading the cache")
+    found = run_jobs(_look_up, jobs, workers, "reading the cache")
     missing = [job for job, result in zip(jobs, found, strict=True) if result is None]
     if missing:
         _announce(missing, len(jobs), cache, settings)
-        made = iter(_run(_prepare_job, missing, workers, "preparing"))
+        made = iter(run_jobs(_prepare_job, missing, workers, "preparing"))
         found = [next(made) if result is None else result for result in found]
     problems = [p for result in found if isinstance(result, DataError) for p in result.problems]
-    prepared: dict[str, list[PreparedCase]] = {center.name: [] for center in centers}
-    for result in found:
-        if isinstance(result, PreparedCase):
-            prepared[result.center].append(result)
-    problems += _unlabeled(prepared)
-    prepared, double_problems = drop_doubles(prepared, {c.name: c for c in centers})
-    if problems or double_problems:
-        raise DataError([*problems, *double_problems])
-    return prepared
+    cases = [result for result in found if isinstance(result, PreparedCase)]
+    problems += _unlabeled(cases)
+    dropping = {center.name for center in centers if center.drop_doubles}
+    dropped, doubles = judge_doubles(cases, dropping)
+    if problems or doubles:
+        raise DataError(list(dict.fromkeys([*problems, *doubles])))
+    for (name, case_id), other in dropped.items():
+        print(f"{name}/{case_id} is left out: it is the same scan as {other}", flush=True)
+    kept = [case for case in cases if (case.center, case.case_id) not in dropped]
+    return {c.name: [case for case in kept if case.center == c.name] for c in centers}
 
 
 @dataclass(frozen=True)
@@ -139,29 +133,6 @@ def _prepare_job(job: _Job) -> _Result:
     return result
 
 
-def _run(function: Any, jobs: list[_Job], workers: int, text: str) -> list[_Result]:
-    """`function` of each job, in order, in as many processes as asked for."""
-    if workers <= 1 or len(jobs) <= 1:
-        return list(track(map(function, jobs), len(jobs), text))
-    results: dict[int, _Result] = {}
-    context = get_context("spawn")  # a fork of a process with threads can hang
-    with ProcessPoolExecutor(workers, context, _one_thread) as pool:
-        futures = {pool.submit(function, job): number for number, job in enumerate(jobs)}
-        try:
-            for future in track(as_completed(futures), len(jobs), text):
-                results[futures[future]] = future.result()
-        except BrokenProcessPool as error:
-            raise DataError(
-                "a worker process was killed, most likely for want of memory; run again with "
-                "fewer workers: cases that are done are kept"
-            ) from error
-    return [results[number] for number in range(len(jobs))]
-
-
-def _one_thread() -> None:
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-
-
 def _announce(jobs: list[_Job], total: int, cache: Path, settings: PrepareSettings) -> None:
     """Say what will be made and what disk it takes. Raises `DataError` where it cannot fit."""
     needed = BYTES_PER_VOXEL * sum(
@@ -177,36 +148,12 @@ def _announce(jobs: list[_Job], total: int, cache: Path, settings: PrepareSettin
         raise DataError(f"{cache}: too little space on its disk; give another folder for the cache")
 
 
-def _unlabeled(prepared: Mapping[str, list[PreparedCase]]) -> Iterator[str]:
+def _unlabeled(cases: Sequence[PreparedCase]) -> Iterator[str]:
     """A center has labels for all of its cases or for none (prediction only)."""
-    for name, cases in prepared.items():
-        if any(case.has_label for case in cases):
-            for case in cases:
-                if not case.has_label:
-                    yield (
-                        f"{name}/{case.case_id}: has no label, other cases of the center have; "
-                        "add the label or list the case under exclude"
-                    )
-
-
-def drop_doubles(
-    prepared: dict[str, list[PreparedCase]], centers: Mapping[str, Center]
-) -> tuple[dict[str, list[PreparedCase]], list[str]]:
-    """`prepared` without the copies that centers drop, and a problem for each other pair."""
-    dropped, problems = set(), []
-    cases = [case for name in centers for case in prepared[name]]
-    for first, second in find_doubles(cases):
-        names = [f"{case.center}/{case.case_id}" for case in (first, second)]
-        droppable = [c for c in (second, first) if centers[c.center].drop_doubles]
-        if droppable:
-            dropped.add((droppable[0].center, droppable[0].case_id))
-        else:
-            problems.append(
-                f"{names[0]} and {names[1]} are the same scan: list one of them under exclude, or "
-                "set drop_doubles = true for the center that shall lose its copies"
+    labeled = {case.center for case in cases if case.has_label}
+    for case in cases:
+        if case.center in labeled and not case.has_label:
+            yield (
+                f"{case.center}/{case.case_id}: has no label, other cases of the center have; "
+                "add the label or list the case under exclude"
             )
-    kept = {
-        name: [case for case in cases_ if (name, case.case_id) not in dropped]
-        for name, cases_ in prepared.items()
-    }
-    return kept, problems
