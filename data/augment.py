@@ -52,6 +52,7 @@ def augment(
     spacing: Triple,
     settings: AugmentSettings,
     generator: torch.Generator,
+    mirror_axes: tuple[int, ...] = (0, 1, 2),
 ) -> tuple[Tensor, Tensor]:
     """Image in [0, 1] and uint8 label, both (1, 1, z, y, x), augmented alike.
 
@@ -72,7 +73,7 @@ def augment(
     angles, (scale, gamma, shift, std) = (
         torch.rand(n, generator=generator).tolist() for n in (3, 4)
     )
-    mirrored = [axis for axis in range(3) if chance[axis] < settings.mirror_probability]
+    mirrored = [axis for axis in mirror_axes if chance[axis] < settings.mirror_probability]
     rotation = torch.eye(3, dtype=torch.float64)
     if chance[3] < settings.rotation_probability:
         z, y, x = (settings.rotation_degrees * (2 * u - 1) for u in angles)

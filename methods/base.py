@@ -51,7 +51,8 @@ class Method:
         generator: torch.Generator,
     ) -> tuple[Tensor, Tensor]:
         """Geometric and intensity augmentation of image and label, (1, 1, z, y, x)."""
-        return augment(image, label, spacing, self.settings.augment, generator)
+        mirror_axes = self.stage.mirror_axes
+        return augment(image, label, spacing, self.settings.augment, generator, mirror_axes)
 
     def loss(
         self, network: nn.Module, sample: Sample, generator: torch.Generator

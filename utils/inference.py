@@ -22,7 +22,6 @@ from utils.postprocess import keep_components
 from utils.runs import Run
 from utils.stages import Config, Stage
 
-MIRRORS = [axes for n in range(4) for axes in itertools.combinations((2, 3, 4), n)]  # all 8
 WINDOW_OVERLAP = 0.25
 MIN_WINDOW_VOXELS = 32**3  # below this a GPU that is out of memory cannot be helped
 
@@ -117,13 +116,14 @@ def predict_mirrored(model: Model, image: Tensor) -> Tensor:
 
     A GPU that runs out of memory is tried again with smaller windows.
     """
+    mirrors = mirror_combinations(model.stage.mirror_axes)
     while True:
         try:
             with torch.inference_mode(), autocast(model.device, model.precision):
                 prob = torch.zeros_like(image)
-                for axes in MIRRORS:
+                for axes in mirrors:
                     mirrored = predict_windows(model, image.flip(axes))
-                    prob += mirrored.flip(axes) / len(MIRRORS)
+                    prob += mirrored.flip(axes) / len(mirrors)
             return prob
         except torch.OutOfMemoryError:
             voxels = min(image[0, 0].numel(), model.window_voxels) // 2
@@ -132,6 +132,12 @@ def predict_mirrored(model: Model, image: Tensor) -> Tensor:
         torch.cuda.empty_cache()
         log.warning("out of GPU memory: going on with windows of %d voxels", voxels)
         model.window_voxels = voxels
+
+
+def mirror_combinations(axes: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Every subset of the axes (z, y, x) = (0, 1, 2), as dimensions of (1, 1, z, y, x)."""
+    subsets = (itertools.combinations(axes, n) for n in range(len(axes) + 1))
+    return [tuple(axis + 2 for axis in subset) for of_size in subsets for subset in of_size]
 
 
 def predict_windows(model: Model, image: Tensor) -> Tensor:

@@ -67,6 +67,11 @@ class Stage:
     jitter_voxels: tuple[int, int] = setting(
         (0, 30), "training margin per side in y and x, voxels", "released scripts"
     )
+    mirror_axes: tuple[int, ...] = setting(
+        (0, 1, 2),
+        "axes (z, y, x) mirrored in training, and averaged over in inference",
+        "Sec. IV-C",
+    )
     rescale_probability: float = setting(0.25, "how often a crop is rescaled", "released scripts")
     rescale_range: tuple[float, float] = setting(
         (0.8, 1.2), "range of that rescaling", "released scripts"
