@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers import NORM_GROUPS, NormReLU, ResidualBlock, WSConv3d
+from models.layers import NORM_GROUPS, NormReLU, ResidualBlock, Upsample, WSConv3d, conv3d
 
 STRIDE = 8  # input voxels per voxel of the deepest features, on each axis
-UPSAMPLING = ("trilinear", "nearest")
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class SliceHead(nn.Module):
 
     def forward(self, deep: Tensor) -> Tensor:
         """(b, channels, z/8, y/8, x/8) to (b, z)."""
-        means = self.norm(deep).mean(dim=(3, 4)).transpose(1, 2)  # (b, z/8, channels)
-        logits = self.fc2(F.relu(self.fc1(means))).squeeze(2)
-        return logits.repeat_interleave(STRIDE, dim=1)
+        x = self.norm(deep).repeat_interleave(STRIDE, dim=2)  # (b, channels, z, y/8, x/8)
+        means = F.adaptive_avg_pool2d(x.flatten(1, 2), 1).view(x.shape[:3])
+        return self.fc2(F.relu(self.fc1(means.transpose(1, 2)))).squeeze(2)
 
 
 class ResidualEncoderDecoder(nn.Module):
@@ -68,11 +68,9 @@ class ResidualEncoderDecoder(nn.Module):
     ) -> None:
         if width < NORM_GROUPS or width % NORM_GROUPS:
             raise ValueError(f"width is {width}; give a positive multiple of {NORM_GROUPS}")
-        if upsample not in UPSAMPLING:
-            raise ValueError(f"unknown upsample {upsample!r}; choose from {', '.join(UPSAMPLING)}")
         super().__init__()
         self.width = width
-        self.upsample = upsample
+        self.upsample = Upsample(upsample)
         w1, w2, w3, w4 = width, 2 * width, 4 * width, 8 * width
         self.stem = WSConv3d(1, w1)
         self.stage0 = nn.Sequential(ResidualBlock(w1, w1))
@@ -114,20 +112,24 @@ class ResidualEncoderDecoder(nn.Module):
         skip2 = self.stage1(self.down1(skip1))  # (b, 2 width, z/2, y/2, x/2)
         skip3 = self.stage2(self.down2(skip2))  # (b, 4 width, z/4, y/4, x/4)
         deep = self.stage4(self.stage3(self.down3(skip3)))  # (b, 8 width, z/8, y/8, x/8)
-        x = self.decoder3(self._double(self.bottleneck(deep)) + skip3)
-        x = self.decoder2(self._double(x) + skip2)
-        x = self.decoder1(self._double(x) + skip1)
+        x = self.decoder3(self.upsample(self.bottleneck(deep)) + skip3)
+        x = self.decoder2(self.upsample(x) + skip2)
+        x = self.decoder1(self.upsample(x) + skip1)
+        logits, sdm = self._voxel_heads(x)
         return Outputs(
-            logits=self.segmentation_head(x),
-            sdm=None if self.distance_head is None else self.distance_head(x).tanh(),
+            logits=logits,
+            sdm=sdm,
             slice_logits=None if self.slice_head is None else self.slice_head(deep),
             features=None if self.projection_head is None else F.relu(self.projection_head(deep)),
         )
 
-    def _double(self, x: Tensor) -> Tensor:
-        """Twice the size on each axis, by the network's way of upsampling."""
-        corners = False if self.upsample == "trilinear" else None
-        return F.interpolate(x, scale_factor=2, mode=self.upsample, align_corners=corners)
+    def _voxel_heads(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Both 1x1x1 heads as one convolution: the largest features are read once."""
+        heads = [h for h in (self.segmentation_head, self.distance_head) if h is not None]
+        weight = torch.cat([head.weight for head in heads])
+        bias = torch.cat([head.bias for head in heads if head.bias is not None])
+        voxels = conv3d(x, weight, bias)
+        return voxels[:, :1], voxels[:, 1:].tanh() if len(heads) == 2 else None
 
     @staticmethod
     def _check(image: Tensor) -> None:
