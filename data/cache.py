@@ -7,6 +7,7 @@ bytes that were written: a file whose size or times changed is checked against i
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -37,8 +38,15 @@ def content_key(files: CaseFiles, cache: Path, *context: object) -> str:
 
 
 def _hash_of(path: Path, cache: Path) -> str:
-    """sha256 of a file, or of the names and bytes of a folder's files; remembered in the cache."""
-    parts = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+    """sha256 of a file, or of the names and bytes of several; remembered in the cache.
+
+    A DICOM series is a folder of files; .mhd and .nhdr have their voxels in files beside them.
+    """
+    parts = [path]
+    if path.is_dir():
+        parts = sorted(part for part in path.iterdir() if part.is_file())
+    elif path.suffix.lower() in (".mhd", ".nhdr"):
+        parts = sorted(part for part in path.parent.glob(f"{glob.escape(path.stem)}.*"))
     state = [[part.name, *_state(part)] for part in parts]
     name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:32]
     memory = cache / ".hashes" / f"{name}.json"
@@ -47,7 +55,7 @@ def _hash_of(path: Path, cache: Path) -> str:
         return str(known["sha256"])
     content = hashlib.sha256()
     for part in parts:
-        content.update(part.name.encode() if path.is_dir() else b"")
+        content.update(part.name.encode() if len(parts) > 1 else b"")
         content.update(_sha256(part).encode())
     memory.parent.mkdir(parents=True, exist_ok=True)
     write_json(memory, {"path": str(path), "state": state, "sha256": content.hexdigest()})

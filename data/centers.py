@@ -231,6 +231,13 @@ _KEYS: dict[str, tuple[tuple[type, ...], str]] = {
     "drop_doubles": ((bool,), "true or false"),
 }
 
+_READERS_OF = {  # other layouts have their folders' names fixed
+    "images": ("folder", "nih", "panorama"),
+    "labels": ("folder", "nih", "panorama"),
+    "image_suffix": ("folder",),
+    "label_suffix": ("folder",),
+}
+
 
 def _faults(table: dict[str, Any]) -> list[str]:
     """What is wrong in one table, each beginning with the key."""
@@ -241,6 +248,8 @@ def _faults(table: dict[str, Any]) -> list[str]:
         if key not in _KEYS:
             faults.append(f"{key}: unknown key; choose from {', '.join(_KEYS)}")
             continue
+        if table.get("reader") in READERS and table["reader"] not in _READERS_OF.get(key, READERS):
+            faults.append(f"{key}: is read by {', '.join(_READERS_OF[key])} only; take it out")
         types, words = _KEYS[key]
         right_type = isinstance(value, types) and (bool in types or not isinstance(value, bool))
         if not right_type or not _is_allowed(key, value):

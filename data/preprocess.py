@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from data.cache import content_key, read_meta, remove_leftovers, write_folder
 from data.case import DataError
 from data.centers import Center, list_all_cases
 from data.doubles import judge_doubles
-from data.parallel import run_jobs
+from data.parallel import run_jobs, track
 from data.prepared import (
     PreparedCase,
     PrepareSettings,
@@ -61,7 +62,8 @@ def prepare_centers(
     ]
     cache.mkdir(parents=True, exist_ok=True)
     remove_leftovers(cache)
-    found = run_jobs(_look_up, jobs, workers, "reading the cache")
+    with ThreadPoolExecutor(max(1, workers)) as pool:  # hashing files: threads are enough
+        found = list(track(pool.map(_look_up, jobs), len(jobs), "reading the cache"))
     missing = [job for job, result in zip(jobs, found, strict=True) if result is None]
     if missing:
         _announce(missing, len(jobs), cache, settings)

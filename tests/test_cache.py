@@ -88,6 +88,17 @@ def test_a_changed_file_is_noticed_even_with_its_old_size_and_time(tmp_path: Pat
     assert not np.array_equal(after.image_hu, before.image_hu)
 
 
+def test_voxels_kept_beside_their_header_are_watched_too(tmp_path: Path) -> None:
+    center = make_center(tmp_path, "A", (1,))
+    path = center.path / "images" / "case_1.mhd"
+    sitk.WriteImage(to_image(make_pair(1)[0], SPACING), str(path))
+    (center.path / "images" / "case_1.nii.gz").unlink()
+    (before,) = prepare(center, tmp_path)
+    sitk.WriteImage(to_image(make_pair(5)[0], SPACING), str(path))
+    (after,) = prepare(center, tmp_path)
+    assert not np.array_equal(after.image_hu, before.image_hu)
+
+
 def test_a_copied_data_set_uses_the_same_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

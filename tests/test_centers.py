@@ -141,6 +141,12 @@ def test_a_wrong_value_is_named(tmp_path: Path, line: str) -> None:
     assert " is not " in problem
 
 
+def test_a_key_that_the_reader_ignores_is_refused(tmp_path: Path) -> None:
+    path = write_toml(tmp_path, '[centers.A]\nreader = "msd"\npath = "a"\nimages = "ct"\n')
+    (problem,) = problems_of(path)
+    assert "[centers.A] images: is read by folder, nih, panorama only" in problem
+
+
 def test_what_is_no_centers_file_is_named(tmp_path: Path) -> None:
     assert "no valid TOML" in problems_of(write_toml(tmp_path, "[centers.A\n"))[0]
     assert "cannot be read" in problems_of(tmp_path / "none.toml")[0]

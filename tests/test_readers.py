@@ -34,6 +34,12 @@ def test_msd_pairs_by_name_and_ignores_junk(tmp_path: Path) -> None:
     )
 
 
+def test_an_excluded_name_that_is_no_case_is_told(tmp_path: Path) -> None:
+    write_volume(tmp_path / "images" / "a.nii.gz", make_image_hu())
+    with pytest.raises(DataError, match="C: exclude names aa, which is no case"):
+        list_cases(folder_center(tmp_path, exclude=("aa",)))
+
+
 def test_a_label_without_its_image_is_named(tmp_path: Path) -> None:
     write_volume(tmp_path / "imagesTr" / "a.nii.gz", make_image_hu())
     for case_id in ("a", "b"):

@@ -260,3 +260,17 @@ def test_the_canonical_map_depends_on_the_direction_alone() -> None:
     turned = Grid((7, 6, 5), (1.0, 2.0, 3.0), (0.0, 0.0, 0.0), (0, 1, 0, -1, 0, 0, 0, 0, 1))
     mapping = grid_axis_map(turned)
     assert mapping.to_canonical(np.zeros((5, 6, 7))).shape == (5, 7, 6)
+
+
+def test_two_positions_in_one_nifti_header_are_noted(tmp_path: Path) -> None:
+    affine = np.diag([-0.7, -1.3, 2.9, 1.0])
+    for moved_mm, notes in ((0.0, 0), (3.0, 1)):
+        image = nib.Nifti1Image(make_image_hu().T, affine)
+        image.set_qform(affine, 1)
+        sform = affine.copy()
+        sform[2, 3] = moved_mm
+        image.set_sform(sform, 1)
+        nib.save(image, tmp_path / "a.nii.gz")
+        found = load_image(tmp_path / "a.nii.gz", "a").notes
+        assert len(found) == notes
+    assert "3 mm apart (qform and sform)" in found[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,6 +77,7 @@ def match_by_name(
 ) -> list[CaseFiles]:
     """One `CaseFiles` per name that is in either; what does not pair up carries its `problem`."""
     cases = []
+    check_exclude(center, images.keys() | labels.keys())
     for case_id in sorted(images.keys() | labels.keys()):
         if case_id in center.exclude:
             continue
@@ -93,6 +95,16 @@ def match_by_name(
         label = own_labels[0] if own_labels else None
         cases.append(CaseFiles(case_id, image, label, patient_of(case_id, center), problem))
     return cases
+
+
+def check_exclude(center: Center, case_ids: Collection[str]) -> None:
+    """A name under `exclude` that is no case is a slip of the pen. Raises `DataError`."""
+    unknown = [name for name in center.exclude if name not in case_ids]
+    if unknown:
+        raise DataError(
+            f"{center.name}: exclude names {', '.join(unknown)}, which is no case of "
+            f"{center.path}; correct the name or take it out"
+        )
 
 
 def _names(paths: list[Path]) -> str:

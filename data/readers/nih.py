@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from data.case import DataError
 from data.readers.dicom import list_series_folders
-from data.readers.files import CaseFiles, list_volumes, patient_of
+from data.readers.files import CaseFiles, check_exclude, list_volumes, patient_of
 
 if TYPE_CHECKING:
     from data.centers import Center
@@ -28,6 +28,7 @@ def list_cases(center: Center) -> list[CaseFiles]:
     """
     series = _find_series(center.path / (center.images or "."))
     labels = list_volumes(center.path / (center.labels or "."), recursive=True)
+    check_exclude(center, series)
     cases = []
     for case_id in sorted(series):
         if case_id in center.exclude or case_id in WITHDRAWN:

@@ -6,7 +6,7 @@ import gzip
 import itertools
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from data.case import DataError, Grid, Triple
 # Direction cosines that fit less well than this are sheared (a tilted gantry), not rounded.
 MAX_NON_ORTHONORMAL = 1e-2
 EXACTLY_ORTHONORMAL = 1e-5  # the rounding of float32 headers; not worth a note
+MAX_HEADER_CONFLICT_MM = 0.1
 FETCH_AGAIN = "copy or download the file again"
 
 
@@ -110,8 +111,7 @@ def read_volume(path: Path) -> Volume:
     if not path.is_file():
         raise DataError(f"{path}: no such file; correct the path or restore the file")
     is_nifti = path.name.lower().endswith((".nii", ".nii.gz"))
-    if is_nifti:
-        check_nifti_is_whole(path)
+    notes = check_nifti(path) if is_nifti else ()
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
@@ -122,7 +122,8 @@ def read_volume(path: Path) -> Volume:
             raise DataError(
                 f"{path}: cannot be read ({reason}); it is cut short or no image: {FETCH_AGAIN}"
             ) from error
-    return volume_from_image(image, path)
+    volume = volume_from_image(image, path)
+    return replace(volume, notes=(*notes, *volume.notes))
 
 
 def volume_from_image(image: sitk.Image, path: Path) -> Volume:
@@ -161,8 +162,8 @@ def check_grid(grid: Grid, path: Path) -> tuple[str, ...]:
     return ()
 
 
-def check_nifti_is_whole(path: Path) -> None:
-    """Refuse a NIfTI cut short or corrupt: ITK fills what is missing without a word."""
+def check_nifti(path: Path) -> tuple[str, ...]:
+    """Refuse a NIfTI cut short or corrupt, which ITK fills without a word; notes on its header."""
     try:
         file: Any = nib.load(path)
         header = file.header
@@ -173,6 +174,17 @@ def check_nifti_is_whole(path: Path) -> None:
         raise DataError(f"{path}: is cut short or corrupt ({error}); {FETCH_AGAIN}") from error
     if found < needed:
         raise DataError(f"{path}: is cut short ({found} of {needed} bytes); {FETCH_AGAIN}")
+    qform, sform = header.get_qform(coded=True)[0], header.get_sform(coded=True)[0]
+    if qform is None or sform is None:
+        return ()
+    last = np.append(np.subtract(header.get_data_shape()[:3], 1), 1)
+    offset_mm = max(np.linalg.norm((qform - sform) @ corner) for corner in (last, (0, 0, 0, 1)))
+    if offset_mm <= MAX_HEADER_CONFLICT_MM:
+        return ()
+    return (
+        f"its header has two positions, {offset_mm:.3g} mm apart (qform and sform); read as "
+        "SimpleITK does, other tools may take the other one: write it again with one of them",
+    )
 
 
 def _unzipped_size(path: Path) -> int:
