@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +15,17 @@ from typing import Any, TypeVar, get_type_hints
 from utils.stages import LOSS_TERMS, STAGES, Config, Stage, setting_names
 
 ROI_SOURCES = ("seg", "mask")
+# What a number may be, by setting.
+ABOVE_ZERO = ("width", "lr", "spacing", "steepness", "temperature", "threshold", "rescale_range")
+AT_LEAST = {
+    **dict.fromkeys(("epochs", "views", "accumulate", "stride", "rounds", "window_voxels"), 1),
+    **dict.fromkeys(("workers", "seed", "lr_power", "weight_decay", "checkpoint_seconds"), 0),
+    **dict.fromkeys(("margin_voxels", "min_round_voxels", "rescale_probability"), 0),
+    "agreement_dice": 0,
+    "max_voxels": 8**3,  # the network's smallest input
+}
+AT_MOST_ONE = ("rescale_probability", "agreement_dice")
+LOW_AND_HIGH = ("jitter_z_fraction", "jitter_voxels", "rescale_range")
 Request = TypeVar("Request")
 
 
@@ -77,47 +90,74 @@ def parse_evaluation(stage: Stage, argv: Sequence[str] | None = None) -> Evaluat
     return Evaluation(stage.name, **given)
 
 
+class StoppedError(RuntimeError):
+    """Work that cannot go on though no setting is wrong; the message says why and what to do."""
+
+
 def run_script(action: Callable[[Request], Any], request: Request) -> None:
     """Run a script's work; what the user can mend ends it with one message and status 2."""
     try:
         action(request)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, StoppedError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from error
 
 
 def check_config(config: Config) -> None:
     """Raise ValueError, naming the setting and what it may be, where a value cannot work."""
-    stage = config.stage
+    stage, width = config.stage, config.width
+    for owner in (config, stage):
+        _check_ranges(owner)
+    _check_weights(stage.weights)
+    twice = sorted({name for name in config.sources if config.sources.count(name) > 1})
     rules = (
-        (config.width > 0 and config.width % 8 == 0, f"--width {config.width}: a multiple of 8"),
-        (stage.epochs > 0, f"--epochs {stage.epochs}: at least 1"),
-        (stage.views > 0, f"--views {stage.views}: at least 1"),
-        (config.accumulate > 0, f"--accumulate {config.accumulate}: at least 1"),
-        (config.workers >= 0, f"--workers {config.workers}: 0 or more"),
-        (config.lr > 0, f"--lr {config.lr}: above 0"),
-        (min(config.spacing) > 0, f"--spacing {config.spacing}: three lengths above 0 mm"),
-        (stage.stride > 0, f"--stride {stage.stride}: at least 1"),
-        (stage.rounds > 0, f"--rounds {stage.rounds}: at least 1"),
-        (0 < stage.threshold < 1, f"--threshold {stage.threshold}: between 0 and 1"),
-        (stage.temperature > 0, f"--temperature {stage.temperature}: above 0"),
-        (
-            set(stage.weights) <= set(LOSS_TERMS),
-            f"--weights {' '.join(stage.weights)}: terms are {', '.join(LOSS_TERMS)}",
-        ),
-        (
-            all(weight >= 0 for weight in stage.weights.values())
-            and any(weight > 0 for weight in stage.weights.values()),
-            "--weights: none below 0, and at least one above",
-        ),
+        (width % 8 == 0, f"--width {width}: a multiple of 8"),
+        (stage.threshold < 1, f"--threshold {stage.threshold}: between 0 and 1"),
+        (not twice, f"--sources: {', '.join(twice)} stands there twice"),
         (
             config.target not in config.sources,
             f"--target {config.target}: a center of --sources cannot be the unseen one",
+        ),
+        (
+            config.time is None or re.fullmatch(r"[\w.-]+", config.time),
+            f"--time {config.time}: letters, digits, _, . and - only; it names a folder",
         ),
     )
     for holds, message in rules:
         if not holds:
             raise ValueError(message)
+
+
+def _check_ranges(owner: Config | Stage) -> None:
+    """Every number finite and in its range; for a tuple, each of its numbers."""
+    for name in setting_names(type(owner)):
+        value = getattr(owner, name)
+        numbers = [v for v in (value if isinstance(value, tuple) else (value,)) if _is_number(v)]
+        shown = f"--{name.replace('_', '-')} {' '.join(str(number) for number in numbers)}"
+        if not all(math.isfinite(number) for number in numbers):
+            raise ValueError(f"{shown}: a finite number")
+        if name in ABOVE_ZERO and min(numbers) <= 0:
+            raise ValueError(f"{shown}: above 0")
+        if name in AT_LEAST and min(numbers) < AT_LEAST[name]:
+            raise ValueError(f"{shown}: at least {AT_LEAST[name]}")
+        if name in AT_MOST_ONE and max(numbers) > 1:
+            raise ValueError(f"{shown}: at most 1")
+        if name in LOW_AND_HIGH and numbers[0] > numbers[1]:
+            raise ValueError(f"{shown}: the lower number first")
+
+
+def _check_weights(weights: Mapping[str, Any]) -> None:
+    if not set(weights) <= set(LOSS_TERMS):
+        raise ValueError(f"--weights {' '.join(weights)}: terms are {', '.join(LOSS_TERMS)}")
+    for term, weight in weights.items():
+        if not _is_number(weight) or not 0 <= weight < math.inf:
+            raise ValueError(f"--weights {term}={weight}: a number, 0 or more")
+    if not any(weights.values()):
+        raise ValueError("--weights: at least one above 0")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def to_plain(value: Any) -> Any:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from utils.checkpoint import write_json, write_text
-from utils.config import to_plain
+from utils.config import StoppedError, to_plain
 from utils.stages import Config
 
 TIME_FORMAT = "%Y%m%d-%H%M%S"
@@ -128,12 +128,15 @@ def open_runs(config: Config, splits: Sequence[Any]) -> list[Run]:
 
 @contextmanager
 def locked(run: Run) -> Iterator[None]:
-    """Hold the run folder against a second process; the lock dies with the process."""
+    """Hold the run folder against a second process; the lock dies with the process.
+
+    Raises StoppedError where another process holds it.
+    """
     with (run.folder / "lock").open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise RuntimeError(
+            raise StoppedError(
                 f"{run.folder}: another process works here; wait for it, or start a new run with "
                 "--no-resume"
             ) from error
