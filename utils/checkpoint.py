@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import IO, Any
 import torch
 
 FORMAT = 1  # raise when a reader of the old layout would misread the new one
+PLAIN_TYPES = (torch.Tensor, torch.nn.Parameter, bool, int, float, str, type(None))
 
 
 def write_atomic(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
@@ -30,6 +30,15 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Delete what `write_atomic` left in `folder` where a process was killed while it wrote.
+
+    Only while no other process writes there.
+    """
+    for path in folder.glob(".*.part"):
+        path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -57,10 +66,14 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no checkpoint there; train the stage first")
     try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch.load compares no checksums
+        if damaged is not None:
+            raise ValueError(f"{damaged} is damaged")
         content = torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, OSError) as error:
+    except Exception as error:  # bytes that are no checkpoint can raise nearly anything
         raise ValueError(
-            f"{path}: not a readable checkpoint ({str(error).splitlines()[0]}); "
+            f"{path}: not a readable checkpoint ({str(error).partition(chr(10))[0]}); "
             "delete the run folder and train again, or restore the file"
         ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -71,9 +84,10 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
 def _refuse_objects(value: Any, place: str) -> None:
     if isinstance(value, dict):
         for key, item in value.items():
+            _refuse_objects(key, f"a key of {place}")
             _refuse_objects(item, f"{place}[{key!r}]")
     elif isinstance(value, (list, tuple)):
         for index, item in enumerate(value):
             _refuse_objects(item, f"{place}[{index}]")
-    elif not (value is None or isinstance(value, (torch.Tensor, bool, int, float, str))):
+    elif type(value) not in PLAIN_TYPES:  # numpy.float64 is a float, but would not load
         raise TypeError(f"{place} is a {type(value).__name__}; only tensors and plain types")
