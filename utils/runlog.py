@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ class RunLog:
         path = folder / "log.csv"
         keep_rows(path, step)
         self._file = path.open("a", newline="", encoding="utf-8")
-        self._writer = csv.writer(self._file)
+        self._writer = csv.writer(self._file, lineterminator="\n")
         if config.tensorboard:
             self._events = SummaryWriter(str(folder / "events"), purge_step=step + 1)
 
@@ -65,4 +66,6 @@ def keep_rows(path: Path, step: int) -> None:
             for row in csv.reader(handle):
                 if len(row) == len(COLUMNS) and row[0].isdigit() and int(row[0]) <= step:
                     rows.append(row)
-    write_text(path, "".join(",".join(row) + "\n" for row in rows))
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_text(path, text.getvalue())
