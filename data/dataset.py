@@ -32,7 +32,10 @@ LabelMap = TypeVar("LabelMap", Tensor, np.ndarray)
 
 @dataclass(frozen=True)
 class Crop:
-    """What a worker reads: int16 HU and uint8 label, (z, y, x); spacing in mm."""
+    """What a worker reads: int16 HU and uint8 label, (z, y, x).
+
+    `spacing`: mm, of the crop after it was resized to `resize_to` (None: as it is).
+    """
 
     image_hu: Tensor
     label: Tensor
@@ -125,12 +128,17 @@ class StageDataset(Dataset[Crop]):
         label_crop, _ = pad_to_multiple(crop(label, box), multiple, value=0)
         step = slice(None, None, stage.stride)
         image_hu, label_crop = image_hu[step, step, step], label_crop[step, step, step]
-        spacing = tuple(length * stage.stride for length in case.spacing)
+        resize_to = _new_shape(image_hu.shape, stage, rng)
+        resized = image_hu.shape if resize_to is None else resize_to
+        z, y, x = (
+            length * stage.stride * old / new
+            for length, old, new in zip(case.spacing, image_hu.shape, resized, strict=True)
+        )
         return Crop(
-            torch.from_numpy(np.ascontiguousarray(image_hu)),
-            torch.from_numpy(np.ascontiguousarray(label_crop)),
-            (spacing[0], spacing[1], spacing[2]),
-            _new_shape(image_hu.shape, stage, rng),
+            torch.from_numpy(np.array(image_hu)),  # a copy: the cache's memory map is read-only
+            torch.from_numpy(np.array(label_crop)),
+            (z, y, x),
+            resize_to,
             case.case_id,
             case.center,
             index,
@@ -143,13 +151,14 @@ def _new_shape(
     """Size that the crop is resized to: below the cap always, a random rescaling sometimes."""
     rescale = rng.random() < stage.rescale_probability
     factor = rng.uniform(*stage.rescale_range)
-    voxels = float(np.prod(shape))
-    if voxels > stage.max_voxels:
-        factor = (stage.max_voxels / voxels) ** (1 / 3)
-    elif not rescale or stage.roi == "volume":
+    largest = (stage.max_voxels / float(np.prod(shape))) ** (1 / 3)
+    if largest >= 1 and (not rescale or stage.roi == "volume"):
         return None
-    factor = min(factor, (stage.max_voxels / voxels) ** (1 / 3))
-    z, y, x = (max(int(n * factor) // NETWORK_MULTIPLE, 1) * NETWORK_MULTIPLE for n in shape)
+    factor = largest if largest < 1 else min(factor, largest)
+    sides = [max(round(n * factor / NETWORK_MULTIPLE), 1) * NETWORK_MULTIPLE for n in shape]
+    while np.prod(sides) > stage.max_voxels:  # rounding up went above the cap
+        sides[int(np.argmax(sides))] -= NETWORK_MULTIPLE
+    z, y, x = sides
     return z, y, x
 
 
