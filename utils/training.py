@@ -20,19 +20,20 @@ from data.centers import Center, Split, load_centers, make_split, round_robin
 from data.dataset import Crop, StageDataset, load_on_device, make_sample, sample_seed
 from data.preprocess import PreparedCase, PrepareSettings, prepare_centers
 from methods import Method, build_method
-from utils.checkpoint import load_checkpoint, save_checkpoint
-from utils.config import to_plain
+from utils.checkpoint import load_checkpoint, remove_partial_files, save_checkpoint
+from utils.config import StoppedError, to_plain
 from utils.device import World, autocast, join_world, select_device, select_precision
 from utils.progress import Progress
 from utils.runlog import RunLog
 from utils.runs import Run, environment, locked, mark_done, open_runs
 from utils.stages import Config
 
+MIN_LOSS_SCALE = 1.0  # fp16: with gradients still infinite here, the scale is not the cause
 SIGTERM_EXIT = 128 + signal.SIGTERM
 
 
-class NonFiniteLossError(RuntimeError):
-    """A loss term became NaN or infinite; the last good state is on disk."""
+class NonFiniteLossError(StoppedError):
+    """A loss term or a gradient became NaN or infinite; the last good state is on disk."""
 
 
 @dataclass
@@ -71,6 +72,7 @@ def fit(config: Config) -> list[Run]:
     device = select_device(config.device)
     config = replace(config, precision=select_precision(config.precision, device))
     with join_world(device) as world:
+        build_method(config)  # a wrong setting ends here, before anything is written
         centers = load_centers(config.centers)
         splits = select_splits(config, centers)
         if world.first:  # the first process prepares, the others then read
@@ -78,6 +80,7 @@ def fit(config: Config) -> list[Run]:
         world.wait()
         if not world.first:
             prepared = _prepare(config, centers, splits)
+        splits = [keep_prepared(split, prepared) for split in splits]
         runs = open_runs(config, splits) if world.first else []
         world.wait()
         time_ = world.from_first(runs[0].time if runs else "")
@@ -111,6 +114,16 @@ def select_splits(config: Config, centers: dict[str, Center]) -> list[Split]:
     return [make_split(centers, config.sources or None, target, organ)]
 
 
+def keep_prepared(split: Split, prepared: dict[str, list[PreparedCase]]) -> Split:
+    """The split without the doubles that a center drops (its `drop_doubles`)."""
+    kept = {(case.center, case.case_id) for cases in prepared.values() for case in cases}
+    return replace(
+        split,
+        train_cases=tuple(case for case in split.train_cases if case in kept),
+        test_cases=tuple(case for case in split.test_cases if case in kept),
+    )
+
+
 def train_split(
     config: Config,
     run: Run,
@@ -127,8 +140,10 @@ def train_split(
     state = build_state(method, config, device)
     lock = locked(run) if world.first else _unlocked()
     with lock, _sigterm() as terminated:
+        if world.first:
+            remove_partial_files(run.folder)
         if run.checkpoint.is_file():
-            state.load(load_checkpoint(run.checkpoint, device))
+            load_state(state, run, world)
             _say(world, f"{run.folder}: goes on from step {state.step}")
         else:
             _say(world, f"{run.folder}: {len(dataset)} cases, {config.precision} on {device}")
@@ -153,14 +168,33 @@ def build_state(method: Method, config: Config, device: torch.device) -> State:
     return State(network, optimizer, scaler)
 
 
+def load_state(state: State, run: Run, world: World) -> None:
+    """Go back to the run's last state; a ValueError where other processes shared its samples."""
+    device = next(state.network.parameters()).device
+    content = load_checkpoint(run.checkpoint, device)
+    if content["processes"] != world.size:
+        raise ValueError(
+            f"{run.folder}: trained by {content['processes']} processes, now there are "
+            f"{world.size}: start as many again, or a new run with --no-resume"
+        )
+    state.load(content)
+
+
 def split_cases(split: Split, prepared: dict[str, list[PreparedCase]]) -> list[PreparedCase]:
-    """The training cases of a split. A case of the unseen center among them is an error."""
+    """The training cases of a split.
+
+    Raises ValueError where a case of the test set is among them, or one was not prepared.
+    """
+    there = {(case.center, case.case_id): case for name in prepared for case in prepared[name]}
+    for fault, cases in (
+        ("cases of the test set would train", set(split.train_cases) & set(split.test_cases)),
+        ("cases to train on were not prepared", set(split.train_cases) - set(there)),
+    ):
+        if cases:
+            names = ", ".join("/".join(case) for case in sorted(cases))
+            raise ValueError(f"split for {split.target}: {fault}: {names}")
     wanted = set(split.train_cases)
-    cases = [c for name in prepared for c in prepared[name] if (c.center, c.case_id) in wanted]
-    leaked = [c.case_id for c in cases if (c.center, c.case_id) in set(split.test_cases)]
-    if leaked or len(cases) != len(wanted):
-        raise ValueError(f"split for {split.target}: test cases in training or missing: {leaked}")
-    return cases
+    return [case for name, case in there.items() if name in wanted]
 
 
 def total_steps(config: Config, cases: int, world_size: int) -> int:
@@ -187,7 +221,8 @@ def train_steps(
         lr = config.lr * (1 - state.step / steps) ** config.lr_power
         terms, cases = backward(config, method, state, samples, device)
         world.average_gradients(state.network.parameters())
-        if not state.scaler.is_enabled():  # the scaler of fp16 skips infinite gradients itself
+        if not state.scaler.is_enabled() or state.scaler.get_scale() < MIN_LOSS_SCALE:
+            # the scaler of fp16 skips a step of infinite gradients and lowers the scale
             gradients = [p.grad for p in state.network.parameters() if p.grad is not None]
             terms["grad_norm"] = nn.utils.get_total_norm(gradients)
         values = check_finite(terms, cases, save)
@@ -303,6 +338,7 @@ class Saver:
             return
         content = {
             **self.state.to_plain(),
+            "processes": self.world.size,
             "config": to_plain(self.config),
             "split": to_plain(self.split),
             "split_hash": self.split.hash,
