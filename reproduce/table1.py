@@ -1,0 +1,96 @@
+"""Table I, ours beside the paper's: python reproduce/table1.py check/table1.csv
+
+Reads what `python data/check.py centers.toml` wrote and prints Markdown; writes table1.md,
+table1.csv and table1.tex beside it, or into --out. A center of the paper's names stands next to the
+paper's column; rows that a data set's files do not tell are "-".
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from data.table1 import TITLES, UNKNOWN
+
+PAPER = Path(__file__).resolve().parents[1] / "paper" / "table1_datasets.csv"
+COHORT = "patient_cohort"  # the paper tells it, image files do not
+
+
+def read_columns(path: Path) -> dict[str, dict[str, str]]:
+    """Center -> row -> text, from a CSV with a line per row."""
+    with path.open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    names = [name for name in rows[0] if name != "parameter"]
+    return {name: {row["parameter"]: row[name] for row in rows} for name in names}
+
+
+def join_columns(
+    ours: dict[str, dict[str, str]], paper: dict[str, dict[str, str]]
+) -> tuple[list[str], list[list[str]]]:
+    """Header and lines: each of our centers, the paper's of that name after it; then the rest."""
+    columns: list[tuple[str, dict[str, str]]] = []
+    for name, column in ours.items():
+        columns.append((f"{name} (ours)", column))
+        if name in paper:
+            columns.append((f"{name} (paper)", paper[name]))
+    columns += [(f"{name} (paper)", paper[name]) for name in paper if name not in ours]
+    titles = {"cases": TITLES["cases"], COHORT: "patient cohort", **TITLES}
+    lines = [
+        [title, *(column.get(row) or UNKNOWN for _, column in columns)]
+        for row, title in titles.items()
+    ]
+    return ["", *(name for name, _ in columns)], lines
+
+
+def to_markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A pipe table."""
+    rows = [header, ["---"] * len(header), *lines]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def to_latex(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A booktabs-free tabular."""
+    body = [" & ".join(_escape(cell) for cell in row) + r" \\" for row in [header, *lines]]
+    body.insert(1, r"\hline")
+    columns = "l" * len(header)
+    return "\n".join(
+        [rf"\begin{{tabular}}{{{columns}}}", r"\hline", *body, r"\hline", r"\end{tabular}"]
+    )
+
+
+def _escape(text: str) -> str:
+    return text.replace("mm3", "mm$^3$").replace("_", r"\_").replace("%", r"\%")
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    """Print and write the table; 1 where the check has not been run."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("table", type=Path, nargs="?", default=Path("check/table1.csv"))
+    parser.add_argument(
+        "--out", type=Path, help="folder to write to (default: reproduced, beside it)"
+    )
+    arguments = parser.parse_args(given)
+    if not arguments.table.is_file():
+        print(f"{arguments.table}: missing; run python data/check.py centers.toml", file=sys.stderr)
+        return 1
+    header, lines = join_columns(read_columns(arguments.table), read_columns(PAPER))
+    out = arguments.table.parent / "reproduced" if arguments.out is None else arguments.out
+    out.mkdir(parents=True, exist_ok=True)
+    markdown = to_markdown(header, lines)
+    print(markdown)
+    (out / "table1.md").write_text(markdown + "\n", encoding="utf-8")
+    (out / "table1.tex").write_text(to_latex(header, lines) + "\n", encoding="utf-8")
+    with (out / "table1.csv").open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([header, *lines])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
