@@ -15,7 +15,7 @@ import SimpleITK as sitk
 
 from data.centers import load_centers
 from data.check import check_centers, format_findings, main, write_findings
-from tests.volumes import to_image, write_volume
+from tests.volumes import to_image, write_dicom, write_volume
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPE = (10, 20, 24)
@@ -202,3 +202,50 @@ def test_an_msd_data_set_of_a_real_ct_passes(tmp_path: Path) -> None:
     size = sitk.ReadImage(str(source / "example_ct.nii.gz")).GetSize()
     assert facts.shape == size[::-1]
     assert facts.pancreas_ml == pytest.approx(695 * 27 / 1000)
+
+
+def test_the_documents_centers_file_runs_on_the_documents_trees(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    toml = text.split("```toml\n")[1].split("```")[0]
+    (tmp_path / "centers.toml").write_text(toml, encoding="utf-8")
+    pairs = {
+        "MSD": ("Task07_Pancreas/imagesTr/pancreas_001.nii.gz", "labelsTr/pancreas_001.nii.gz"),
+        "RENJI": ("RENJI/images/P001.nrrd", "labels/P001.nrrd"),
+        "RMYY": ("Dataset101_RMYY/imagesTr/CASE_0000.nii.gz", "labelsTr/CASE.nii.gz"),
+        "PANORAMA": (
+            "PANORAMA/batch_1/100001_00001_0000.nii.gz",
+            "panorama_labels/manual_labels/100001_00001.nii.gz",
+        ),
+    }
+    for seed, (image, label) in enumerate(pairs.values()):
+        image_hu, classes = make_pair(seed)
+        root = tmp_path / image.split("/")[0]
+        write_volume(tmp_path / image, to_image(image_hu, SPACING))
+        write_volume(root / label, to_image(classes, SPACING))
+    labels = '{"labels": {"background": 0, "pancreas": 1, "tumor": 2}}'
+    (tmp_path / "Dataset101_RMYY" / "dataset.json").write_text(labels)
+    write_volume(tmp_path / "Pancreas-CT/TCIA_pancreas_labels/label0001.nii.gz", make_pair(9)[1])
+    write_dicom(tmp_path / "Pancreas-CT/PANCREAS_0001/study/series", make_pair(9)[0])
+    relabel_panorama(tmp_path / "PANORAMA" / pairs["PANORAMA"][1])
+    relabel_nih(tmp_path / "Pancreas-CT/TCIA_pancreas_labels/label0001.nii.gz")
+    findings = check_centers(load_centers(tmp_path / "centers.toml"))
+    assert findings.refused == []
+    assert {name: len(facts) for name, facts in findings.facts.items()} == {
+        "MSD": 1,
+        "RENJI": 1,
+        "RMYY": 1,
+        "NIH": 1,
+        "PANORAMA": 1,
+    }
+    assert findings.facts["NIH"][0].acquisition["manufacturer"] == "SIEMENS"
+
+
+def relabel_panorama(path: Path) -> None:
+    """0, 1 pancreas, 2 tumor -> PANORAMA's 0, 4 parenchyma, 1 lesion."""
+    label = sitk.ReadImage(str(path))
+    sitk.WriteImage(sitk.ChangeLabel(label, {1: 4, 2: 1}), str(path))
+
+
+def relabel_nih(path: Path) -> None:
+    """No lesions."""
+    sitk.WriteImage(sitk.ReadImage(str(path)) > 0, str(path))

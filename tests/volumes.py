@@ -88,3 +88,35 @@ def make_center(tmp_path: Path, name: str, seeds: tuple[int, ...], **keys: objec
         )
         write_volume(folder / "labels" / f"case_{seed}.nii.gz", to_image(label, BLOB_SPACING))
     return Center(name, "folder", tmp_path / name, **keys)  # type: ignore[arg-type]
+
+
+def write_dicom(folder: Path, image_hu: np.ndarray, leave_out: tuple[int, ...] = ()) -> None:
+    """One axial CT series as a scanner writes it, files named against the slice order."""
+    folder.mkdir(parents=True)
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    for z in range(image_hu.shape[0]):
+        if z in leave_out:
+            continue
+        image = sitk.GetImageFromArray(image_hu[z])
+        image.SetSpacing((0.7, 0.7))
+        tags = {
+            "0008|0060": "CT",
+            "0008|0070": "SIEMENS",
+            "0018|0050": "2.5",
+            "0018|0060": "120",
+            "0018|1151": str(200 + 10 * z),
+            "0018|9311": "0.9",
+            "0020|000d": "1.2.3",
+            "0020|000e": "1.2.3.4",
+            "0008|0018": f"1.2.3.4.{z + 1}",
+            "0020|0013": str(image_hu.shape[0] - z),
+            "0020|0032": f"-10\\-20\\{-300 + 2.5 * z}",
+            "0020|0037": "1\\0\\0\\0\\1\\0",
+            "0028|1052": "0",
+            "0028|1053": "1",
+        }
+        for tag, value in tags.items():
+            image.SetMetaData(tag, value)
+        writer.SetFileName(str(folder / f"{image_hu.shape[0] - z:06d}.dcm"))
+        writer.Execute(image)
