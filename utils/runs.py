@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import torch
@@ -112,7 +113,8 @@ def open_runs(config: Config, splits: Sequence[Any]) -> list[Run]:
             if not run.done and any(_fits(run, split) for split in splits):
                 time = run.time
                 break
-    time = time or new_time()
+    if time is None:
+        time = _free_time(config)
     runs = []
     for split in splits:
         there = [
@@ -161,6 +163,15 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "command": sys.argv,
     }
+
+
+def _free_time(config: Config) -> str:
+    """Now, or later, so that no other run of the stage has it."""
+    time = new_time()
+    while any(config.checkpoints.glob(f"{time}_{config.stage.name}_*")):
+        sleep(0.2)
+        time = new_time()
+    return time
 
 
 def _facts(run: Run) -> dict[str, Any]:
