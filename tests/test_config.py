@@ -1,0 +1,276 @@
+"""Command line and configuration: every default runs, every wrong value is named."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+
+from methods import METHODS
+from tests.conftest import ROOT
+from utils.config import (
+    check_config,
+    config_from_plain,
+    parse_config,
+    parse_evaluation,
+    read_config,
+    run_script,
+    stage_named,
+    to_plain,
+)
+from utils.stages import STAGES, TUMOR_COARSE, TUMOR_FINE, Config, Stage, setting_names
+
+SCRIPTS = sorted(ROOT.glob("train_*/train_sh_*.py")) + sorted(
+    ROOT.glob("evaluate_*/evaluate_sh_*.py")
+)
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """The message with which a train script's command line is refused."""
+    with pytest.raises(SystemExit) as exit_:
+        parse_config(TUMOR_COARSE, argv)
+    assert exit_.value.code == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("stage", STAGES.values(), ids=list(STAGES))
+def test_without_arguments_the_configuration_is_the_stage_and_the_defaults(stage: Stage) -> None:
+    config = parse_config(stage, [])
+    assert config == Config(stage)
+    check_config(config)
+
+
+@pytest.mark.parametrize("stage", STAGES.values(), ids=list(STAGES))
+def test_every_default_can_be_given_as_it_is_shown(stage: Stage) -> None:
+    config = Config(stage)
+    for owner in (config, stage):
+        for name in setting_names(type(owner)):
+            default = getattr(owner, name)
+            argv = as_given(name, default)
+            assert parse_config(stage, argv) == config, argv
+
+
+def as_given(name: str, value: object) -> list[str]:
+    """`value` as a user would give it; nothing where only leaving it out means it."""
+    flag = "--" + name.replace("_", "-")
+    if value is None or value == () or value == {}:
+        return []
+    if isinstance(value, bool):
+        return [flag if value else "--no-" + flag[2:]]
+    if isinstance(value, dict):
+        return [flag, *(f"{key}={item}" for key, item in value.items())]
+    if isinstance(value, tuple):
+        return [flag, *map(str, value)]
+    return [flag, str(value)]
+
+
+def test_the_stage_table_is_the_protocols() -> None:
+    rows = {
+        name: (stage.epochs, stage.max_voxels, stage.views, stage.distance, stage.slices)
+        for name, stage in STAGES.items()
+    }
+    assert rows["pancreas_coarse"][0] == rows["pancreas_fine"][0] == 150
+    assert rows["pancreas_fine"][1:] == (6_000_000, 1, False, False)
+    assert rows["tumor_coarse"] == (800, 4_000_000, 2, True, False)
+    assert rows["tumor_fine"] == (800, 6_000_000, 2, True, True)
+    assert [stage.previous for stage in STAGES.values()] == [None, *list(STAGES)[:3]]
+    config = Config(TUMOR_FINE)
+    assert (config.lr, config.lr_power, config.weight_decay, config.seed) == (1e-4, 0.9, 5e-4, 2022)
+
+
+def test_the_weight_of_one_term_leaves_the_others() -> None:
+    weights = parse_config(TUMOR_COARSE, ["--weights", "con=0.1", "cos=0"]).stage.weights
+    assert weights == {"seg": 1, "dis": 1, "tran": 1, "con": 0.1, "cos": 0}
+
+
+def test_zero_is_a_value_that_a_user_can_mean() -> None:
+    config = parse_config(TUMOR_COARSE, ["--seed", "0", "--workers", "0", "--weight-decay", "0"])
+    assert (config.seed, config.workers, config.weight_decay) == (0, 0, 0)
+
+
+def test_tuples_flags_and_method_settings_are_read_as_their_types() -> None:
+    argv = ["--sources", "A", "B", "--jitter-voxels", "-5", "40", "--no-resume", "--slices"]
+    config = parse_config(TUMOR_COARSE, [*argv, "--set", "views.levels=3", "a=[1, 2]", "b=text"])
+    assert config.sources == ("A", "B")
+    assert config.stage.jitter_voxels == (-5, 40)
+    assert config.resume is False
+    assert config.stage.slices is True
+    assert config.settings == {"views.levels": 3, "a": [1, 2], "b": "text"}
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--width", "12"],
+        ["--width", "0"],
+        ["--epochs", "0"],
+        ["--views", "0"],
+        ["--accumulate", "0"],
+        ["--workers", "-1"],
+        ["--lr", "0"],
+        ["--lr", "nan"],
+        ["--lr", "inf"],
+        ["--lr-power", "-1"],
+        ["--weight-decay", "-0.1"],
+        ["--seed", "-1"],
+        ["--spacing", "1", "0", "1"],
+        ["--stride", "0"],
+        ["--rounds", "0"],
+        ["--threshold", "1"],
+        ["--temperature", "0"],
+        ["--steepness", "0"],
+        ["--max-voxels", "511"],
+        ["--window-voxels", "0", "8"],
+        ["--margin-voxels", "5", "-1", "25"],
+        ["--jitter-voxels", "30", "0"],
+        ["--jitter-z-fraction", "0.2", "0.1"],
+        ["--rescale-probability", "1.5"],
+        ["--rescale-range", "0", "1.2"],
+        ["--rescale-range", "1.2", "0.8"],
+        ["--agreement-dice", "2"],
+        ["--min-round-voxels", "-1"],
+        ["--weights", "con=-1"],
+        ["--weights", "con=many"],
+        ["--weights", "con=null"],
+        ["--weights", "con=Infinity"],
+        ["--weights", "seg=0", "dis=0", "tran=0", "con=0", "cos=0"],
+        ["--weights", "other=1"],
+        ["--weights", "con"],
+        ["--sources", "A", "A"],
+        ["--time", "2026/01"],
+        ["--checkpoint-seconds", "nan"],
+        ["--consistency", "nothing"],
+        ["--upsample", "cubic"],
+        ["--precision", "fp8"],
+        ["--epochs", "many"],
+        ["--spacing", "1", "1"],
+        ["--set", "novalue"],
+        ["--sources"],
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_value_is_refused_with_the_name_of_the_setting(
+    argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert argv[0] in refusal(capsys, *argv)
+
+
+def test_the_unseen_center_cannot_be_a_source(capsys: pytest.CaptureFixture[str]) -> None:
+    message = refusal(capsys, "--sources", "A", "B", "--target", "B")
+    assert "--target B" in message
+
+
+def test_an_unknown_option_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--learning-rate" in refusal(capsys, "--learning-rate", "1")
+
+
+def changed_config() -> Config:
+    """A configuration in which every field differs from its default."""
+    argv = "--epochs 3 --views 3 --slices --consistency cosine --sources A B --target C --time t1"
+    argv += " --window-voxels 8 16 --weights con=0.5 --set views.kernels=[1,3] --no-resume"
+    argv += " --centers x/c.toml --spacing 3 1 1 --upsample nearest --checkpoints /tmp/ä"
+    return parse_config(TUMOR_FINE, argv.split())
+
+
+@pytest.mark.parametrize(
+    "config", [*(Config(stage) for stage in STAGES.values()), changed_config()]
+)
+def test_a_configuration_comes_back_from_json_equal(config: Config, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(to_plain(config)), encoding="utf-8")
+    back = read_config(path)
+    assert back == config
+    for owner, other in ((back, config), (back.stage, config.stage)):
+        for item in fields(owner):
+            assert type(getattr(owner, item.name)) is type(getattr(other, item.name)), item.name
+
+
+def test_a_configuration_of_another_version_is_refused_with_the_key() -> None:
+    plain = to_plain(Config(TUMOR_COARSE))
+    with pytest.raises(ValueError, match="momentum"):
+        config_from_plain({**plain, "momentum": 0.9})
+    with pytest.raises(ValueError, match="stage"):
+        config_from_plain({key: value for key, value in plain.items() if key != "stage"})
+    stage = {key: value for key, value in plain["stage"].items() if key != "roi"}
+    with pytest.raises(ValueError, match="roi"):
+        config_from_plain({**plain, "stage": stage})
+
+
+def test_a_configuration_is_frozen_and_the_stages_are_untouched_by_the_command_line() -> None:
+    before = dict(TUMOR_COARSE.weights)
+    parse_config(TUMOR_COARSE, ["--weights", "con=0.1", "--epochs", "1"])
+    assert TUMOR_COARSE.weights == before
+    assert TUMOR_COARSE.epochs == 800
+
+
+def test_an_unknown_stage_is_refused_with_the_choices() -> None:
+    with pytest.raises(ValueError, match="tumor_fine"):
+        stage_named("liver")
+
+
+def test_evaluation_keeps_what_was_given_and_defaults_to_segmented_rois() -> None:
+    evaluation = parse_evaluation(TUMOR_COARSE, ["--sources", "A", "B", "--target", "C"])
+    assert (evaluation.sources, evaluation.target) == (("A", "B"), "C")
+    assert (evaluation.stage, evaluation.roi_source) == ("tumor_coarse", "seg")
+
+
+def test_what_the_user_can_mend_ends_a_script_with_one_line_and_status_2(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(error: Exception) -> None:
+        raise error
+
+    for error in (ValueError("case x is bad"), FileNotFoundError("no file y")):
+        with pytest.raises(SystemExit) as exit_:
+            run_script(fail, error)
+        assert exit_.value.code == 2
+        assert capsys.readouterr().err == f"error: {error}\n"
+    with pytest.raises(KeyError):
+        run_script(fail, KeyError("a mistake of the program"))
+
+
+@pytest.mark.parametrize("stage", STAGES.values(), ids=list(STAGES))
+def test_the_help_of_a_train_script_tells_default_and_source_of_every_setting(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        parse_config(stage, ["--help"])
+    assert exit_.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for owner in (Config, Stage):
+        for item in fields(owner):
+            if item.name not in setting_names(owner):
+                continue
+            flag = "--set" if item.name == "settings" else "--" + item.name.replace("_", "-")
+            _, found, text = shown.partition(item.metadata["help"])
+            assert flag in shown
+            assert found, item.name
+            assert item.metadata["source"]
+            assert text.lstrip().startswith("(default: "), item.name
+            assert f"; source: {item.metadata['source']})" in text[:120], item.name
+    assert "default: 0.0001;" in shown
+    assert f"default: {stage.epochs};" in shown
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_a_script_explains_itself_from_another_folder(script: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(script), "--help"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "default:" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_there_is_a_train_and_an_evaluate_script_for_each_stage() -> None:
+    stems = {path.stem for path in SCRIPTS}
+    assert stems == {f"{kind}_sh_{name}" for kind in ("train", "evaluate") for name in STAGES}
+
+
+def test_the_default_method_is_one_of_the_methods() -> None:
+    assert Config(replace(TUMOR_COARSE)).method in METHODS

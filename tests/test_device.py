@@ -1,0 +1,98 @@
+"""Devices, arithmetic, and the processes that train together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import ROOT, start_script
+from utils.device import World, autocast, join_world, select_device, select_precision
+
+CPU = torch.device("cpu")
+
+
+def test_auto_is_a_gpu_where_there_is_one_and_else_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert select_device("auto") == CPU
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert select_device("auto") == torch.device("cuda", 0)
+    assert select_device("cuda:1") == torch.device("cuda", 1)
+
+
+def test_under_torchrun_each_process_takes_the_gpu_of_its_local_rank(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert select_device("auto") == select_device("cuda") == torch.device("cuda", 1)
+
+
+@pytest.mark.parametrize("name", ["cuda:7", "tpu", "mps", "", "cpu1"])
+def test_a_device_that_is_not_there_is_refused_by_name(name: str) -> None:
+    with pytest.raises(ValueError, match=f"--device {name}:"):
+        select_device(name)
+
+
+def test_a_precision_that_is_given_is_kept_and_auto_is_one_that_the_cpu_computes() -> None:
+    assert [select_precision(name, CPU) for name in ("bf16", "fp16", "fp32")] == [
+        "bf16", "fp16", "fp32",
+    ]  # fmt: skip
+    assert select_precision("auto", CPU) in ("bf16", "fp32")
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)],
+)
+def test_a_product_is_computed_in_the_precision(precision: str, dtype: torch.dtype) -> None:
+    with autocast(CPU, precision):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+
+
+def test_a_single_process_is_first_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with join_world(CPU) as world:
+        assert world == World(0, 1)
+        assert world.first
+        parameter = torch.nn.Parameter(torch.zeros(2))
+        parameter.grad = torch.tensor([1.0, 2.0])
+        world.average_gradients([parameter])
+        assert parameter.grad.tolist() == [1.0, 2.0]
+        assert world.all_true(True, CPU)
+        assert not world.all_true(False, CPU)
+        assert world.share(torch.tensor([3.0])).tolist() == [3.0]
+        assert world.from_first("x") == "x"
+        world.wait()
+
+
+TWO_PROCESSES = """
+import torch
+from utils.device import join_world
+cpu = torch.device("cpu")
+with join_world(cpu) as world:
+    a, b = torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(1, 2))
+    a.grad = torch.tensor([1.0, 4.0]) * (world.rank + 1)
+    if world.first:
+        b.grad = torch.tensor([[6.0, 0.0]])
+    world.average_gradients([a, b])
+    assert a.grad.tolist() == [1.5, 6.0] and b.grad.tolist() == [[3.0, 0.0]], (a.grad, b.grad)
+    assert world.all_true(True, cpu) and not world.all_true(world.first, cpu)
+    assert world.share(torch.tensor([float(world.rank)])).tolist() == [0.5]
+    assert world.from_first(f"of {world.rank}") == "of 0"
+    world.wait()
+    print("right in", world.rank)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_average_agree_and_share(tmp_path: Path) -> None:
+    script = tmp_path / "two.py"
+    script.write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{TWO_PROCESSES}")
+    process = start_script(str(script), processes=2)
+    shown, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, shown
+    assert shown.count("right in") == 2
