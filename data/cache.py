@@ -134,8 +134,18 @@ def remove_leftovers(cache: Path) -> None:
     """Delete what killed processes of this machine left unfinished."""
     for path in cache.glob(f"*/{_UNFINISHED}{socket.gethostname()}-*"):
         pid = path.name.removeprefix(f"{_UNFINISHED}{socket.gethostname()}-").split("-")[0]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+        if pid.isdigit() and not _is_alive(int(pid)):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)  # signal 0 only asks
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -29,9 +29,20 @@ IMAGE, LABEL = "image.npy", "label.npy"
 
 @dataclass(frozen=True)
 class PrepareSettings:
-    """`spacing`: mm, (z, y, x), of the prepared grid; None keeps each case's own."""
+    """`spacing`: mm, (z, y, x), of the prepared grid; None keeps each case's own.
+
+    Raises `ValueError` where it is not three numbers above 0.
+    """
 
     spacing: Triple | None = (1.5, 0.8, 0.8)
+
+    def __post_init__(self) -> None:
+        if self.spacing is None:
+            return
+        if len(self.spacing) != 3 or not all(0 < step < np.inf for step in self.spacing):
+            raise ValueError(f"spacing must be three numbers above 0 (z, y, x), not {self.spacing}")
+        z, y, x = (float(step) for step in self.spacing)  # 1 and 1.0 share a cache
+        object.__setattr__(self, "spacing", (z, y, x))
 
 
 @dataclass(frozen=True)

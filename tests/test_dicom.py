@@ -90,10 +90,19 @@ def test_a_missing_dicom_slice_is_refused(tmp_path: Path) -> None:
         load_image(tmp_path / "a", "a")
 
 
+def test_a_series_is_found_below_its_study(tmp_path: Path) -> None:
+    write_dicom(tmp_path / "patient" / "study" / "series", make_image_hu())
+    case = load_image(tmp_path / "patient", "a")
+    np.testing.assert_array_equal(case.image_hu, make_image_hu())
+    write_dicom(tmp_path / "patient" / "study" / "other", make_image_hu(1))
+    with pytest.raises(DataError, match="patient: holds 0 DICOM series"):
+        load_image(tmp_path / "patient", "a")
+
+
 def test_a_folder_of_dicom_folders_is_a_center(tmp_path: Path) -> None:
     write_dicom(tmp_path / "images" / "a", make_image_hu())
     center = folder_center(tmp_path)
     case = load_case(center, list_cases(center)[0])
     np.testing.assert_array_equal(case.image_hu, make_image_hu())
     with pytest.raises(DataError, match="holds 0 DICOM series"):
-        load_image(tmp_path, "b")
+        load_image(tmp_path / "images" / "a" / "b", "b")

@@ -19,11 +19,11 @@ from data.preprocess import (
     restore_prob,
     to_prepared_mask,
 )
-from data.readers import list_cases, load_case, write_mask
+from data.readers import list_cases, load_case, load_image, write_mask
 from data.roi import bounding_box
 from tests.volumes import BLOB_SHAPE as SHAPE
 from tests.volumes import BLOB_SPACING as SPACING
-from tests.volumes import make_center, make_pair
+from tests.volumes import ORIENTATIONS, make_center, make_pair, to_image, write_volume
 
 
 def prepare(
@@ -106,3 +106,26 @@ def test_arrays_are_read_only_memory_maps_that_pickling_does_not_copy(tmp_path: 
     content = pickle.dumps(case)
     assert len(content) < image_hu.nbytes / 2
     np.testing.assert_array_equal(pickle.loads(content).image_hu, image_hu)
+
+
+def test_a_result_of_any_of_48_orientations_lies_on_its_organ_in_the_file(tmp_path: Path) -> None:
+    image_hu, label = make_pair(1)
+    for orientation in ORIENTATIONS:
+        file = to_image(image_hu, SPACING, orientation)
+        path = write_volume(tmp_path / "image.nii.gz", file)
+        case = load_image(path, "a")
+        for spacing, least in ((None, 1.0), ((1.5, 0.8, 0.8), 0.95)):
+            prepared = prepare_case(case, PrepareSettings(spacing))
+            mask = to_prepared_mask(label > 0, prepared)
+            restored = restore_prob(mask.astype(np.float32), prepared) >= 0.5
+            write_mask(tmp_path / "mask.nii.gz", restored, prepared.grid)
+            found = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "mask.nii.gz"))) > 0
+            expected = sitk.GetArrayFromImage(to_image(label, SPACING, orientation)) > 0
+            overlap = 2 * np.count_nonzero(found & expected)
+            assert overlap / (np.count_nonzero(found) + np.count_nonzero(expected)) >= least
+
+
+@pytest.mark.parametrize("spacing", [(0.0, 1.0, 1.0), (1.0, 1.0), (np.nan, 1.0, 1.0)])
+def test_a_spacing_that_is_none_is_refused(spacing: tuple[float, float, float]) -> None:
+    with pytest.raises(ValueError, match="spacing must be three numbers above 0"):
+        PrepareSettings(spacing)

@@ -15,6 +15,7 @@ from data.case import DataError, Grid
 from data.readers import list_cases, load_case, load_image, read_mask, write_mask
 from data.readers.volume import axis_map, grid_axis_map, read_volume
 from tests.volumes import (
+    ORIENTATIONS,
     SPACING,
     folder_center,
     make_image_hu,
@@ -22,12 +23,6 @@ from tests.volumes import (
     to_image,
     write_volume,
 )
-
-ORIENTATIONS = [
-    "".join(letters)
-    for pairs in itertools.permutations(("RL", "AP", "IS"))
-    for letters in itertools.product(*pairs)
-]
 
 
 def rotation(degrees: tuple[float, ...]) -> np.ndarray:

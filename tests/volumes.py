@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,11 @@ from data.readers import list_cases, load_case
 
 SPACING = (2.9, 1.3, 0.7)  # mm, (z, y, x): three different, none of them round
 ORIGIN_XYZ = (-31.7, 12.3, -404.9)
+ORIENTATIONS = [
+    "".join(letters)
+    for pairs in itertools.permutations(("RL", "AP", "IS"))
+    for letters in itertools.product(*pairs)
+]
 
 
 def make_image_hu(seed: int = 0, shape: tuple[int, int, int] = (5, 6, 7)) -> np.ndarray:

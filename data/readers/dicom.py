@@ -41,12 +41,13 @@ def _slices(folder: Path) -> list[Path]:
 
 
 def read_dicom_folder(folder: Path) -> Volume:
-    """The one series in `folder` (not below it).
+    """The one series in `folder`, or else in the only folder below it that holds slices.
 
     Raises `DataError` where there is none, more than one, a slice is missing, or it is tilted.
     """
     series: tuple[str, ...] = ()
     if folder.is_dir():
+        folder = _with_slices(folder)
         series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
     if len(series) != 1:
         raise DataError(
@@ -68,6 +69,14 @@ def read_dicom_folder(folder: Path) -> Volume:
     _check_positions(reader, len(names), folder)
     volume = volume_from_image(image, folder)
     return Volume(volume.array, volume.grid, volume.notes, _tags(reader, len(names)))
+
+
+def _with_slices(folder: Path) -> Path:
+    """The folder itself if files lie in it, else the one below that has slices, if it is one."""
+    if any(path.is_file() and not path.name.startswith(".") for path in folder.iterdir()):
+        return folder
+    below = [path for path in folder.rglob("*") if path.is_dir() and _slices(path)]
+    return below[0] if len(below) == 1 else folder
 
 
 def _check_positions(reader: sitk.ImageSeriesReader, count: int, folder: Path) -> None:
