@@ -1,20 +1,14 @@
-"""Small centers, and runs whose network is a window of HU, for the tests of the evaluation.
-
-As a script it evaluates, is killed where it was told, and begins again: see `main`.
-"""
+"""Small centers, and runs whose network is a window of HU, for the tests of the evaluation."""
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
-from collections.abc import Callable
-from dataclasses import replace
+import csv
+import json
+import re
+import shlex
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import SimpleITK as sitk
@@ -22,15 +16,15 @@ import torch
 from scipy import ndimage
 from torch import Tensor, nn
 
-import utils.pipeline
 from data.case import HU_RANGE
 from data.centers import Split
 from data.dataset import HU_WINDOW
-from methods import METHODS, Method
+from methods import Method
 from utils.checkpoint import save_checkpoint, write_text
-from utils.config import Evaluation, to_plain
+from utils.config import Evaluation, parse_config, parse_evaluation, to_plain
+from utils.pipeline import run_stage
 from utils.runs import Run, create_run, mark_done
-from utils.stages import STAGES, Config, Stage
+from utils.stages import STAGE_NAMES, STAGES, Config, Stage
 
 SPACING = (2.5, 2.0, 2.0)  # mm of the files, (z, y, x)
 PREPARED_SPACING = (3.0, 2.4, 2.4)
@@ -38,7 +32,9 @@ PANCREAS_HU, TUMOR_HU = 100, 180
 PANCREAS_CUT, TUMOR_CUT = 60.0, 140.0  # HU between the tissues
 PANCREAS_SIZE, TUMOR_SIZE = (9, 16, 20), (6, 9, 9)  # voxels
 ORIENTATIONS = ("LPS", "RAI", "PIR", "ASL")
-TIME = "20250101-000000"
+TIME, LATER = "20250101-000000", "20250202-000000"
+CASES = ("case_0", "case_1", "case_2", "case_3")  # of center C
+NOTHING = {"numbers": torch.tensor([1000.0, 3000.0, 1.0, 0.0])}  # a network that finds nothing
 
 
 class HuWindow(nn.Module):
@@ -156,69 +152,54 @@ def write_toml(path: Path, centers: dict[str, dict[str, Any]]) -> Path:
     return path
 
 
-KILLABLE = ("predict_case", "write_mask", "write_cases", "write_summary", "mark_done")
+@dataclass(frozen=True)
+class Place:
+    """Centers, runs and cache of a test."""
+
+    centers: Path
+    checkpoints: Path
+    cache: Path
+
+    def request(self, stage: str, **changes: Any) -> Evaluation:
+        """An evaluation on center C, on a CPU."""
+        values: dict[str, Any] = {"target": "C", "device": "cpu", "precision": "fp32", "workers": 0}
+        values |= {"centers": self.centers, "checkpoints": self.checkpoints, "cache": self.cache}
+        return Evaluation(stage, **{**values, **changes})
+
+    def evaluate(self, stage: str, **changes: Any) -> Path:
+        """The folder of the one result of `run_stage`."""
+        (folder,) = run_stage(self.request(stage, **changes))
+        return folder
+
+    def all_stages(self, **changes: Any) -> dict[str, Path]:
+        return {stage: self.evaluate(stage, **changes) for stage in STAGE_NAMES}
 
 
-def kill_at(name: str, call: int, when: str) -> None:
-    """Make the given call (from 1) of a function that the pipeline uses the process's last."""
-    real: Callable[..., Any] = getattr(utils.pipeline, name)
-    calls = []
-
-    def deadly(*args: Any, **kwargs: Any) -> Any:
-        calls.append(name)
-        if when == "before" and len(calls) == call:
-            os.kill(os.getpid(), signal.SIGKILL)
-        value = real(*args, **kwargs)
-        if when == "after" and len(calls) == call:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return value
-
-    setattr(utils.pipeline, name, deadly)
+def read_rows(folder: Path) -> dict[str, dict[str, str]]:
+    """cases.csv as text, by case."""
+    with (folder / "cases.csv").open(newline="") as handle:
+        return {row["case_id"]: row for row in csv.DictReader(handle)}
 
 
-def main() -> None:
-    """CENTERS CHECKPOINTS CACHE LOG STAGE, then any number of FUNCTION:CALL:before|after.
-
-    For each of these a process evaluates STAGE and is killed there; a last one runs to its end.
-    Each appends the cases that it has predicted to LOG, and a line with its exit status.
-    """
-    centers, checkpoints, cache, log = (Path(word) for word in sys.argv[1:5])
-    METHODS["window"] = WindowMethod
-    evaluation = Evaluation(
-        sys.argv[5],
-        centers=centers,
-        target="C",
-        checkpoints=checkpoints,
-        cache=cache,
-        device="cpu",
-        precision="fp32",
-        workers=0,
-    )
-    for point in [*sys.argv[6:], ""]:
-        child = os.fork()  # nothing has been computed yet, so no thread is lost
-        if child == 0:
-            _evaluate_and_die(evaluation, log, point)
-        status = os.waitpid(child, 0)[1]
-        with log.open("a") as handle:
-            handle.write(f"status {os.waitstatus_to_exitcode(status)}\n")
+def read_summary(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "summary.json").read_text())
 
 
-def _evaluate_and_die(evaluation: Evaluation, log: Path, point: str) -> None:
-    if point:
-        name, call, when = point.split(":")
-        kill_at(name, int(call), when)
-    evaluate_case = utils.pipeline.evaluate_case
-
-    def logged(*args: Any) -> Any:
-        row = evaluate_case(*args)
-        with log.open("a") as handle:
-            handle.write(f"{row['case_id']}\n")
-        return row
-
-    setattr(utils.pipeline, evaluate_case.__name__, logged)
-    utils.pipeline.run_stage(evaluation)
-    os._exit(0)
+def run_of(place: Place, stage: str) -> Run:
+    return Run(next(place.checkpoints.glob(f"{TIME}_{stage}_*")), TIME, ("A", "B"), "C")
 
 
-if __name__ == "__main__":
-    main()
+def printed_commands(error: BaseException) -> list[list[str]]:
+    """The commands of a message, as a shell would split them."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return [shlex.split(line)[1:] for line in lines if line.startswith("python ")]
+
+
+def parsed(command: list[str]) -> Config | Evaluation:
+    """What the script that a command names makes of its arguments."""
+    script = Path(command[0])
+    found = re.fullmatch(r"(train|evaluate)_sh_(\w+)\.py", script.name)
+    assert script.is_file()  # from here
+    assert found is not None
+    parse = parse_config if found[1] == "train" else parse_evaluation
+    return parse(STAGES[found[2]], command[1:])

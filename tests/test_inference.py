@@ -18,10 +18,10 @@ from data.roi import Box
 from methods import METHODS, build_method
 from tests._evaluation_fixtures import WindowMethod, hu_window, small_stage, write_run
 from utils.inference import (
-    MIRRORS,
     Model,
     input_box,
     load_model,
+    mirror_combinations,
     predict_box,
     predict_case,
     predict_mirrored,
@@ -68,8 +68,18 @@ def by_position(image: Tensor) -> Tensor:
 
 
 def test_the_mirrors_are_all_8_and_each_is_there_once() -> None:
-    assert len(MIRRORS) == len(set(MIRRORS)) == 8
-    assert all(set(axes) <= {2, 3, 4} for axes in MIRRORS)
+    mirrors = mirror_combinations((0, 1, 2))
+    assert len(mirrors) == len(set(mirrors)) == 8
+    assert all(set(axes) <= {2, 3, 4} for axes in mirrors)
+    assert {len(mirror_combinations(stage.mirror_axes)) for stage in STAGES.values()} == {8}
+
+
+def test_only_the_axes_of_the_stage_are_mirrored() -> None:
+    assert mirror_combinations((0, 2)) == [(), (2,), (4,), (2, 4)]
+    assert mirror_combinations(()) == [()]
+    model, network = make_model(identity, replace(TUMOR_FINE, mirror_axes=(1, 2)))
+    predict_mirrored(model, torch.zeros(1, 1, 8, 8, 8))
+    assert len(network.shapes) == 4
 
 
 def test_a_probability_is_the_mean_over_8_mirrored_inputs() -> None:
