@@ -104,5 +104,6 @@ def test_a_folder_of_dicom_folders_is_a_center(tmp_path: Path) -> None:
     center = folder_center(tmp_path)
     case = load_case(center, list_cases(center)[0])
     np.testing.assert_array_equal(case.image_hu, make_image_hu())
-    with pytest.raises(DataError, match="holds 0 DICOM series"):
-        load_image(tmp_path / "images" / "a" / "b", "b")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty: holds 0 DICOM series"):
+        load_image(tmp_path / "empty", "b")
