@@ -216,12 +216,14 @@ def _add_settings(group: argparse._ArgumentGroup, cls: type, defaults: Any) -> N
         options: dict[str, Any] = {"help": text, "default": argparse.SUPPRESS, "dest": item.name}
         if item.metadata["choices"]:
             options["choices"] = item.metadata["choices"]
-        options.update(_value_options(item.name, default))
+        options.update(_value_options(default))
+        if item.type == "tuple[int, ...]":
+            options["nargs"] = "*"
         flag = "--set" if item.name == "settings" else "--" + item.name.replace("_", "-")
         group.add_argument(flag, **options)
 
 
-def _value_options(name: str, default: Any) -> dict[str, Any]:
+def _value_options(default: Any) -> dict[str, Any]:
     if isinstance(default, bool):
         return {"action": argparse.BooleanOptionalAction}
     if isinstance(default, Mapping):

@@ -147,6 +147,8 @@ def train_split(
             _say(world, f"{run.folder}: goes on from step {state.step}")
         else:
             _say(world, f"{run.folder}: {len(dataset)} cases, {config.precision} on {device}")
+            if config.init is not None:
+                _say(world, start_from(Path(config.init), state.network, split))
         save = Saver(config, run, split, state, world)
         try:
             train_steps(config, method, state, dataset, save, terminated)
@@ -178,6 +180,32 @@ def load_state(state: State, run: Run, world: World) -> None:
             f"{world.size}: start as many again, or a new run with --no-resume"
         )
     state.load(content)
+
+
+def start_from(folder: Path, network: nn.Module, split: Split) -> str:
+    """Take over the weights of an earlier run, where name and shape agree; says what was taken.
+
+    Raises ValueError where that run has trained on a test case of `split`: through its weights the
+    case would reach this training too.
+    """
+    content = load_checkpoint(folder / "last.pt", next(network.parameters()).device)
+    seen = {(center, case_id) for center, case_id in content["split"]["train_cases"]}
+    leaked = [
+        f"{center}/{case_id}" for center, case_id in split.test_cases if (center, case_id) in seen
+    ]
+    if leaked:
+        raise ValueError(
+            f"--init {folder}: was trained on {', '.join(leaked)}, which this run is tested on; "
+            f"take a run that has not seen {split.target}"
+        )
+    own = network.state_dict()
+    fitting = {
+        name: value
+        for name, value in content["network"].items()
+        if name in own and own[name].shape == value.shape
+    }
+    network.load_state_dict({**own, **fitting})
+    return f"{len(fitting)} of {len(own)} weights from {folder}"
 
 
 def split_cases(split: Split, prepared: dict[str, list[PreparedCase]]) -> list[PreparedCase]:
