@@ -25,8 +25,8 @@ PANEL_PIXELS = 480
 def draw_overlay(path: Path, case: Case, preds: Mapping[str, np.ndarray]) -> None:
     """Write a PNG: a row per plane (axial, coronal), a panel for the CT and for each stage.
 
-    `preds`: stage name -> bool mask (z, y, x) on the case's grid. The planes go through the middle
-    of the label's tumor, else of its pancreas, else of the last mask that is not empty.
+    `preds`: stage name -> bool mask (z, y, x) on the case's grid. The planes go where the label's
+    tumor is largest, else its pancreas, else the last mask that is not empty.
     """
     focus = focus_mask(case, list(preds.values()))
     panels: dict[str, dict[str, np.ndarray]] = {"CT": {}, "label": {}}
@@ -63,7 +63,9 @@ def draw_panel(
 ) -> np.ndarray:
     """One RGB panel, uint8, zoomed to the organs, with isotropic pixels."""
     axis = {"axial": 0, "coronal": 1}[plane]
-    index = int(np.argmax(focus.sum(axis=tuple(a for a in range(3) if a != axis))))
+    areas = focus.sum(axis=tuple(a for a in range(3) if a != axis))
+    largest = np.flatnonzero(areas == areas.max())
+    index = int(largest[len(largest) // 2])
     window = zoom_window(case, focus, axis)
 
     def cut(volume: np.ndarray) -> np.ndarray:
