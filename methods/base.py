@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -93,10 +94,12 @@ def override(settings: Any, values: Mapping[str, Any], place: str = "") -> Any:
 
 
 def _matching(default: Any, value: Any, name: str) -> Any:
-    if isinstance(default, tuple) and isinstance(value, (list, tuple)):
-        return tuple(value)
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(default, tuple) and isinstance(value, (list, tuple)) and value:
+        is_range = isinstance(default[0], float)  # as long as its default; kernel sizes are not
+        if not is_range or len(value) == len(default):
+            return tuple(_matching(default[0], item, name) for item in value)
+    if isinstance(default, float) and type(value) in (int, float) and math.isfinite(value):
         return float(value)
-    if default is not None and type(default) is not type(value):
+    if default is not None and (type(default) is not type(value) or isinstance(value, float)):
         raise ValueError(f"setting {name!r}: {value!r} is not like its default {default!r}")
     return value
