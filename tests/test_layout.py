@@ -1,0 +1,169 @@
+"""The house: imports go one way, paths are set in one way, files stay short."""
+
+from __future__ import annotations
+
+import ast
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT_FOLDERS = ("train_pancreas", "train_tumor", "evaluate_pancreas", "evaluate_tumor")
+PACKAGES = ("data", "losses", "methods", "models", "utils", "reproduce", "benchmarks")
+MAX_LINES, MAX_SCRIPT_LINES = 300, 60
+LONGER = {"utils/training.py": "the one training loop; to be cut at its seams"}
+NAMELESS = ("util.py", "helpers.py", "common.py", "misc.py")
+
+# What each part may import of ours; `utils` is two parts, since data and losses need the lower one.
+BASE = ("stages", "metrics", "postprocess", "checkpoint", "progress", "device")
+MAY_IMPORT = {
+    "utils base": (),
+    "models": ("models", "utils base"),
+    "losses": ("losses", "utils base"),
+    "data": ("data", "losses", "utils base"),
+    "methods": ("methods", "models", "losses", "data", "utils base"),
+    "utils": ("utils", "utils base", "methods", "models", "losses", "data"),
+    "reproduce": ("reproduce", "utils", "utils base", "methods", "models", "losses", "data"),
+}
+
+
+def source_files(*folders: str) -> list[Path]:
+    """Python files of the project, of these folders or of all but the tests."""
+    tops = [ROOT / folder for folder in folders or (*PACKAGES, *SCRIPT_FOLDERS)]
+    files = [path for top in tops for path in sorted(top.rglob("*.py"))]
+    return files if folders else [*files, *sorted(ROOT.glob("*.py"))]
+
+
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def runtime_imports(path: Path) -> Iterator[str]:
+    """Our own modules that a file imports when it runs, at its top or inside a function."""
+    typing_only: set[ast.AST] = set()
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            typing_only.update(child for statement in node.body for child in ast.walk(statement))
+    for node in ast.walk(tree_of(path)):
+        if node in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] in PACKAGES)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in PACKAGES:
+            module = str(node.module)
+            for alias in node.names:
+                inner = ROOT / Path(*module.split("."), f"{alias.name}.py")
+                yield f"{module}.{alias.name}" if inner.is_file() else module
+
+
+def part_of(module: str) -> str:
+    top, _, rest = module.partition(".")
+    return "utils base" if top == "utils" and rest in BASE else top
+
+
+def test_imports_go_one_way() -> None:
+    against = []
+    for path in source_files(*(name for name in PACKAGES if name in MAY_IMPORT)):
+        own = part_of(module_name(path))
+        if own == "utils" and path.name == "__init__.py":
+            own = "utils base"
+        for imported in runtime_imports(path):
+            if part_of(imported) not in MAY_IMPORT[own]:
+                against.append(f"{path.relative_to(ROOT)} imports {imported}")
+    assert against == []
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    graph = {module_name(path): set(runtime_imports(path)) for path in source_files(*PACKAGES)}
+    done: set[str] = set()
+
+    def visit(module: str, above: tuple[str, ...]) -> None:
+        assert module not in above, " -> ".join((*above, module))
+        if module not in done:
+            for imported in sorted(graph.get(module, ())):
+                visit(imported, (*above, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+def test_nothing_imports_a_script() -> None:
+    for path in source_files():
+        text = path.read_text(encoding="utf-8")
+        for folder in (*SCRIPT_FOLDERS, "demo", "predict"):
+            assert f"from {folder}" not in text, path
+            assert f"import {folder}" not in text, path
+
+
+def is_script(path: Path) -> bool:
+    return any(
+        isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
+        for node in tree_of(path).body
+    )
+
+
+def path_edits(path: Path) -> list[str]:
+    """Statements at the top of a file, or anywhere else, that name sys.path."""
+    return [
+        ast.unparse(node)
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, (ast.Expr, ast.Assign, ast.AugAssign))
+        and "sys.path" in ast.unparse(node)
+    ]
+
+
+@pytest.mark.parametrize("path", source_files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_only_a_script_in_a_folder_sets_the_path_and_all_do_it_alike(path: Path) -> None:
+    depth = len(path.relative_to(ROOT).parts) - 1
+    allowed = f"sys.path.insert(0, str(Path(__file__).resolve().parents[{depth}]))"
+    needs = is_script(path) and depth > 0 and any(runtime_imports(path))
+    assert path_edits(path) == ([allowed] if needs else [])
+
+
+def test_no_import_takes_everything() -> None:
+    for path in source_files(*PACKAGES, *SCRIPT_FOLDERS, "tests"):
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.ImportFrom):
+                assert all(alias.name != "*" for alias in node.names), path
+
+
+def test_files_are_short() -> None:
+    long = {
+        str(path.relative_to(ROOT))
+        for path in source_files()
+        if len(path.read_text(encoding="utf-8").splitlines()) > MAX_LINES
+    }
+    assert long <= set(LONGER)
+
+
+@pytest.mark.parametrize("folder", SCRIPT_FOLDERS)
+def test_a_stage_script_says_what_and_not_how(folder: str) -> None:
+    files = source_files(folder)
+    organ = folder.partition("_")[2]
+    kind = folder.partition("_")[0]
+    names = [f"{kind}_sh_{organ}_{step}.py" for step in ("coarse", "fine")]
+    assert [path.name for path in files] == names
+    for path in files:
+        tree = tree_of(path)
+        assert len(path.read_text(encoding="utf-8").splitlines()) < MAX_SCRIPT_LINES
+        assert ast.get_docstring(tree) is not None
+        kinds = (ast.FunctionDef, ast.ClassDef, ast.For, ast.While)
+        assert not any(isinstance(node, kinds) for node in ast.walk(tree))
+
+
+def test_no_file_is_a_drawer_for_everything() -> None:
+    assert [path for path in source_files() if path.name in NAMELESS] == []
+
+
+def test_every_file_says_what_it_is() -> None:
+    without = [path for path in source_files() if ast.get_docstring(tree_of(path)) is None]
+    assert without == []
