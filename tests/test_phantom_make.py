@@ -132,7 +132,7 @@ def test_adding_a_center_keeps_the_others_listed(tmp_path: Path) -> None:
     path = make.make_centers(tmp_path, ["SYN-N"], 1, "demo", SEED)
     table = tomllib.loads(path.read_text())["centers"]
     assert list(table) == ["SYN-C", "SYN-N"]
-    assert table["SYN-C"]["tumor_threshold"] == 0.9
+    assert "tumor_threshold" not in table["SYN-C"]  # the paper's are for its own hospitals
     assert table["SYN-N"]["has_lesions"] is False
     with (tmp_path / "cases.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -162,10 +162,10 @@ def test_what_a_killed_run_left_behind_is_removed(tmp_path: Path) -> None:
 
 
 def test_a_new_center_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mine = replace(CENTERS["SYN-C"], layout="folder_nifti", orientation="PIR", tumor_threshold=None)
+    mine = replace(CENTERS["SYN-C"], layout="folder_nifti", orientation="PIR", tumor_threshold=0.3)
     monkeypatch.setitem(CENTERS, "MINE", mine)
     centers = load_centers(make.make_centers(tmp_path, ["MINE"], 1, "demo", SEED))
-    assert centers["MINE"].tumor_threshold is None
+    assert centers["MINE"].tumor_threshold == 0.3
     files = list_all_cases(centers)["MINE"]
     case = load_case(centers["MINE"], files[0])
     assert case.label is not None

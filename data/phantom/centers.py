@@ -42,7 +42,7 @@ class Center:
     scanner: Scanner
     lesions: LesionMix | None
     sizes: dict[str, Sampling]
-    tumor_threshold: float | None = None
+    tumor_threshold: float | None = None  # written into centers.toml; None: the stage's own
 
 
 def _sizes(demo: tuple[Range, Range], full: tuple[Range, Range]) -> dict[str, Sampling]:
@@ -61,20 +61,20 @@ CENTERS = {
         "msd", "RAS", Build(size=(0.92, 1.04), fat_mm=(8, 26), oral_contrast=0.25),
         Scanner((("portal", 1.0),), (7, 12), 0.7, 0.0, 0.9),
         LesionMix(MIXED, {"demo": (18, 42), "full": (10, 45)}, stent_odds=0.5),
-        _sizes(((2.2, 2.5), (2.5, 5.0)), ((0.60, 0.97), (0.7, 7.5))), 0.7,
+        _sizes(((2.2, 2.5), (2.5, 5.0)), ((0.60, 0.97), (0.7, 7.5))),
     ),
     "SYN-B": Center(
         "nnunet_raw", "LPS", Build(size=(0.90, 1.0), fat_mm=(5, 16), oral_contrast=0.02),
         Scanner((("pancreatic", 1.0),), (9, 14), 0.5, 0.5, 0.6),
         LesionMix(PDA_ONLY, {"demo": (18, 42), "full": (10, 42)}),
-        _sizes(((2.1, 2.35), (2.8, 3.2)), ((0.55, 0.88), (0.59, 1.25))), 0.1,
+        _sizes(((2.1, 2.35), (2.8, 3.2)), ((0.55, 0.88), (0.59, 1.25))),
     ),
     "SYN-C": Center(
         "folder_nrrd", "LAI", Build(size=(0.88, 1.0), fat_mm=(5, 18), oral_contrast=0.05),
         Scanner((("arterial", 0.6), ("portal", 0.4)), (12, 20), 0.9, 0.0, 1.3,
                 scale=0.97, offset_hu=5),
         LesionMix(PDA_ONLY, {"demo": (20, 45), "full": (12, 48)}),
-        _sizes(((2.1, 2.4), (4.0, 5.0)), ((0.54, 0.86), (1.5, 5.0))), 0.9,
+        _sizes(((2.1, 2.4), (4.0, 5.0)), ((0.54, 0.86), (1.5, 5.0))),
     ),
     "SYN-N": Center(
         "folder_nifti", "RPS", Build(size=(0.92, 1.06), fat_mm=(8, 26), oral_contrast=0.6),
