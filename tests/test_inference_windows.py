@@ -1,0 +1,128 @@
+"""Inference in windows: above the cap, and where a GPU's memory runs out."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests._inference_models import make_model
+from utils.inference import (
+    predict_mirrored,
+    predict_windows,
+    window_shape,
+)
+
+
+def test_a_window_has_sides_of_8_fits_the_volume_and_is_as_large_as_allowed() -> None:
+    rng = np.random.default_rng(2)
+    for _ in range(200):
+        z, y, x = (8 * rng.integers(1, 30, 3)).tolist()
+        voxels = int(rng.integers(512, 2 * z * y * x + 513))
+        window = window_shape((z, y, x), voxels)
+        assert all(side % 8 == 0 for side in window)
+        assert all(8 <= side <= n for side, n in zip(window, (z, y, x), strict=True))
+        assert np.prod(window) <= voxels
+        larger = [min(side + 8, n) for side, n in zip(window, (z, y, x), strict=True)]
+        assert window == (z, y, x) or np.prod(larger) > voxels
+
+
+def test_a_window_keeps_the_proportions_of_the_volume() -> None:
+    shape = (64, 224, 224)
+    assert window_shape(shape, 401_408) == (32, 112, 112)
+    assert window_shape(shape, 401_407) == (24, 112, 112)
+    assert window_shape(shape, 64 * 224 * 224) == shape
+    assert window_shape(shape, 1) == (8, 8, 8)
+
+
+def test_a_crop_above_the_cap_goes_through_windows_no_larger_than_the_cap() -> None:
+    model, network = make_model(lambda image: image**2)
+    image = torch.rand(1, 1, 16, 40, 48, generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(predict_windows(model, image), image**2)
+    assert network.shapes == [(16, 40, 48)]
+    model.window_voxels = 8_000
+    network.shapes.clear()
+    torch.testing.assert_close(predict_windows(model, image), image**2)
+    assert len(network.shapes) > 1
+    assert all(np.prod(shape) <= 8_000 for shape in network.shapes)
+    assert all(side % 8 == 0 for shape in network.shapes for side in shape)
+
+
+def test_windows_overlap_and_are_blended() -> None:
+    # A network that marks the border of its window: blended, no voxel is border alone.
+    def border(window: Tensor) -> Tensor:
+        marked = torch.ones_like(window)
+        marked[..., 1:-1] = 0
+        return marked
+
+    model, network = make_model(border)
+    model.window_voxels = 8 * 8 * 32
+    prob = predict_windows(model, torch.zeros(1, 1, 8, 8, 96))[0, 0, 4, 4]
+    assert network.shapes == [(8, 8, 32)] * len(network.shapes)
+    assert len(network.shapes) == 4  # 3 side by side, one more for an overlap of a quarter
+    assert prob[0] == prob[-1] == 1
+    assert prob[1:-1].max() < 0.5
+
+
+class FullMemory:
+    """A network that cannot take more than `voxels`, or fails at one of its calls."""
+
+    def __init__(self, voxels: int, fails_at: int | None = None) -> None:
+        self.voxels, self.fails_at, self.calls = voxels, fails_at, 0
+
+    def __call__(self, image: Tensor) -> Tensor:
+        self.calls += 1
+        if image.numel() > self.voxels or self.calls == self.fails_at:
+            raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
+        return image.clone()
+
+
+def test_memory_that_runs_out_is_tried_again_with_smaller_windows(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model, network = make_model(FullMemory(70_000))
+    image = torch.rand(1, 1, 64, 64, 64, generator=torch.Generator().manual_seed(4))
+    with caplog.at_level(logging.WARNING):
+        prob = predict_mirrored(model, image)
+    torch.testing.assert_close(prob, image)
+    halves = ["131072", "65536"]
+    assert [record.message.split()[-2] for record in caplog.records] == halves
+    assert all("out of GPU memory" in record.message for record in caplog.records)
+    assert model.window_voxels == 65_536  # the next case begins there
+    network.shapes.clear()
+    caplog.clear()
+    predict_mirrored(model, image)
+    assert not caplog.records
+    assert max(np.prod(shape) for shape in network.shapes) <= 65_536
+
+
+def test_memory_that_runs_out_between_two_mirrors_leaves_nothing_behind() -> None:
+    model, _ = make_model(FullMemory(10**9, fails_at=5))
+    image = torch.rand(1, 1, 64, 64, 64, generator=torch.Generator().manual_seed(5))
+    torch.testing.assert_close(predict_mirrored(model, image), image)
+
+
+def test_memory_that_is_too_small_for_any_window_is_an_error() -> None:
+    full = FullMemory(1000)
+    model, _ = make_model(full)
+    with pytest.raises(torch.OutOfMemoryError):
+        predict_mirrored(model, torch.zeros(1, 1, 64, 64, 64))
+    assert full.calls < 10
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_that_is_really_full_falls_back_too() -> None:
+    device = torch.device("cuda")
+
+    def hungry(image: Tensor) -> Tensor:
+        held = image.new_zeros(int(image.numel() * 2e4))  # 80 kB per voxel
+        return image + held[0]
+
+    model, network = make_model(hungry, device=device)
+    image = torch.rand(1, 1, 128, 128, 128, device=device)  # 168 GB
+    torch.testing.assert_close(predict_mirrored(model, image), image)
+    assert model.window_voxels < image.numel()
+    assert network.shapes[0] == (128, 128, 128)
