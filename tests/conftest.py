@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import subprocess
 import sys
@@ -12,11 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from data.centers import load_centers
 from data.preprocess import PreparedCase, PrepareSettings, prepare_centers
 from tests.volumes import to_image, write_volume
+from utils.checkpoint import load_checkpoint
+from utils.runs import Run
 from utils.stages import STAGES, Config, Stage, setting_names
+from utils.training import fit
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPE, SPACING = (24, 32, 40), (3.0, 1.5, 1.5)  # voxels and mm, (z, y, x)
@@ -127,3 +132,25 @@ def start_script(script: str, *args: str, processes: int = 1) -> subprocess.Pope
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def train(config: Config) -> Run:
+    """Train a configuration with one split; its run."""
+    (run,) = fit(config)
+    return run
+
+
+def read_log(run: Run) -> list[dict[str, str]]:
+    """The rows of log.csv."""
+    with (run.folder / "log.csv").open(newline="", encoding="utf-8") as handle:
+        return list(csv.DictReader(handle))
+
+
+def weights(run: Run) -> dict[str, Tensor]:
+    """The network's tensors by name, as the checkpoint holds them."""
+    return load_checkpoint(run.checkpoint)["network"]
+
+
+def same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    """Whether the same names hold the same tensors, to the last bit."""
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)

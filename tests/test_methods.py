@@ -19,7 +19,8 @@ from data.views import ViewSettings
 from methods import METHODS, build_method
 from methods.base import MethodSettings, override
 from utils.stages import STAGES, TUMOR_FINE, Config
-from utils.training import State, backward, build_state
+from utils.state import State, build_state
+from utils.training import backward
 
 CPU = torch.device("cpu")
 MakeConfig = Callable[..., Config]

@@ -171,9 +171,6 @@ class Config:
     lr: float = setting(1e-4, "initial learning rate of Adam", "Sec. IV-C")
     lr_power: float = setting(0.9, "lr = lr0 (1 - step / steps) ** power", "Sec. IV-C")
     weight_decay: float = setting(5e-4, "weight decay of Adam", "released scripts")
-    init: str | None = setting(
-        None, "run folder whose weights training starts from, as far as they fit", "-"
-    )
     accumulate: int = setting(1, "samples per step and process", "Sec. IV-C")
     seed: int = setting(2022, "seed of everything random", "released scripts")
     device: str = setting("auto", "cpu, cuda, cuda:1, or auto: a GPU if there is one", "-")

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 import signal
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from types import FrameType
 from typing import Any
 
@@ -16,17 +14,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from data.centers import Center, Split, load_centers, make_split, round_robin
+from data.centers import Split, load_centers
 from data.dataset import Crop, StageDataset, load_on_device, make_sample, sample_seed
-from data.preprocess import PreparedCase, PrepareSettings, prepare_centers
+from data.preprocess import PreparedCase
 from methods import Method, build_method
-from utils.checkpoint import load_checkpoint, remove_partial_files, save_checkpoint
-from utils.config import StoppedError, to_plain
+from utils.checkpoint import remove_partial_files
+from utils.config import StoppedError
 from utils.device import World, autocast, join_world, select_device, select_precision
 from utils.progress import Progress
-from utils.runlog import RunLog
-from utils.runs import Run, environment, locked, mark_done, open_runs
+from utils.runs import Run, locked, mark_done, open_runs
+from utils.splits import keep_prepared, prepare_splits, select_splits, split_cases
 from utils.stages import Config
+from utils.state import Saver, State, build_state, load_state
 
 MIN_LOSS_SCALE = 1.0  # fp16: with gradients still infinite here, the scale is not the cause
 SIGTERM_EXIT = 128 + signal.SIGTERM
@@ -34,32 +33,6 @@ SIGTERM_EXIT = 128 + signal.SIGTERM
 
 class NonFiniteLossError(StoppedError):
     """A loss term or a gradient became NaN or infinite; the last good state is on disk."""
-
-
-@dataclass
-class State:
-    """Everything that a step changes."""
-
-    network: nn.Module
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    step: int = 0
-
-    def to_plain(self) -> dict[str, Any]:
-        """Tensors and plain types, for a checkpoint."""
-        return {
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "step": self.step,
-        }
-
-    def load(self, content: dict[str, Any]) -> None:
-        """Go back to what `to_plain` gave."""
-        self.network.load_state_dict(content["network"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        self.scaler.load_state_dict(content["scaler"])
-        self.step = content["step"]
 
 
 def fit(config: Config) -> list[Run]:
@@ -76,10 +49,10 @@ def fit(config: Config) -> list[Run]:
         centers = load_centers(config.centers)
         splits = select_splits(config, centers)
         if world.first:  # the first process prepares, the others then read
-            prepared = _prepare(config, centers, splits)
+            prepared = prepare_splits(config, centers, splits)
         world.wait()
         if not world.first:
-            prepared = _prepare(config, centers, splits)
+            prepared = prepare_splits(config, centers, splits)
         splits = [keep_prepared(split, prepared) for split in splits]
         runs = open_runs(config, splits) if world.first else []
         world.wait()
@@ -92,36 +65,6 @@ def fit(config: Config) -> list[Run]:
                 continue
             train_split(config, run, split, prepared, world)
     return runs
-
-
-def select_splits(config: Config, centers: dict[str, Center]) -> list[Split]:
-    """The splits that sources and target select; a ValueError says what would fit.
-
-    Neither given: the whole round robin. A target alone: its fold. Sources alone: the fold of
-    the one center with lesions that is left.
-    """
-    organ, target = config.stage.target, config.target
-    if config.sources and target is None:
-        left = [n for n, c in centers.items() if c.has_lesions and n not in config.sources]
-        if len(left) != 1:
-            raise ValueError(
-                f"--sources {' '.join(config.sources)} leaves {', '.join(left) or 'no center'} "
-                "unseen; name the one to test on by --target"
-            )
-        target = left[0]
-    if target is None:
-        return round_robin(centers, organ)
-    return [make_split(centers, config.sources or None, target, organ)]
-
-
-def keep_prepared(split: Split, prepared: dict[str, list[PreparedCase]]) -> Split:
-    """The split without the doubles that a center drops (its `drop_doubles`)."""
-    kept = {(case.center, case.case_id) for cases in prepared.values() for case in cases}
-    return replace(
-        split,
-        train_cases=tuple(case for case in split.train_cases if case in kept),
-        test_cases=tuple(case for case in split.test_cases if case in kept),
-    )
 
 
 def train_split(
@@ -147,8 +90,6 @@ def train_split(
             _say(world, f"{run.folder}: goes on from step {state.step}")
         else:
             _say(world, f"{run.folder}: {len(dataset)} cases, {config.precision} on {device}")
-            if config.init is not None:
-                _say(world, start_from(Path(config.init), state.network, split))
         save = Saver(config, run, split, state, world)
         try:
             train_steps(config, method, state, dataset, save, terminated)
@@ -157,72 +98,6 @@ def train_split(
         if world.first:
             mark_done(run.folder)
     world.wait()
-
-
-def build_state(method: Method, config: Config, device: torch.device) -> State:
-    """Network, Adam (Sec. IV-C) and loss scaler, from the seed."""
-    torch.manual_seed(config.seed)
-    network = method.build_network().to(device)
-    optimizer = torch.optim.Adam(
-        network.parameters(), lr=config.lr, weight_decay=config.weight_decay
-    )
-    scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
-    return State(network, optimizer, scaler)
-
-
-def load_state(state: State, run: Run, world: World) -> None:
-    """Go back to the run's last state; a ValueError where other processes shared its samples."""
-    device = next(state.network.parameters()).device
-    content = load_checkpoint(run.checkpoint, device)
-    if content["processes"] != world.size:
-        raise ValueError(
-            f"{run.folder}: trained by {content['processes']} processes, now there are "
-            f"{world.size}: start as many again, or a new run with --no-resume"
-        )
-    state.load(content)
-
-
-def start_from(folder: Path, network: nn.Module, split: Split) -> str:
-    """Take over the weights of an earlier run, where name and shape agree; says what was taken.
-
-    Raises ValueError where that run has trained on a test case of `split`: through its weights the
-    case would reach this training too.
-    """
-    content = load_checkpoint(folder / "last.pt", next(network.parameters()).device)
-    seen = {(center, case_id) for center, case_id in content["split"]["train_cases"]}
-    leaked = [
-        f"{center}/{case_id}" for center, case_id in split.test_cases if (center, case_id) in seen
-    ]
-    if leaked:
-        raise ValueError(
-            f"--init {folder}: was trained on {', '.join(leaked)}, which this run is tested on; "
-            f"take a run that has not seen {split.target}"
-        )
-    own = network.state_dict()
-    fitting = {
-        name: value
-        for name, value in content["network"].items()
-        if name in own and own[name].shape == value.shape
-    }
-    network.load_state_dict({**own, **fitting})
-    return f"{len(fitting)} of {len(own)} weights from {folder}"
-
-
-def split_cases(split: Split, prepared: dict[str, list[PreparedCase]]) -> list[PreparedCase]:
-    """The training cases of a split.
-
-    Raises ValueError where a case of the test set is among them, or one was not prepared.
-    """
-    there = {(case.center, case.case_id): case for name in prepared for case in prepared[name]}
-    for fault, cases in (
-        ("cases of the test set would train", set(split.train_cases) & set(split.test_cases)),
-        ("cases to train on were not prepared", set(split.train_cases) - set(there)),
-    ):
-        if cases:
-            names = ", ".join("/".join(case) for case in sorted(cases))
-            raise ValueError(f"split for {split.target}: {fault}: {names}")
-    wanted = set(split.train_cases)
-    return [case for name, case in there.items() if name in wanted]
 
 
 def total_steps(config: Config, cases: int, world_size: int) -> int:
@@ -349,35 +224,6 @@ def check_finite(terms: dict[str, Tensor], cases: Sequence[str], save: Saver) ->
     return dict(zip(terms, save.world.share(values).tolist(), strict=True))
 
 
-class Saver:
-    """Writes the checkpoint of a run, and holds its log."""
-
-    def __init__(self, config: Config, run: Run, split: Split, state: State, world: World) -> None:
-        self.config, self.run, self.split, self.state, self.world = (
-            config, run, split, state, world,
-        )  # fmt: skip
-        self.log = RunLog(run.folder, config, state.step, active=world.first)
-        self._last = time.monotonic()
-
-    def __call__(self, force: bool = False) -> None:
-        """Save now, or, unless forced, when `checkpoint_seconds` have passed."""
-        due = time.monotonic() - self._last >= self.config.checkpoint_seconds
-        if not self.world.first or not (force or due):
-            return
-        content = {
-            **self.state.to_plain(),
-            "processes": self.world.size,
-            "config": to_plain(self.config),
-            "split": to_plain(self.split),
-            "split_hash": self.split.hash,
-            "environment": environment(),
-            "random_state": {"seed": self.config.seed, "torch": torch.get_rng_state()},
-        }
-        self.log.flush()
-        save_checkpoint(self.run.checkpoint, content)
-        self._last = time.monotonic()
-
-
 @contextmanager
 def _sigterm() -> Iterator[list[bool]]:
     """A list that SIGTERM appends to, instead of ending the process."""
@@ -396,17 +242,6 @@ def _sigterm() -> Iterator[list[bool]]:
 @contextmanager
 def _unlocked() -> Iterator[None]:
     yield
-
-
-def _prepare(
-    config: Config, centers: dict[str, Center], splits: Sequence[Split]
-) -> dict[str, list[PreparedCase]]:
-    # The unseen center is prepared too: a scan that it shares with a source is refused here.
-    names = {name for split in splits for name in (*split.sources, split.target)}
-    wanted = [center for name, center in centers.items() if name in names]
-    return prepare_centers(
-        wanted, Path(config.cache), PrepareSettings(spacing=config.spacing), config.workers
-    )
 
 
 def _say(world: World, text: str) -> None:
