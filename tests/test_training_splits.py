@@ -138,3 +138,4 @@ def test_a_center_that_drops_its_doubles_trains_without_them(
     run = train(tiny_config(centers=centers, cache=tmp_path / "cache"))
     assert {row["cases"] for row in read_log(run)} == {"A/a0", "A/a1", "B/b0"}
     assert ["A", "other"] not in load_checkpoint(run.checkpoint)["split"]["train_cases"]
+    assert run.dropped_cases == {("A", "other")}
