@@ -55,6 +55,7 @@ class Split:
     train_cases: tuple[tuple[str, str], ...]  # (center, case_id)
     test_cases: tuple[tuple[str, str], ...]
     fold: int | None = None
+    dropped_cases: tuple[tuple[str, str], ...] = ()  # doubles that their center drops
 
     def __post_init__(self) -> None:
         leaked = set(self.train_cases) & set(self.test_cases)

@@ -50,30 +50,34 @@ def run_stage(evaluation: Evaluation) -> list[Path]:
 
 
 def evaluate_run(evaluation: Evaluation, run: Run, center: Center, previous: Result | None) -> Path:
-    """Predict, write and measure every case of `center` with one run."""
+    """Predict, write and measure every case of `center` with one run.
+
+    Doubles that the run's split dropped are left out: another center's copy of them has trained.
+    """
     model = load_model(run, evaluation.device, evaluation.precision)
     if model.stage.target == "tumor" and center.tumor_threshold is not None:
         model.threshold = center.tumor_threshold
     settings = PrepareSettings(spacing=model.config.spacing)
     prepared = prepare_centers([center], evaluation.cache, settings, evaluation.workers)
+    cases = [c for c in prepared[center.name] if (center.name, c.case_id) not in run.dropped_cases]
     result = Result(
         result_folder(run, center.name, evaluation.roi_source), model.stage.name, previous
     )
     result.folder.mkdir(parents=True, exist_ok=True)
     origin = provenance(run, model, evaluation, center, previous)
-    cases = result.folder / "cases.csv"
+    table = result.folder / "cases.csv"
     with locked(Run(result.folder, run.time, run.sources, run.target)):
-        rows = kept_rows(result, origin, prepared[center.name])
+        rows = kept_rows(result, origin, cases)
         there = {row["case_id"] for row in rows}
-        todo = [case for case in prepared[center.name] if case.case_id not in there]
+        todo = [case for case in cases if case.case_id not in there]
         progress = Progress(f"{model.stage.name} on {center.name}", len(todo))
         for item in todo:
             row = evaluate_case(evaluation, model, center, item, result)
             rows = sorted([*rows, row], key=lambda r: r["case_id"])
-            write_cases(cases, rows)
+            write_cases(table, rows)
             progress.advance({key: row[key] for key in ("dsc", "seconds") if key in row})
         progress.close()
-        write_summary(result.folder / "summary.json", read_cases(cases), origin)
+        write_summary(result.folder / "summary.json", read_cases(table), origin)
         mark_done(result.folder)
     return result.folder
 

@@ -35,6 +35,7 @@ class Run:
     time: str
     sources: tuple[str, ...]
     target: str | None
+    dropped_cases: frozenset[tuple[str, str]] = frozenset()  # doubles: never trained, never tested
 
     @property
     def done(self) -> bool:
@@ -74,7 +75,7 @@ def find_runs(checkpoints: Path, stage: str, **wanted: Any) -> list[Run]:
         if facts.get("stage") != stage:
             continue
         if all(facts.get(key) == to_plain(value) for key, value in wanted.items()):
-            runs.append(Run(path.parent, facts["time"], tuple(facts["sources"]), facts["target"]))
+            runs.append(_run(path.parent, facts))
     return runs
 
 
@@ -96,9 +97,10 @@ def create_run(config: Config, time: str, split: Any) -> Run:
         "fold": split.fold,
         "config_hash": config_hash(config),
         "split_hash": split.hash,
+        "dropped_cases": to_plain(split.dropped_cases),
     }
     write_json(folder / "run.json", facts)
-    return Run(folder, time, tuple(split.sources), split.target)
+    return _run(folder, facts)
 
 
 def open_runs(config: Config, splits: Sequence[Any]) -> list[Run]:
@@ -139,8 +141,8 @@ def locked(run: Run) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise StoppedError(
-                f"{run.folder}: another process works here; wait for it, or start a new run with "
-                "--no-resume"
+                f"{run.folder}: another process works here; wait for it (a training can start a "
+                "new run beside it with --no-resume)"
             ) from error
         yield
 
@@ -172,6 +174,11 @@ def _free_time(config: Config) -> str:
         sleep(0.2)
         time = new_time()
     return time
+
+
+def _run(folder: Path, facts: dict[str, Any]) -> Run:
+    dropped = frozenset((center, case_id) for center, case_id in facts["dropped_cases"])
+    return Run(folder, facts["time"], tuple(facts["sources"]), facts["target"], dropped)
 
 
 def _facts(run: Run) -> dict[str, Any]:

@@ -38,6 +38,9 @@ def keep_prepared(split: Split, prepared: dict[str, list[PreparedCase]]) -> Spli
         split,
         train_cases=tuple(case for case in split.train_cases if case in kept),
         test_cases=tuple(case for case in split.test_cases if case in kept),
+        dropped_cases=tuple(
+            case for case in (*split.train_cases, *split.test_cases) if case not in kept
+        ),
     )
 
 
