@@ -66,6 +66,7 @@ def test_a_single_process_is_first_and_changes_nothing(monkeypatch: pytest.Monke
         assert not world.all_true(False, CPU)
         assert world.share(torch.tensor([3.0])).tolist() == [3.0]
         assert world.from_first("x") == "x"
+        assert world.gather("x") == ["x"]
         world.wait()
 
 
@@ -83,6 +84,7 @@ with join_world(cpu) as world:
     assert world.all_true(True, cpu) and not world.all_true(world.first, cpu)
     assert world.share(torch.tensor([float(world.rank)])).tolist() == [0.5]
     assert world.from_first(f"of {world.rank}") == "of 0"
+    assert world.gather(f"of {world.rank}") == ["of 0", "of 1"]
     world.wait()
     print("right in", world.rank)
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import signal
 import subprocess
 import time
@@ -181,3 +182,17 @@ def test_what_a_user_can_mend_is_one_message_and_status_2(
         assert status == 2, text
         assert message in text
         assert "Traceback" not in text
+
+
+def test_what_is_not_finite_stops_both_processes_and_names_the_cases_of_both(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    args = tiny.args(tmp_path, "--lr", "1e30", "--epochs", "4")
+    process = start_script(SCRIPT, *args, processes=2)
+    text, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode != 0
+    message = next(line for line in text.splitlines() if "not finite at" in line)
+    assert len(re.findall(r"[AB]/[ab]\d \(", message)) == 2, text
+    (run,) = find_runs(tmp_path, "tumor_coarse")
+    assert not run.done
+    assert load_checkpoint(run.checkpoint)["step"] == len(read_log(run)) > 0

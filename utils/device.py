@@ -113,6 +113,14 @@ class World:
         distributed.broadcast_object_list(box, src=0)
         return box[0]
 
+    def gather(self, text: str) -> list[str]:
+        """The texts of all processes, in every process."""
+        if self.size == 1:
+            return [text]
+        texts = [""] * self.size
+        distributed.all_gather_object(texts, text)
+        return texts
+
     def wait(self) -> None:
         """Go on when every process has come here."""
         if self.size > 1:

@@ -216,9 +216,10 @@ def check_finite(terms: dict[str, Tensor], cases: Sequence[str], save: Saver) ->
     if not save.world.all_true(own_finite, values.device):
         save(force=True)
         shown = ", ".join(f"{name} {float(term):g}" for name, term in terms.items())
+        everywhere = "; ".join(save.world.gather(f"{', '.join(cases)} ({shown})"))
         raise NonFiniteLossError(
             f"{save.run.folder}: step {save.state.step + 1}: loss or gradient is not finite at "
-            f"{', '.join(cases)} ({shown}); the state before this step is kept in last.pt. "
+            f"{everywhere}; the state before this step is kept in last.pt. "
             "Check that case, or lower --lr, or use --precision fp32"
         )
     return dict(zip(terms, save.world.share(values).tolist(), strict=True))
