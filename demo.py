@@ -11,17 +11,14 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
-from data.centers import load_centers
 from data.phantom.make import make_centers
-from data.readers import list_cases, load_case
-from data.readers.masks import read_mask
-from reproduce.overlays import draw_overlay
+from reproduce.draw_overlays import draw_center
 from reproduce.tables import TABLES, table_markdown
 from utils.checkpoint import write_text
 from utils.config import Evaluation
-from utils.pipeline import result_folder, run_stage
-from utils.runs import find_runs, new_time
-from utils.stages import PANCREAS_COARSE, PANCREAS_FINE, TUMOR_COARSE, TUMOR_FINE, Config, Stage
+from utils.pipeline import run_stage
+from utils.runs import new_time
+from utils.stages import STAGE_NAMES, STAGES, Config, Stage
 from utils.training import fit
 
 SOURCES, TARGET, LESION_FREE = ("SYN-A", "SYN-B"), "SYN-C", "SYN-N"
@@ -53,8 +50,7 @@ QUICK = Size(cases=2, target_cases=2, epochs=(1, 1, 1, 1))
 def demo_stages(size: Size) -> tuple[Stage, ...]:
     """The four stages with the lengths of this spacing and fewer epochs; else the paper's."""
     stages = []
-    paper = (PANCREAS_COARSE, PANCREAS_FINE, TUMOR_COARSE, TUMOR_FINE)
-    for stage, epochs in zip(paper, size.epochs, strict=True):
+    for stage, epochs in zip(STAGES.values(), size.epochs, strict=True):
         jitter = (-2, 12) if stage.roi == "tumor" else JITTER
         stages.append(
             replace(
@@ -85,7 +81,7 @@ def main() -> None:
     print("2. Training: four stages on two centers, and a lesion-free one for the pancreas")
     stamp = experiment_time(args.out)
     config = Config(
-        PANCREAS_COARSE,
+        STAGES["pancreas_coarse"],
         centers=toml,
         target=TARGET,
         checkpoints=args.out / "checkpoints",
@@ -111,7 +107,14 @@ def main() -> None:
     )
     write_text(args.out / "summary.md", f"# Demo\n\n{note}\n{report}")
     print(report)
-    pictures = draw_overlays(config, stamp)
+    request = Evaluation(
+        STAGE_NAMES[0],
+        centers=toml,
+        target=TARGET,
+        checkpoints=config.checkpoints,
+        time=stamp,
+    )
+    pictures = draw_center(request, args.out / "overlays")
     took = timedelta(seconds=round(time.monotonic() - started))
     print(f"{len(pictures)} pictures in {args.out / 'overlays'}; all took {took}")
 
@@ -133,8 +136,7 @@ def experiment_time(out: Path) -> str:
 
 def evaluate_all(config: Config, stamp: str) -> None:
     """The four stages in the strict order, then the tumor stages with the pancreas from labels."""
-    stages = ("pancreas_coarse", "pancreas_fine", "tumor_coarse", "tumor_fine")
-    for roi_source, names in (("seg", stages), ("mask", stages[2:])):
+    for roi_source, names in (("seg", STAGE_NAMES), ("mask", STAGE_NAMES[2:])):
         for name in names:
             run_stage(
                 Evaluation(
@@ -149,22 +151,6 @@ def evaluate_all(config: Config, stamp: str) -> None:
                     workers=config.workers,
                 )
             )
-
-
-def draw_overlays(config: Config, stamp: str) -> list[Path]:
-    """A picture of each unseen case: CT, label, and the contours of each stage."""
-    center = load_centers(config.centers)[TARGET]
-    folders = {}
-    for stage in ("pancreas_coarse", "pancreas_fine", "tumor_coarse", "tumor_fine"):
-        run = find_runs(config.checkpoints, stage, time=stamp, target=TARGET)[0]
-        folders[stage] = result_folder(run, TARGET, "seg") / "predictions"
-    paths = []
-    for files in list_cases(center):
-        case = load_case(center, files)
-        preds = {s: read_mask(f / f"{case.case_id}.nii.gz", case.grid) for s, f in folders.items()}
-        paths.append(config.checkpoints.parent / "overlays" / f"{case.case_id}.png")
-        draw_overlay(paths[-1], case, preds)
-    return paths
 
 
 if __name__ == "__main__":
