@@ -43,7 +43,7 @@ class Size:
     width: int = 8
 
 
-FULL = Size(cases=24, target_cases=8, epochs=(5, 9, 20, 20))
+FULL = Size(cases=30, target_cases=20, epochs=(4, 6, 16, 26))
 QUICK = Size(cases=2, target_cases=2, epochs=(1, 1, 1, 1))
 
 
@@ -123,7 +123,7 @@ def make_demo_centers(out: Path, size: Size, seed: int) -> Path:
     """The four synthetic centers: two to train on, one lesion-free, one unseen."""
     cases = dict.fromkeys((*SOURCES, LESION_FREE), size.cases)
     cases[TARGET] = size.target_cases
-    return make_centers(out, list(cases), cases, "demo", seed)
+    return make_centers(out, list(cases), cases, "demo", seed, workers=2)
 
 
 def experiment_time(out: Path) -> str:

@@ -177,7 +177,7 @@ def _free_time(config: Config) -> str:
 
 
 def _run(folder: Path, facts: dict[str, Any]) -> Run:
-    dropped = frozenset((center, case_id) for center, case_id in facts["dropped_cases"])
+    dropped = frozenset((center, case_id) for center, case_id in facts.get("dropped_cases", ()))
     return Run(folder, facts["time"], tuple(facts["sources"]), facts["target"], dropped)
 
 
