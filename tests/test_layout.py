@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRIPT_FOLDERS = ("train_pancreas", "train_tumor", "evaluate_pancreas", "evaluate_tumor")
 PACKAGES = ("data", "losses", "methods", "models", "utils", "reproduce", "benchmarks")
 MAX_LINES, MAX_SCRIPT_LINES = 300, 60
+MAX_BYTES = 1_000_000
+NEVER_TRACKED = (".pt", ".pth", ".nii", ".nii.gz", ".nrrd", ".mha", ".dcm", ".npy")
 NAMELESS = ("util.py", "helpers.py", "common.py", "misc.py")
 
 # What each part may import of ours; `utils` is two parts, since data and losses need the lower one.
@@ -166,3 +169,14 @@ def test_no_file_is_a_drawer_for_everything() -> None:
 def test_every_file_says_what_it_is() -> None:
     without = [path for path in source_files() if ast.get_docstring(tree_of(path)) is None]
     assert without == []
+
+
+def test_no_large_file_no_weights_and_no_scan_is_tracked() -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False
+    ).stdout.decode()
+    if not listed:
+        pytest.skip("not a git checkout")
+    paths = [ROOT / name for name in listed.split("\0") if name and (ROOT / name).is_file()]
+    wrong = [p for p in paths if p.stat().st_size > MAX_BYTES or p.name.endswith(NEVER_TRACKED)]
+    assert not wrong
