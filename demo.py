@@ -43,7 +43,7 @@ class Size:
     width: int = 8
 
 
-FULL = Size(cases=30, target_cases=20, epochs=(4, 8, 22, 22))
+FULL = Size(cases=24, target_cases=16, epochs=(4, 7, 18, 22))
 QUICK = Size(cases=2, target_cases=2, epochs=(1, 1, 1, 1))
 
 
