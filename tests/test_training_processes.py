@@ -113,12 +113,14 @@ def test_sigterm_saves_leaves_with_143_and_the_same_command_goes_on(
     assert process.stdout is not None
     while "3 cases" not in process.stdout.readline():
         assert process.poll() is None
+    process.send_signal(signal.SIGSTOP)  # the second may take longer to start than it trains
     second = training.start()
     text, _ = second.communicate(timeout=PATIENCE_S)
     assert second.returncode == 2, text  # the first still holds the folder
     assert "another process works here" in text
     assert "Traceback" not in text
     process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGCONT)
     process.communicate(timeout=PATIENCE_S)
     assert process.returncode == SIGTERM_EXIT == 143
     (run,) = training.runs()
