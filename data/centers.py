@@ -1,23 +1,16 @@
-"""centers.toml -> centers; leave-one-center-out round robin; four folds inside a center."""
+"""centers.toml -> centers."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data.case import DataError
-from data.readers import READERS, list_cases
-from data.readers.files import CaseFiles
+from data.readers import READERS
 from data.readers.label import CLASSES, LABEL_GEOMETRIES, LabelMap
-
-ORGANS = ("pancreas", "tumor")  # what a stage segments; lesion-free centers know the first only
-N_FOLDS = 4  # Table IV
 
 
 @dataclass(frozen=True)
@@ -41,142 +34,6 @@ class Center:
     patient_pattern: str | None = None
     exclude: tuple[str, ...] = ()
     drop_doubles: bool = False
-
-
-@dataclass(frozen=True)
-class Split:
-    """Which cases train and which test; `fold` is None for leave-one-center-out.
-
-    Raises `ValueError` where a test case, or without folds any case of the target, would train.
-    """
-
-    sources: tuple[str, ...]
-    target: str
-    train_cases: tuple[tuple[str, str], ...]  # (center, case_id)
-    test_cases: tuple[tuple[str, str], ...]
-    fold: int | None = None
-    dropped_cases: tuple[tuple[str, str], ...] = ()  # doubles that their center drops
-
-    def __post_init__(self) -> None:
-        leaked = set(self.train_cases) & set(self.test_cases)
-        if self.fold is None:
-            leaked |= {case for case in self.train_cases if case[0] == self.target}
-        if leaked:
-            names = ", ".join(f"{center}/{case_id}" for center, case_id in sorted(leaked))
-            raise ValueError(f"cases of the test set would train: {names}")
-
-    @property
-    def hash(self) -> str:
-        """sha256 over everything that defines the split; the same on every machine."""
-        content = [
-            sorted(self.sources),
-            self.target,
-            sorted(self.train_cases),
-            sorted(self.test_cases),
-            self.fold,
-        ]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-
-CaseLists = Mapping[str, Sequence[CaseFiles]]
-
-
-def round_robin(
-    centers: Mapping[str, Center], organ: str = "tumor", cases: CaseLists | None = None
-) -> list[Split]:
-    """One split per center with lesions: it is the target, all others are sources (Sec. IV-C).
-
-    `organ` "pancreas" adds the lesion-free centers to the sources, "tumor" leaves them out; they
-    are never a target. `cases`: what to split, by default all that the readers list.
-    Raises `DataError` with fewer than two centers with lesions.
-    """
-    targets = [name for name, center in centers.items() if center.has_lesions]
-    if len(targets) < 2:
-        raise DataError(
-            f"a round robin needs two centers with lesions at least, not {len(targets)} "
-            f"({', '.join(targets) or 'none'}); add one, or use the folds inside a center"
-        )
-    cases = list_all_cases(centers) if cases is None else cases
-    return [make_split(centers, None, target, organ, cases) for target in targets]
-
-
-def make_split(
-    centers: Mapping[str, Center],
-    sources: Sequence[str] | None,
-    target: str,
-    organ: str = "tumor",
-    cases: CaseLists | None = None,
-) -> Split:
-    """Train on all of `sources` (None: all other centers that fit `organ`), test on `target`.
-
-    Raises `DataError` for an unknown center, the target among the sources, a lesion-free target,
-    or a lesion-free source of a tumor stage.
-    """
-    if organ not in ORGANS:
-        raise ValueError(f"unknown organ {organ!r}; choose from {', '.join(ORGANS)}")
-    usable = [
-        name
-        for name, center in centers.items()
-        if name != target and (center.has_lesions or organ == "pancreas")
-    ]
-    chosen = usable if sources is None else list(sources)
-    for name in [target, *chosen]:
-        if name not in centers:
-            raise DataError(f"unknown center {name!r}; choose from {', '.join(centers)}")
-    if target in chosen:
-        raise DataError(f"center {target} is the target and cannot be a source too")
-    if not centers[target].has_lesions:
-        raise DataError(f"center {target} has no lesions and is never a target")
-    refused = [name for name in chosen if name not in usable]
-    if refused:
-        raise DataError(f"center {refused[0]} has no lesions: a source of pancreas stages only")
-    if not chosen:
-        raise DataError(f"no source center is left for target {target}; add one")
-    if cases is None:
-        cases = list_all_cases({name: centers[name] for name in [*chosen, target]})
-    return Split(
-        sources=tuple(chosen),
-        target=target,
-        train_cases=tuple((name, files.case_id) for name in chosen for files in cases[name]),
-        test_cases=tuple((target, files.case_id) for files in cases[target]),
-    )
-
-
-def four_folds(
-    center: Center, cases: Sequence[CaseFiles] | None = None, n_folds: int = N_FOLDS
-) -> list[Split]:
-    """Cross-validation inside a center (Table IV): fold k tests patients k, k + 4, k + 8, ...
-
-    Patients are numbered from 0 in the order of their first case id; all scans of a patient are in
-    one fold. Raises `DataError` with fewer patients than folds.
-    """
-    cases = list_cases(center) if cases is None else cases
-    patients = list(dict.fromkeys(files.patient_id for files in cases))
-    if len(patients) < n_folds:
-        raise DataError(
-            f"{center.name}: {n_folds} folds need as many patients, not {len(patients)}"
-        )
-    fold_of = {patient: number % n_folds for number, patient in enumerate(patients)}
-    splits = []
-    for fold in range(n_folds):
-        test = tuple((center.name, f.case_id) for f in cases if fold_of[f.patient_id] == fold)
-        train = tuple((center.name, f.case_id) for f in cases if fold_of[f.patient_id] != fold)
-        splits.append(Split((center.name,), center.name, train, test, fold))
-    return splits
-
-
-def list_all_cases(centers: Mapping[str, Center]) -> dict[str, list[CaseFiles]]:
-    """Center -> its cases. Raises one `DataError` for all centers that cannot be listed."""
-    cases: dict[str, list[CaseFiles]] = {}
-    problems: list[str] = []
-    for name, center in centers.items():
-        try:
-            cases[name] = list_cases(center)
-        except DataError as error:
-            problems.extend(error.problems)
-    if problems:
-        raise DataError(problems)
-    return cases
 
 
 def load_centers(path: Path) -> dict[str, Center]:

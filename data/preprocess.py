@@ -15,7 +15,7 @@ from pathlib import Path
 
 from data.cache import content_key, read_meta, remove_leftovers, write_folder
 from data.case import DataError
-from data.centers import Center, list_all_cases
+from data.centers import Center
 from data.doubles import judge_doubles
 from data.parallel import run_jobs, track
 from data.prepared import (
@@ -31,6 +31,7 @@ from data.prepared import (
 from data.readers import label_map_of, load_case
 from data.readers.files import CaseFiles
 from data.readers.header import estimate_voxels
+from data.splits import list_all_cases
 
 __all__ = [
     "PrepareSettings",

@@ -13,6 +13,7 @@ from itertools import combinations
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from data.dataset import Sample
 from data.views import ViewSettings, random_views
@@ -22,6 +23,7 @@ from losses.conversion import conversion_loss
 from losses.distance import distance_loss
 from losses.segmentation import segmentation_loss
 from methods.base import Method, MethodSettings
+from models.backbone import Outputs
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,11 @@ class Ours(Method):
         self, network: nn.Module, sample: Sample, generator: torch.Generator
     ) -> dict[str, Tensor]:
         stage, views = self.stage, self.make_views(sample.image, generator)
-        outputs = network(torch.cat(views))
-        logits = outputs.logits.split(1)
-        slice_logits = None if outputs.slice_logits is None else outputs.slice_logits.split(1)
-        sdm_pred = () if outputs.sdm is None else outputs.sdm.split(1)
-        features = () if outputs.features is None else outputs.features.split(1)
+        outputs = forward_views(network, views)
+        logits = [view.logits for view in outputs]
+        slice_logits = [v.slice_logits for v in outputs if v.slice_logits is not None] or None
+        sdm_pred = [view.sdm for view in outputs if view.sdm is not None]
+        features = [view.features for view in outputs if view.features is not None]
 
         terms: dict[str, Tensor] = {}
         if self._uses("seg"):
@@ -82,6 +84,20 @@ class Ours(Method):
         if sdm_pred:
             loss = loss + mean_over_pairs(consistency_loss, sdm_pred)
         return loss
+
+
+def forward_views(network: nn.Module, views: Sequence[Tensor]) -> list[Outputs]:
+    """The network's outputs for each view, (1, 1, z, y, x).
+
+    Up to two views go through as one batch, as the paper trains. Of more, each goes through alone
+    and keeps its outputs only; its activations are computed again when its gradient is
+    accumulated. So memory does not grow with the number of views but for the outputs, every pair
+    still meets in the losses, and the gradient is that of one batch.
+    """
+    if len(views) <= 2:
+        batch = network(torch.cat(tuple(views)))
+        return [batch.sample(index) for index in range(len(views))]
+    return [checkpoint(network, view, use_reentrant=False) for view in views]
 
 
 def mean_over_pairs(loss: Callable[[Tensor, Tensor], Tensor], views: Sequence[Tensor]) -> Tensor:

@@ -26,6 +26,16 @@ class Outputs:
     slice_logits: Tensor | None  # (b, z)
     features: Tensor | None  # (b, width, z/8, y/8, x/8): the projection of Eq. 8
 
+    def sample(self, index: int) -> Outputs:
+        """The outputs of one sample of the batch, as a batch of one."""
+        one = slice(index, index + 1)
+        return Outputs(
+            self.logits[one],
+            None if self.sdm is None else self.sdm[one],
+            None if self.slice_logits is None else self.slice_logits[one],
+            None if self.features is None else self.features[one],
+        )
+
 
 class SliceHead(nn.Module):
     """One logit per input slice from the deepest features: GN-ReLU, mean over y and x, two layers.

@@ -6,8 +6,10 @@ import csv
 import json
 import re
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,8 +19,8 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from data.case import HU_RANGE
-from data.centers import Split
 from data.dataset import HU_WINDOW
+from data.splits import Split
 from methods import Method
 from utils.checkpoint import save_checkpoint, write_text
 from utils.config import Evaluation, parse_config, parse_evaluation, to_plain
@@ -82,15 +84,22 @@ def write_run(
     *,
     time: str = TIME,
     done: bool = True,
+    cases: Mapping[str, Any] = MappingProxyType({}),
     **settings: Any,
 ) -> Run:
-    """A run folder as `fit` leaves it, with these weights; by default trained on A and B for C."""
+    """A run folder as `fit` leaves it, with these weights; by default trained on A and B for C.
+
+    `cases`: fields of its `Split`, as train_cases or fold.
+    """
     values: dict[str, Any] = {"method": "window", "spacing": PREPARED_SPACING, "target": "C"}
     values |= {"sources": ("A", "B"), **settings}
     config = Config(stage, checkpoints=checkpoints, **values)
     target = str(config.target)
-    run = create_run(config, time, Split(config.sources, target, (), ((target, "x"),)))
-    save_checkpoint(run.checkpoint, {"network": weights, "config": to_plain(config), "step": 1})
+    split = Split(config.sources, target, **{"train_cases": (), "test_cases": (), **cases})
+    run = create_run(config, time, split)
+    content = {"network": weights, "config": to_plain(config), "step": 1}
+    content |= {"split": to_plain(split), "split_hash": split.hash}
+    save_checkpoint(run.checkpoint, content)
     if done:
         mark_done(run.folder)
     return run

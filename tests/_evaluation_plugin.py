@@ -23,9 +23,11 @@ from tests._evaluation_fixtures import (
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """C has lesions, N none, U no labels; A and B are never read."""
+    """A, B and C have lesions, N none, U no labels."""
     folder = tmp_path_factory.mktemp("data sets")  # with a space, as folders have
     write_center(folder / "C", len(CASES), seed=1)
+    write_center(folder / "A", 2, seed=31)
+    write_center(folder / "B", 2, seed=41)
     write_center(folder / "N", 2, seed=11, lesions=False)
     write_center(folder / "U", 2, seed=21, labels=False)
     tables = {"A": {}, "B": {}, "C": {}, "N": {"has_lesions": "false"}, "U": {}}

@@ -13,7 +13,7 @@ from data.dataset import Crop, Sample, load_on_device, make_sample
 from losses.consistency import consistency_loss
 from losses.segmentation import segmentation_loss
 from methods.base import Method
-from methods.ours import Ours, mean_over_pairs
+from methods.ours import Ours, forward_views, mean_over_pairs
 from models.backbone import ResidualEncoderDecoder
 from tests.conftest import SPACING, make_tiny_case
 from utils.stages import TUMOR_FINE, Config
@@ -124,3 +124,51 @@ def test_the_released_consistency_is_a_setting(tiny_config: MakeConfig) -> None:
     )
     expected = 1 - nn.functional.cosine_similarity(phi, psi, dim=0)
     torch.testing.assert_close(terms["cos"], expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("stage", ["tumor_coarse", "tumor_fine"])
+def test_views_one_by_one_have_the_loss_and_gradient_of_one_batch(
+    stage: str, tiny_config: MakeConfig
+) -> None:
+    config = tiny_config(stage, views=3)
+    method, sample = Ours(config), sample_of(config)
+    network = method.build_network().double()  # in float32 they differ by rounding
+    views = [view.double() for view in method.make_views(sample.image, generator())]
+    assert len(views) == 3
+    network.eval()  # dropout differs between a batch and its samples
+    batch = network(torch.cat(views))
+    for index, own in enumerate(forward_views(network, views)):
+        expected = batch.sample(index)
+        for name in ("logits", "sdm", "slice_logits", "features"):
+            if getattr(expected, name) is None:
+                assert getattr(own, name) is None
+            else:
+                torch.testing.assert_close(getattr(own, name), getattr(expected, name))
+    gradients = []
+    for outputs in ([batch.sample(index) for index in range(3)], forward_views(network, views)):
+        network.zero_grad()
+        mean_over_pairs(consistency_loss, [view.logits for view in outputs]).backward()
+        gradients.append([p.grad.clone() for p in network.parameters() if p.grad is not None])
+    for own, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(own, expected, rtol=1e-3, atol=1e-6)  # the loss is float32
+
+
+def test_the_memory_that_waits_for_the_gradient_does_not_grow_with_the_views(
+    tiny_config: MakeConfig,
+) -> None:
+    def saved_bytes(views: int) -> int:
+        """Bytes of distinct tensors that the graph holds between loss and gradient."""
+        config = tiny_config("tumor_coarse", views=views)
+        method, sample = Ours(config), sample_of(config)
+        network, held = method.build_network(), {}
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            terms = method.loss(network, sample, generator())
+        assert all(term.requires_grad for term in terms.values())
+        return sum(held.values())
+
+    assert saved_bytes(6) < saved_bytes(2)

@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from data.centers import list_all_cases, load_centers
+from data.centers import load_centers
 from data.phantom import make
 from data.phantom.centers import CENTERS
 from data.phantom.generate import make_phantom
 from data.readers import load_case
+from data.splits import list_all_cases
 
 SEED = 3
 ROOT = Path(__file__).resolve().parents[1]

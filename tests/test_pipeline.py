@@ -159,7 +159,7 @@ def test_a_centers_threshold_is_for_the_tumor_stages_only(evaluated: Place, tmp_
         assert {(row["dsc"], row["asd_mm"], row["hd95_mm"]) for row in rows[stage].values()} == {
             ("0", "40", "100")
         }
-    summary = read_summary(run_of(evaluated, "tumor_coarse").folder / "evaluation_C_seg")
+    summary = read_summary(run_of(evaluated, "tumor_coarse").folder / "evaluation_C_seg_paper")
     assert (summary["dsc"], summary["asd_mm"], summary["hd95_mm"]) == (0, 40, 100)
     assert summary["empty"] == dict.fromkeys(CASES, "pred")
 
@@ -214,11 +214,11 @@ def test_with_rois_from_labels_the_tumor_stages_need_no_pancreas_stage(place: Pl
     assert request.roi_source == "mask"
     for name in ("tumor_coarse", "tumor_fine"):
         folder = place.evaluate(name, roi_source="mask")
-        assert folder.name == "evaluation_C_mask"
+        assert folder.name == "evaluation_C_mask_paper"
         rows = read_rows(folder)
         assert all(float(row["dsc"]) > 80 for row in rows.values())
         assert {row["fallback"] for row in rows.values()} == {""}
-    coarse = read_rows(run_of(place, "tumor_coarse").folder / "evaluation_C_mask")
+    coarse = read_rows(run_of(place, "tumor_coarse").folder / "evaluation_C_mask_paper")
     assert {row["roi_coverage"] for row in coarse.values()} == {"1"}
 
 

@@ -19,7 +19,6 @@ from tests import _killed_evaluation
 from tests._evaluation_fixtures import (
     CASES,
     PANCREAS_CUT,
-    TIME,
     Place,
     hu_window,
     read_rows,
@@ -30,7 +29,8 @@ from tests._evaluation_fixtures import (
     write_toml,
 )
 from utils.config import StoppedError
-from utils.runs import Run, locked
+from utils.results import result_folder
+from utils.runs import locked
 from utils.stages import STAGE_NAMES, STAGES
 
 pytest_plugins = ["tests._evaluation_plugin"]
@@ -83,7 +83,8 @@ def test_an_evaluation_killed_again_and_again_ends_as_an_unbroken_one(place: Pla
 
 def test_a_finished_evaluation_is_not_done_again(evaluated: Place, predicted: list[str]) -> None:
     before = {
-        stage: stable(run_of(evaluated, stage).folder / "evaluation_C_seg") for stage in STAGES
+        stage: stable(result_folder(run_of(evaluated, stage), stage, "C", "seg", "paper"))
+        for stage in STAGES
     }
     folders = evaluated.all_stages()
     assert predicted == []
@@ -94,7 +95,7 @@ def test_a_finished_evaluation_is_not_done_again(evaluated: Place, predicted: li
 def test_a_missing_mask_is_predicted_again_and_no_other(
     evaluated: Place, predicted: list[str]
 ) -> None:
-    folder = run_of(evaluated, "tumor_coarse").folder / "evaluation_C_seg"
+    folder = run_of(evaluated, "tumor_coarse").folder / "evaluation_C_seg_paper"
     (folder / "predictions" / "case_2.nii.gz").unlink()
     evaluated.evaluate("tumor_coarse")
     assert predicted == ["case_2"]
@@ -152,10 +153,10 @@ def test_a_case_that_was_excluded_leaves_the_table_and_the_means(
 
 def test_two_evaluations_of_one_result_at_a_time_are_refused(evaluated: Place) -> None:
     run = run_of(evaluated, "pancreas_coarse")
-    held = Run(run.folder / "evaluation_C_seg", TIME, ("A", "B"), "C")
+    held = run.folder / "evaluation_C_seg"
     with locked(held), pytest.raises(StoppedError, match="another process"):
         evaluated.evaluate("pancreas_coarse")
-    assert (held.folder / "done").is_file()
+    assert (held / "done").is_file()
 
 
 def test_doubles_that_the_split_dropped_are_not_tested(place: Place) -> None:

@@ -88,7 +88,9 @@ def test_a_missing_earlier_evaluation_is_named_and_its_command_makes_it(
     previous = STAGES[stage].previous
     with pytest.raises(FileNotFoundError, match="missing or unfinished in") as caught:
         place.evaluate(stage)
-    assert str(result_folder(runs[str(previous)], "C", "seg")) in str(caught.value)
+    assert str(result_folder(runs[str(previous)], str(previous), "C", "seg", "paper")) in str(
+        caught.value
+    )
     (command,) = printed_commands(caught.value)
     request = parsed(command)
     assert isinstance(request, Evaluation)
@@ -182,7 +184,7 @@ def test_where_several_runs_fit_the_sources_are_asked_for(place: Place) -> None:
     for sources, target in ((("A", "B"), "C"), (("B", "C"), "A")):
         write_run(place.checkpoints, stage, weights, sources=sources, target=target)
     assert place.evaluate("pancreas_coarse").parent.name.endswith("A+B")  # its own target
-    with pytest.raises(ValueError, match="add --sources, one of: B C; A B"):
+    with pytest.raises(ValueError, match="add one of: --sources B C --seed 2022; --sources A B"):
         place.evaluate("pancreas_coarse", target="U")
     folder = place.evaluate("pancreas_coarse", target="U", sources=("C", "B"))
     assert folder.parent.name.endswith("B+C")

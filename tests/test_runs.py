@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from data.centers import Split
+from data.splits import Split
 from tests.conftest import ROOT
 from utils import runs as module
 from utils.config import StoppedError, read_config
 from utils.runs import Run, config_hash, create_run, find_runs, locked, mark_done, open_runs
-from utils.stages import PANCREAS_COARSE, TUMOR_COARSE, Config
+from utils.stages import PANCREAS_COARSE, TUMOR_COARSE, Config, with_variant
 
 AB_C = Split(("A", "B"), "C", (("A", "1"), ("B", "2")), (("C", "3"),))
 BC_A = Split(("B", "C"), "A", (("B", "2"), ("C", "3")), (("A", "1"),))
@@ -42,6 +42,10 @@ def test_a_run_folder_is_named_by_time_stage_method_and_sources(config: Config) 
     assert not run.done
     fold = create_run(config, "20260102-030405", FOLD)
     assert fold.folder.name == "20260102-030405_tumor_coarse_ours_A_fold2"
+    other = replace(config, seed=7, stage=with_variant(TUMOR_COARSE, "BL+IDR"))
+    assert create_run(other, "20260102-030405", AB_C).folder.name == (
+        "20260102-030405_tumor_coarse_ours-BL+IDR_A+B_seed7"
+    )
 
 
 def test_a_run_folder_tells_what_it_was_made_from(config: Config) -> None:
@@ -89,7 +93,6 @@ def test_what_does_not_change_the_weights_does_not_hinder_a_resume(config: Confi
 @pytest.mark.parametrize(
     "change",
     [
-        {"seed": 1},
         {"lr": 1e-3},
         {"width": 8},
         {"precision": "fp32"},
@@ -109,6 +112,20 @@ def test_other_settings_start_a_new_run(config: Config, change: dict[str, object
     assert second.folder != first.folder
     with pytest.raises(ValueError, match=r"other settings.*another --time"):
         open_runs(replace(other, time=first.time), [AB_C])
+
+
+def test_seeds_and_rows_of_table_v_train_side_by_side_at_one_time(config: Config) -> None:
+    others = [
+        replace(config, seed=7),
+        replace(config, stage=with_variant(config.stage, "BL")),
+        replace(config, stage=with_variant(config.stage, "BL"), seed=7),
+    ]
+    found = [open_runs(replace(c, time="mine"), [AB_C])[0] for c in (config, *others)]
+    assert len({run.folder for run in found}) == 4
+    assert [(run.variant, run.seed) for run in found] == [
+        ("Ours", 2022), ("Ours", 7), ("BL", 2022), ("BL", 7),
+    ]  # fmt: skip
+    assert set(find_runs(config.checkpoints, "tumor_coarse", variant="BL")) == set(found[2:])
 
 
 def test_other_cases_start_a_new_run_and_are_refused_under_the_old_time(config: Config) -> None:
@@ -187,7 +204,7 @@ def hold() -> Callable[[Run], Holder]:
     def start(run: Run) -> Holder:
         code = (
             "import sys, time; from pathlib import Path; from utils.runs import Run, locked\n"
-            "with locked(Run(Path(sys.argv[1]), 't', (), None)):\n"
+            "with locked(Path(sys.argv[1])):\n"
             "    print('held', flush=True); time.sleep(60)"
         )
         process = subprocess.Popen(
@@ -209,9 +226,12 @@ def test_a_second_process_is_kept_out_until_the_first_is_gone(
     run = create_run(config, "20260101-000000", AB_C)
     holder = hold(run)
     try:
-        with pytest.raises(StoppedError, match=r"tumor_coarse.*another process"), locked(run):
+        with (
+            pytest.raises(StoppedError, match=r"tumor_coarse.*another process"),
+            locked(run.folder),
+        ):
             pass
     finally:
         holder.leave()
-    with locked(run):
+    with locked(run.folder):
         pass

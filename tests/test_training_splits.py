@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.centers import Center, Split, load_centers
+from data.centers import Center, load_centers
 from data.preprocess import PreparedCase
+from data.splits import Split
 from tests.conftest import (
     SPACING,
     Tiny,

@@ -12,9 +12,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from utils.stages import LOSS_TERMS, STAGES, Config, Stage, setting_names
+from utils.stages import (
+    FOLDS,
+    LOSS_TERMS,
+    STAGES,
+    VARIANTS,
+    Config,
+    Stage,
+    setting_names,
+    with_variant,
+)
 
 ROI_SOURCES = ("seg", "mask")
+PROTOCOLS = ("paper", "honest", "heldout")
 # What a number may be, by setting.
 ABOVE_ZERO = ("width", "lr", "spacing", "steepness", "temperature", "threshold", "rescale_range")
 AT_LEAST = {
@@ -23,6 +33,7 @@ AT_LEAST = {
     **dict.fromkeys(("margin_voxels", "min_round_voxels", "rescale_probability"), 0),
     "agreement_dice": 0,
     "max_voxels": 8**3,  # the network's smallest input
+    "holdout": 0,
 }
 AT_MOST_ONE = ("rescale_probability", "agreement_dice")
 LOW_AND_HIGH = ("jitter_z_fraction", "jitter_voxels", "rescale_range")
@@ -41,6 +52,11 @@ class Evaluation:
     cache: Path = Path("cache")
     time: str | None = None
     roi_source: str = "seg"
+    protocol: str = "paper"
+    method: str | None = None
+    variant: str = "Ours"
+    seed: int | None = None
+    fold: str | None = None
     device: str = "auto"
     precision: str = "auto"
     workers: int = 2
@@ -58,7 +74,8 @@ def parse_config(stage: Stage, argv: Sequence[str] | None = None) -> Config:
     if "weights" in given:
         given["weights"] = {**stage.weights, **given["weights"]}
     own = {name: given.pop(name) for name in setting_names(Stage) if name in given}
-    config = Config(dataclasses.replace(stage, **own), **given)
+    stage = dataclasses.replace(stage, **own)
+    config = Config(with_variant(stage, stage.variant), **given)
     try:
         check_config(config)
     except ValueError as error:
@@ -80,6 +97,17 @@ def parse_evaluation(stage: Stage, argv: Sequence[str] | None = None) -> Evaluat
     add("--target", help="center to evaluate on; none: the target of each newest run")
     add("--time", help="timestamp of the run to evaluate; none: the newest finished one")
     add("--roi-source", choices=ROI_SOURCES, default="seg", help="pancreas ROI: segmented or label")
+    add(
+        "--protocol",
+        choices=PROTOCOLS,
+        default=default.protocol,
+        help="the tumor's threshold: the target center's in centers.toml (paper), or the best on "
+        "held-out source cases (honest), which heldout predicts first",
+    )
+    add("--method", help="only runs of this method")
+    add("--variant", choices=tuple(VARIANTS), default="Ours", help="only runs of this row")
+    add("--seed", type=int, help="only runs of this seed")
+    add("--fold", choices=FOLDS, help="runs of cross-validation inside --target")
     add("--checkpoints", type=Path, default=default.checkpoints, help="where run folders are")
     add("--cache", type=Path, default=default.cache, help="where prepared cases are kept")
     add("--device", default="auto", help="cpu, cuda, cuda:1, or auto: a GPU if there is one")
@@ -113,6 +141,7 @@ def check_config(config: Config) -> None:
     rules = (
         (width % 8 == 0, f"--width {width}: a multiple of 8"),
         (stage.threshold < 1, f"--threshold {stage.threshold}: between 0 and 1"),
+        (config.holdout < 1, f"--holdout {config.holdout}: 0 or more, below 1"),
         (not twice, f"--sources: {', '.join(twice)} stands there twice"),
         (
             config.target not in config.sources,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from data.dataset import NETWORK_MULTIPLE, PAD_HU, central_window, window_hu
 from data.roi import Box, bounding_box, crop, expand_box, pad_to_multiple, paste
+from data.splits import CaseName
 from methods import Method, build_method
 from utils.checkpoint import load_checkpoint
 from utils.config import config_from_plain
@@ -39,6 +40,8 @@ class Model:
     precision: str
     window_voxels: int  # largest input that goes through the network at once
     threshold: float
+    train_cases: frozenset[CaseName] = frozenset()
+    split_hash: str = ""
 
     @property
     def stage(self) -> Stage:
@@ -64,9 +67,18 @@ def load_model(run: Run, device: str = "auto", precision: str = "auto") -> Model
     network = method.build_network().to(device_)
     network.load_state_dict(content["network"])
     network.eval()
-    precision = select_precision(precision, device_)
     stage = config.stage
-    return Model(config, method, network, device_, precision, stage.max_voxels, stage.threshold)
+    return Model(
+        config,
+        method,
+        network,
+        device_,
+        select_precision(precision, device_),
+        stage.max_voxels,
+        stage.threshold,
+        frozenset((center, case_id) for center, case_id in content["split"]["train_cases"]),
+        content["split_hash"],
+    )
 
 
 def predict_case(model: Model, image_hu: np.ndarray, around: Box | None) -> Prediction:

@@ -25,6 +25,7 @@ from data.preprocess import (
 from data.readers import load_case
 from data.readers.masks import read_mask, write_mask
 from data.roi import Box, bounding_box
+from data.splits import CaseName
 from utils.checkpoint import write_json
 from utils.config import Evaluation
 from utils.evaluation import Row, measure_case, read_cases, write_cases, write_summary
@@ -33,6 +34,8 @@ from utils.postprocess import keep_components
 from utils.progress import Progress
 from utils.results import Result, find_previous, pick_runs, result_folder
 from utils.runs import Run, locked, mark_done
+from utils.stages import Stage
+from utils.thresholds import best_threshold, heldout_sweeps, sweep_path, write_sweep
 
 
 def run_stage(evaluation: Evaluation) -> list[Path]:
@@ -50,27 +53,27 @@ def run_stage(evaluation: Evaluation) -> list[Path]:
 
 
 def evaluate_run(evaluation: Evaluation, run: Run, center: Center, previous: Result | None) -> Path:
-    """Predict, write and measure every case of `center` with one run.
+    """Predict, write and measure with one run the cases of `center` that the protocol names.
 
     Doubles that the run's split dropped are left out: another center's copy of them has trained.
+    Raises ValueError where a case has trained the run.
     """
     model = load_model(run, evaluation.device, evaluation.precision)
-    if model.stage.target == "tumor" and center.tumor_threshold is not None:
-        model.threshold = center.tumor_threshold
+    stage = model.stage
+    model.threshold = choose_threshold(evaluation, run, stage, center)
     settings = PrepareSettings(spacing=model.config.spacing)
     prepared = prepare_centers([center], evaluation.cache, settings, evaluation.workers)
-    cases = [c for c in prepared[center.name] if (center.name, c.case_id) not in run.dropped_cases]
-    result = Result(
-        result_folder(run, center.name, evaluation.roi_source), model.stage.name, previous
-    )
+    cases = select_cases(evaluation, run, center.name, prepared[center.name], model.train_cases)
+    folder = result_folder(run, stage.name, center.name, evaluation.roi_source, evaluation.protocol)
+    result = Result(folder, stage.name, previous)
     result.folder.mkdir(parents=True, exist_ok=True)
     origin = provenance(run, model, evaluation, center, previous)
     table = result.folder / "cases.csv"
-    with locked(Run(result.folder, run.time, run.sources, run.target)):
+    with locked(result.folder):
         rows = kept_rows(result, origin, cases)
         there = {row["case_id"] for row in rows}
         todo = [case for case in cases if case.case_id not in there]
-        progress = Progress(f"{model.stage.name} on {center.name}", len(todo))
+        progress = Progress(f"{stage.name} on {center.name}", len(todo))
         for item in todo:
             row = evaluate_case(evaluation, model, center, item, result)
             rows = sorted([*rows, row], key=lambda r: r["case_id"])
@@ -80,6 +83,44 @@ def evaluate_run(evaluation: Evaluation, run: Run, center: Center, previous: Res
         write_summary(result.folder / "summary.json", read_cases(table), origin)
         mark_done(result.folder)
     return result.folder
+
+
+def select_cases(
+    evaluation: Evaluation,
+    run: Run,
+    center: str,
+    prepared: Sequence[PreparedCase],
+    train_cases: frozenset[CaseName],
+) -> list[PreparedCase]:
+    """The cases of `center` to evaluate: all, a fold's test cases, or the held-out ones.
+
+    Raises ValueError where one of them has trained the run.
+    """
+    wanted = {(center, case.case_id) for case in prepared} - run.dropped_cases
+    if evaluation.protocol == "heldout":
+        wanted &= run.heldout_cases
+    elif run.fold is not None:
+        wanted &= run.test_cases
+    leaked = sorted(case_id for name, case_id in wanted & train_cases)
+    if leaked:
+        raise ValueError(
+            f"{run.folder} was trained on {', '.join(leaked)} of {center}: a result on them would "
+            "be no test; evaluate it on a center that it has not seen"
+        )
+    return [case for case in prepared if (center, case.case_id) in wanted]
+
+
+def choose_threshold(evaluation: Evaluation, run: Run, stage: Stage, center: Center) -> float:
+    """The probability above which a voxel is foreground (`paper`, `honest`; see `Evaluation`).
+
+    `paper`: the target center's own threshold for the tumor, as the paper gives it. `honest`: the
+    one that is best on the held-out source cases. `heldout` itself predicts at the stage's.
+    """
+    if stage.target == "pancreas" or evaluation.protocol == "heldout":
+        return stage.threshold
+    if evaluation.protocol == "paper":
+        return stage.threshold if center.tumor_threshold is None else center.tumor_threshold
+    return best_threshold(heldout_sweeps(evaluation, run, stage))
 
 
 def evaluate_case(
@@ -93,7 +134,8 @@ def evaluate_case(
     case = load_case(center, item.files)
     around, fallback = find_roi(evaluation, model, case, item, result)
     prediction = predict_case(model, item.image_hu, around)
-    pred = keep_components(restore_prob(prediction.prob, item) > model.threshold)
+    prob = restore_prob(prediction.prob, item)
+    pred = keep_components(prob > model.threshold)
     write_mask(result.mask_path(item.case_id), pred, case.grid)
     seconds = time.monotonic() - started
     mask = None if case.label is None else target_mask(case.label, model.stage.target)
@@ -102,6 +144,8 @@ def evaluate_case(
         row["roi_coverage_margin"] = coverage(item, model.stage.target, prediction.box)
         if around is not None:
             row["roi_coverage"] = coverage(item, model.stage.target, around)
+    if evaluation.protocol == "heldout" and mask is not None:
+        write_sweep(sweep_path(result.folder, item.case_id), prob, mask)
     return row | {
         "case_id": item.case_id,
         "fallback": fallback,
@@ -161,11 +205,16 @@ def provenance(
     before = [previous.folder / name for name in ("origin.json", "cases.csv")] if previous else []
     return {
         "stage": model.stage.name,
-        "method": model.config.method,
+        "method": run.method,
+        "variant": run.variant,
+        "seed": run.seed,
         "time": run.time,
         "sources": list(run.sources),
         "target": center.name,
+        "fold": run.fold,
+        "protocol": evaluation.protocol,
         "roi_source": evaluation.roi_source,
+        "split_hash": model.split_hash,
         "threshold": model.threshold,
         "checkpoint_sha256": _sha256(run.checkpoint),
         "previous": str(relative) if relative else None,

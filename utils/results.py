@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from data.centers import Center
+from utils.commands import command_line, to_arguments
 from utils.config import Evaluation, stage_named
 from utils.runs import Run, find_runs
 from utils.stages import Stage
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
@@ -36,14 +34,21 @@ class Result:
         return (self.folder / "done").is_file()
 
 
-def result_folder(run: Run, target: str, roi_source: str) -> Path:
-    """Where a run's evaluation on a center lies."""
-    return run.folder / f"evaluation_{target}_{roi_source}"
+def result_folder(run: Run, stage: str, center: str, roi_source: str, protocol: str) -> Path:
+    """Where the evaluation of a stage's run on a center lies.
+
+    A pancreas stage has one threshold, so `paper` and `honest` share its result.
+    """
+    name = f"evaluation_{center}_{roi_source}"
+    if stage_named(stage).target == "tumor" or protocol == "heldout":
+        name += f"_{protocol}"
+    return run.folder / name
 
 
 def pick_runs(evaluation: Evaluation, centers: Mapping[str, Center]) -> list[tuple[Run, str]]:
     """The finished runs to evaluate, each with its center: the newest timestamp, or --time.
 
+    In the protocol `heldout` a run comes with each of its sources that has held-out cases.
     Raises FileNotFoundError with the command to give where there is none, and ValueError where
     the center is unknown or several runs fit.
     """
@@ -52,25 +57,52 @@ def pick_runs(evaluation: Evaluation, centers: Mapping[str, Center]) -> list[tup
         raise ValueError(
             f"--target {target}: not in {evaluation.centers}, which has {', '.join(centers)}"
         )
-    all_runs = find_runs(evaluation.checkpoints, evaluation.stage, fold=None)
+    wanted = {"variant": evaluation.variant}
+    wanted |= {} if evaluation.method is None else {"method": evaluation.method}
+    found = find_runs(evaluation.checkpoints, evaluation.stage, **wanted)
+    all_runs = [run for run in found if _is_of(run, evaluation)]
     runs = [run for run in all_runs if evaluation.time in (None, run.time)]
     if evaluation.sources:
         runs = [run for run in runs if set(run.sources) == set(evaluation.sources)]
-    if target is not None:
+    if target is not None and evaluation.fold is None:
         runs = [run for run in runs if target not in run.sources]
         runs = [run for run in runs if run.target == target] or runs
     finished = [run for run in runs if run.done]
     if not finished:
         raise FileNotFoundError(_missing_run(evaluation, runs, all_runs))
     newest = [run for run in finished if run.time == finished[0].time]
-    if target is not None and len(newest) > 1:
-        choices = "; ".join(" ".join(run.sources) for run in newest)
-        raise ValueError(f"--target {target}: several runs fit; add --sources, one of: {choices}")
-    pairs = [(run, target or run.target or "") for run in newest]
+    if target is not None and evaluation.fold != "all" and len(newest) > 1:
+        choices = "; ".join(f"--sources {' '.join(r.sources)} --seed {r.seed}" for r in newest)
+        raise ValueError(f"--target {target}: several runs fit; add one of: {choices}")
+    if evaluation.protocol == "heldout":
+        pairs = [(run, name) for run in newest for name in _heldout_centers(run)]
+    else:
+        pairs = [(run, target or run.target or "") for run in newest]
     for run, name in pairs:
         if name not in centers:
             raise ValueError(f"{run.folder}: its center {name!r} is not in {evaluation.centers}")
     return pairs
+
+
+def _is_of(run: Run, evaluation: Evaluation) -> bool:
+    """Whether a run is of the seed and of the fold that are asked for."""
+    if evaluation.seed not in (None, run.seed):
+        return False
+    if evaluation.fold is None:
+        return run.fold is None
+    own = evaluation.target in (None, run.target)
+    return own and run.fold is not None and evaluation.fold in ("all", str(run.fold))
+
+
+def _heldout_centers(run: Run) -> list[str]:
+    """The sources of which the run holds cases out; a ValueError where there is none."""
+    names = [name for name in run.sources if any(c == name for c, _ in run.heldout_cases)]
+    if not names:
+        raise ValueError(
+            f"{run.folder}: trained on every case of its sources, so none is left to choose a "
+            "threshold on; train it with --holdout 0.1, or use --protocol paper"
+        )
+    return names
 
 
 def find_previous(
@@ -87,7 +119,7 @@ def find_previous(
     if stage.previous is None or (evaluation.roi_source == "mask" and stage.roi == "pancreas"):
         return None
     earlier_stage = stage_named(stage.previous)
-    runs = _earlier_runs(evaluation.checkpoints, earlier_stage, run, target)
+    runs = _earlier_runs(evaluation, earlier_stage, run, target)
     finished = [earlier for earlier in runs if earlier.done]
     if not finished:
         train = _train_again(runs[0]) if runs else ""
@@ -95,13 +127,13 @@ def find_previous(
         raise FileNotFoundError(
             f"{evaluation.stage} needs {stage.previous}, whose training is "
             f"{f'unfinished in {runs[0].folder}' if runs else 'missing'}; give\n  "
-            f"{train or _command('train', stage.previous, evaluation, sources, run.target)}\n  "
-            f"{_command('evaluate', stage.previous, evaluation, sources, target)}"
+            f"{train or _command('train', stage.previous, evaluation, sources, run)}\n  "
+            f"{_command('evaluate', stage.previous, evaluation, sources, run, target)}"
         )
-    earlier = finished[0]
-    folder = result_folder(earlier, target, evaluation.roi_source)
+    earlier, roi_source = finished[0], evaluation.roi_source
+    folder = result_folder(earlier, stage.previous, target, roi_source, evaluation.protocol)
     if not Result(folder, stage.previous, None).done:
-        command = _command("evaluate", stage.previous, evaluation, earlier.sources, target)
+        command = _command("evaluate", stage.previous, evaluation, earlier.sources, run, target)
         raise FileNotFoundError(
             f"{evaluation.stage} reads the masks of {stage.previous} on {target}, and they are "
             f"missing or unfinished in {folder}; give\n  {command} --time {earlier.time}"
@@ -109,30 +141,32 @@ def find_previous(
     return _chain(evaluation.checkpoints, folder)
 
 
-def script(kind: str, stage: str) -> str:
-    """The path of a stage's script from the root; kind is "train" or "evaluate"."""
-    return f"{kind}_{stage.partition('_')[0]}/{kind}_sh_{stage}.py"
-
-
-def _earlier_runs(checkpoints: Path, stage: Stage, run: Run, target: str) -> list[Run]:
+def _earlier_runs(evaluation: Evaluation, stage: Stage, run: Run, target: str) -> list[Run]:
     """Runs of an earlier stage that saw what `run` saw and not the target.
 
-    Those of the same timestamp where there are any, else all, newest first. A pancreas stage may
-    have more sources (the centers without lesions), a tumor stage has the same.
+    Those of the same timestamp where there are any, else all; of the same seed where there are
+    any; newest first. A tumor stage is of the same method and the same row of Table V, and has
+    the same sources; a pancreas stage may have more (the centers without lesions).
     """
     own = set(run.sources)
     runs = []
-    for earlier in find_runs(checkpoints, stage.name, fold=None):
+    tumor = stage.target == "tumor"
+    same = {"method": run.method, "variant": run.variant} if tumor else {}
+    for earlier in find_runs(evaluation.checkpoints, stage.name, fold=run.fold, **same):
         sources = set(earlier.sources)
-        if target not in sources and (
-            own == sources or (stage.target != "tumor" and own < sources)
-        ):
+        unseen = earlier.target == run.target if run.fold is not None else target not in sources
+        if evaluation.protocol == "heldout":
+            unseen = run.heldout_cases <= earlier.heldout_cases
+        if unseen and (own == sources or (not tumor and own < sources)):
             runs.append(earlier)
-    return [earlier for earlier in runs if earlier.time == run.time] or runs
+    runs = [earlier for earlier in runs if earlier.time == run.time] or runs
+    return [earlier for earlier in runs if earlier.seed == run.seed] or runs
 
 
 def _training_sources(stage: Stage, run: Run, centers: Mapping[str, Center]) -> list[str]:
     """What a stage that `run` builds on is trained on: its sources, and NIH's like if it may."""
+    if run.fold is not None:
+        return []
     free = [name for name, center in centers.items() if not center.has_lesions]
     more = free if stage.target == "pancreas" else []
     return [*run.sources, *(n for n in more if n not in (*run.sources, run.target))]
@@ -142,18 +176,34 @@ def _command(
     kind: str,
     stage: str,
     evaluation: Evaluation,
-    sources: Sequence[str] = (),
+    sources: Sequence[str],
+    run: Run | None = None,
     target: str | None = None,
 ) -> str:
     """A command line that can be given as it stands, from the current folder."""
-    words = ["python", os.path.relpath(ROOT / script(kind, stage))]
-    words += ["--sources", *sources] if sources else []
-    words += ["--target", target] if target is not None else []
+    tumor = stage.startswith("tumor")
+    fold = evaluation.fold if run is None or run.fold is None else str(run.fold)
+    options: dict[str, Any] = {"sources": tuple(sources) if fold is None else ()}
+    options["target"] = run.target if run is not None else evaluation.target
+    options["fold"] = fold
+    if tumor and evaluation.variant != "Ours":
+        options["variant"] = evaluation.variant
+    if tumor:
+        options["method"] = evaluation.method if run is None else run.method
+    options["seed"] = evaluation.seed
     for name in ("centers", "checkpoints", "cache"):
-        words += [f"--{name}", str(getattr(evaluation, name))]
-    if kind == "evaluate" and stage.startswith("tumor") and evaluation.roi_source != "seg":
-        words += ["--roi-source", evaluation.roi_source]
-    return shlex.join(words)
+        options[name] = getattr(evaluation, name)
+    if kind == "evaluate":
+        held_out = evaluation.protocol == "heldout"
+        if target is not None and not held_out:
+            options["target"] = target
+        if tumor and evaluation.roi_source != "seg":
+            options["roi_source"] = evaluation.roi_source
+        if held_out or (tumor and evaluation.protocol != "paper"):
+            options["protocol"] = evaluation.protocol
+    elif run is not None and run.holdout > 0:
+        options["holdout"] = run.holdout
+    return command_line(kind, stage, to_arguments(options))
 
 
 def _train_again(run: Run) -> str:
@@ -171,7 +221,7 @@ def _missing_run(evaluation: Evaluation, unfinished: Sequence[Run], others: Sequ
     there = [f"{run.time} trained on {' '.join(run.sources)}" for run in others if run.done]
     if there:
         message += f" (finished are: {'; '.join(there)})"
-    command = _command("train", evaluation.stage, evaluation, evaluation.sources, evaluation.target)
+    command = _command("train", evaluation.stage, evaluation, evaluation.sources)
     return f"{message}; train it with\n  {command}"
 
 

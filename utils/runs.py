@@ -18,13 +18,15 @@ from typing import Any
 
 import torch
 
+from data.splits import CaseName, Split
 from utils.checkpoint import write_json, write_text
 from utils.config import StoppedError, to_plain
 from utils.stages import Config
 
 TIME_FORMAT = "%Y%m%d-%H%M%S"
 UNHASHED = ("checkpoints", "cache", "centers", "time", "resume", "device", "workers")
-UNHASHED_TOO = ("checkpoint_seconds", "tensorboard", "sources", "target")  # the split has these
+UNHASHED_TOO = ("checkpoint_seconds", "tensorboard")
+IN_SPLIT = ("sources", "target", "fold", "holdout")  # the split's hash has these
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,14 @@ class Run:
     time: str
     sources: tuple[str, ...]
     target: str | None
-    dropped_cases: frozenset[tuple[str, str]] = frozenset()  # doubles: never trained, never tested
+    method: str = "ours"
+    variant: str = "Ours"
+    seed: int = 2022
+    fold: int | None = None
+    holdout: float = 0.0
+    test_cases: frozenset[CaseName] = frozenset()
+    heldout_cases: frozenset[CaseName] = frozenset()  # of the sources, to choose a threshold on
+    dropped_cases: frozenset[CaseName] = frozenset()  # doubles: never trained, never tested
 
     @property
     def done(self) -> bool:
@@ -51,7 +60,7 @@ class Run:
 def config_hash(config: Config) -> str:
     """Hash of everything in the configuration that changes the weights, the split aside."""
     plain = to_plain(config)
-    for name in UNHASHED + UNHASHED_TOO:
+    for name in UNHASHED + UNHASHED_TOO + IN_SPLIT:
         plain.pop(name)
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
@@ -62,48 +71,51 @@ def new_time() -> str:
 
 
 def find_runs(checkpoints: Path, stage: str, **wanted: Any) -> list[Run]:
-    """Runs of a stage, newest first; `wanted` may hold time, sources, target, config_hash.
+    """Runs of a stage, newest first; `wanted` may hold any key of run.json.
 
-    A folder without a readable run.json is no run: it is passed over.
+    A folder without a readable run.json of this version is no run: it is passed over.
     """
     runs = []
     for path in sorted(checkpoints.glob(f"*_{stage}_*/run.json"), reverse=True):
         try:
             facts = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError):
+            run = _run(path.parent, facts)
+        except (OSError, json.JSONDecodeError, KeyError, TypeError):
             continue
         if facts.get("stage") != stage:
             continue
         if all(facts.get(key) == to_plain(value) for key, value in wanted.items()):
-            runs.append(_run(path.parent, facts))
+            runs.append(run)
     return runs
 
 
-def create_run(config: Config, time: str, split: Any) -> Run:
+def create_run(config: Config, time: str, split: Split) -> Run:
     """Make the folder with config.json, environment.json and, last, run.json."""
-    name = f"{time}_{config.stage.name}_{config.method}_{'+'.join(split.sources)}"
-    if split.fold is not None:
-        name += f"_fold{split.fold}"
-    folder = config.checkpoints / name
+    folder = config.checkpoints / _folder_name(config, time, split)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", to_plain(config))
     write_json(folder / "environment.json", environment())
     facts = {
         "stage": config.stage.name,
         "method": config.method,
+        "variant": config.stage.variant,
+        "seed": config.seed,
         "time": time,
         "sources": list(split.sources),
         "target": split.target,
         "fold": split.fold,
+        "holdout": config.holdout,
         "config_hash": config_hash(config),
         "split_hash": split.hash,
+        "test_cases": to_plain(split.test_cases),
+        "heldout_cases": to_plain(split.heldout_cases),
         "dropped_cases": to_plain(split.dropped_cases),
     }
     write_json(folder / "run.json", facts)
     return _run(folder, facts)
 
 
-def open_runs(config: Config, splits: Sequence[Any]) -> list[Run]:
+def open_runs(config: Config, splits: Sequence[Split]) -> list[Run]:
     """A folder for each split, all of one timestamp: those of an unfinished experiment, or new.
 
     Raises ValueError where --time names folders of another configuration or other cases.
@@ -119,11 +131,9 @@ def open_runs(config: Config, splits: Sequence[Any]) -> list[Run]:
         time = _free_time(config)
     runs = []
     for split in splits:
-        there = [
-            r
-            for r in find_runs(config.checkpoints, config.stage.name, time=time)
-            if r.sources == tuple(split.sources) and _fold(r) == split.fold
-        ]
+        folder = config.checkpoints / _folder_name(config, time, split)
+        found = find_runs(config.checkpoints, config.stage.name, time=time)
+        there = [run for run in found if run.folder == folder]
         for run in there:
             _refuse_other(run, same["config_hash"], split)
         runs.append(there[0] if there else create_run(config, time, split))
@@ -131,17 +141,17 @@ def open_runs(config: Config, splits: Sequence[Any]) -> list[Run]:
 
 
 @contextmanager
-def locked(run: Run) -> Iterator[None]:
-    """Hold the run folder against a second process; the lock dies with the process.
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder against a second process; the lock dies with the process.
 
     Raises StoppedError where another process holds it.
     """
-    with (run.folder / "lock").open("w") as handle:
+    with (folder / "lock").open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise StoppedError(
-                f"{run.folder}: another process works here; wait for it (a training can start a "
+                f"{folder}: another process works here; wait for it (a training can start a "
                 "new run beside it with --no-resume)"
             ) from error
         yield
@@ -176,24 +186,36 @@ def _free_time(config: Config) -> str:
     return time
 
 
+def _folder_name(config: Config, time: str, split: Split) -> str:
+    """Unique for what may train at one timestamp: row of Table V, sources, fold and seed too."""
+    variant = config.stage.variant
+    parts = [time, config.stage.name, config.method + (f"-{variant}" if variant != "Ours" else "")]
+    parts.append("+".join(split.sources))
+    if split.fold is not None:
+        parts.append(f"fold{split.fold}")
+    if config.seed != Config(config.stage).seed:
+        parts.append(f"seed{config.seed}")
+    return "_".join(parts)
+
+
 def _run(folder: Path, facts: dict[str, Any]) -> Run:
-    dropped = frozenset((center, case_id) for center, case_id in facts.get("dropped_cases", ()))
-    return Run(folder, facts["time"], tuple(facts["sources"]), facts["target"], dropped)
+    values = {name: facts[name] for name in ("time", "target", "method", "variant", "seed", "fold")}
+    values |= {
+        name: frozenset((center, case_id) for center, case_id in facts[name])
+        for name in ("test_cases", "heldout_cases", "dropped_cases")
+    }
+    return Run(folder, sources=tuple(facts["sources"]), holdout=facts["holdout"], **values)
 
 
 def _facts(run: Run) -> dict[str, Any]:
     return json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
 
 
-def _fold(run: Run) -> int | None:
-    return _facts(run)["fold"]
-
-
-def _fits(run: Run, split: Any) -> bool:
+def _fits(run: Run, split: Split) -> bool:
     return _facts(run)["split_hash"] == split.hash
 
 
-def _refuse_other(run: Run, wanted_hash: str, split: Any) -> None:
+def _refuse_other(run: Run, wanted_hash: str, split: Split) -> None:
     facts = _facts(run)
     if facts["config_hash"] != wanted_hash:
         raise ValueError(

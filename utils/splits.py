@@ -6,17 +6,27 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from data.centers import Center, Split, make_split, round_robin
+from data.centers import Center
 from data.preprocess import PreparedCase, PrepareSettings, prepare_centers
+from data.splits import Split, four_folds, hold_out, make_split, round_robin
 from utils.stages import Config
 
 
 def select_splits(config: Config, centers: dict[str, Center]) -> list[Split]:
-    """The splits that sources and target select; a ValueError says what would fit.
+    """The splits that sources, target and fold select; a ValueError says what would fit.
 
-    Neither given: the whole round robin. A target alone: its fold. Sources alone: the fold of
-    the one center with lesions that is left.
+    Neither sources nor target given: the whole round robin. A target alone: its fold. Sources
+    alone: the fold of the one center with lesions that is left. With `fold`, cross-validation
+    inside the target, or inside every center with lesions.
     """
+    if config.fold is not None:
+        splits = _select_folds(config, centers)
+    else:
+        splits = _select_round_robin(config, centers)
+    return [hold_out(split, centers, config.holdout) for split in splits]
+
+
+def _select_round_robin(config: Config, centers: dict[str, Center]) -> list[Split]:
     organ, target = config.stage.target, config.target
     if config.sources and target is None:
         left = [n for n, c in centers.items() if c.has_lesions and n not in config.sources]
@@ -31,6 +41,19 @@ def select_splits(config: Config, centers: dict[str, Center]) -> list[Split]:
     return [make_split(centers, config.sources or None, target, organ)]
 
 
+def _select_folds(config: Config, centers: dict[str, Center]) -> list[Split]:
+    if config.sources:
+        raise ValueError("--fold trains inside --target; leave --sources out")
+    if config.target is not None and config.target not in centers:
+        raise ValueError(f"--target {config.target}: choose from {', '.join(centers)}")
+    names = [name for name, center in centers.items() if center.has_lesions]
+    if config.target is not None and config.target not in names:
+        raise ValueError(f"--target {config.target} has no lesions and is never tested")
+    chosen = names if config.target is None else [config.target]
+    splits = [split for name in chosen for split in four_folds(centers[name])]
+    return [split for split in splits if config.fold in ("all", str(split.fold))]
+
+
 def keep_prepared(split: Split, prepared: dict[str, list[PreparedCase]]) -> Split:
     """The split without the doubles that a center drops (its `drop_doubles`)."""
     kept = {(case.center, case.case_id) for cases in prepared.values() for case in cases}
@@ -38,8 +61,11 @@ def keep_prepared(split: Split, prepared: dict[str, list[PreparedCase]]) -> Spli
         split,
         train_cases=tuple(case for case in split.train_cases if case in kept),
         test_cases=tuple(case for case in split.test_cases if case in kept),
+        heldout_cases=tuple(case for case in split.heldout_cases if case in kept),
         dropped_cases=tuple(
-            case for case in (*split.train_cases, *split.test_cases) if case not in kept
+            case
+            for case in (*split.train_cases, *split.heldout_cases, *split.test_cases)
+            if case not in kept
         ),
     )
 

@@ -6,12 +6,23 @@ Each field carries its explanation and its source; `utils/config.py` makes the c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 STAGE_NAMES = ("pancreas_coarse", "pancreas_fine", "tumor_coarse", "tumor_fine")
+N_FOLDS = 4  # Table IV
+FOLDS = (*(str(k) for k in range(N_FOLDS)), "all")
 LOSS_TERMS = ("seg", "dis", "tran", "con", "cos")  # Eq. 11, in the paper's order
+# Table V: the terms of Eq. 11 that a row keeps. Rows without the self-supervised terms see one view
+# (no Eq. 1); the slice head belongs to the whole method alone, as Table VI counts the parameters.
+VARIANTS: Mapping[str, tuple[str, ...]] = {
+    "BL": ("seg",),
+    "BL+IDR": ("seg", "dis"),
+    "BL+DTL": ("seg", "dis", "tran"),
+    "BL+DSL": ("seg", "con", "cos"),
+    "Ours": LOSS_TERMS,
+}
 
 
 def setting(default: Any, text: str, source: str, choices: tuple[str, ...] = ()) -> Any:
@@ -30,6 +41,7 @@ class Stage:
     target: str  # "pancreas" (lesion included) or "tumor"
     roi: str  # what the input is cropped around: "volume", "pancreas" or "tumor"
     previous: str | None  # the stage whose result this one reads
+    variant: str = setting("Ours", "row of the ablation", "Table V", tuple(VARIANTS))
     epochs: int = setting(800, "passes over the training cases", "Sec. IV-C")
     views: int = setting(2, "views of a sample per step; 1 leaves Eq. 1 out", "Eq. 1; Sec. V-B")
     weights: Mapping[str, float] = setting(
@@ -146,6 +158,23 @@ TUMOR_FINE = Stage(
 STAGES = {s.name: s for s in (PANCREAS_COARSE, PANCREAS_FINE, TUMOR_COARSE, TUMOR_FINE)}
 
 
+def with_variant(stage: Stage, variant: str) -> Stage:
+    """The stage as a row of Table V trains it: the terms that the row leaves out weigh nothing.
+
+    Raises ValueError, with the choices, for an unknown row.
+    """
+    if variant not in VARIANTS:
+        raise ValueError(f"unknown variant {variant!r}; choose from {', '.join(VARIANTS)}")
+    kept = VARIANTS[variant]
+    return replace(
+        stage,
+        variant=variant,
+        weights={name: w if name in kept else 0.0 for name, w in stage.weights.items()},
+        views=stage.views if "cos" in kept else 1,
+        slices=stage.slices and variant == "Ours",
+    )
+
+
 @dataclass(frozen=True)
 class Config:
     """One training run: a stage, its data and how it is computed. Written as config.json."""
@@ -157,6 +186,19 @@ class Config:
         (), "centers to train on; none given: every leave-one-center-out fold in turn", "Sec. IV-C"
     )
     target: str | None = setting(None, "the center that no training may see", "Sec. IV-C")
+    fold: str | None = setting(
+        None,
+        "cross-validation inside --target (none: each center): train on the other three of its "
+        "four folds",
+        "Table IV",
+        FOLDS,
+    )
+    holdout: float = setting(
+        0.0,
+        "part of each source center's patients that is not trained on, to choose the threshold of "
+        "the protocol `honest`",
+        "docs/method.md",
+    )
     checkpoints: Path = setting(Path("checkpoints"), "where run folders are made", "-")
     cache: Path = setting(Path("cache"), "where prepared cases are kept", "-")
     time: str | None = setting(None, "timestamp of the run; none: now, in UTC", "-")

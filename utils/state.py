@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from data.centers import Split
+from data.splits import Split
 from methods import Method
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.config import to_plain

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from data.centers import Split, load_centers
+from data.centers import load_centers
 from data.dataset import Crop, StageDataset, load_on_device, make_sample, sample_seed
 from data.preprocess import PreparedCase
+from data.splits import Split
 from methods import Method, build_method
 from utils.checkpoint import remove_partial_files
 from utils.config import StoppedError
@@ -81,7 +82,7 @@ def train_split(
     if dataset.left_out:
         _say(world, f"{config.stage.name}: nothing to learn in {', '.join(dataset.left_out)}")
     state = build_state(method, config, device)
-    lock = locked(run) if world.first else _unlocked()
+    lock = locked(run.folder) if world.first else _unlocked()
     with lock, _sigterm() as terminated:
         if world.first:
             remove_partial_files(run.folder)

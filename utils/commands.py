@@ -1,0 +1,36 @@
+"""Commands that a user can paste: the scripts of the stages and their arguments."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def script(kind: str, stage: str) -> str:
+    """The path of a stage's script from the root; kind is "train" or "evaluate"."""
+    return f"{kind}_{stage.partition('_')[0]}/{kind}_sh_{stage}.py"
+
+
+def to_arguments(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Options by field name as arguments; None and () are left out.
+
+    >>> to_arguments({"sources": ("A", "B"), "target": "C", "roi_source": None})
+    ('--sources', 'A', 'B', '--target', 'C')
+    """
+    words: list[str] = []
+    for name, value in options.items():
+        if value is None or value == ():
+            continue
+        values = value if isinstance(value, (tuple, list)) else (value,)
+        words += ["--" + name.replace("_", "-"), *map(str, values)]
+    return tuple(words)
+
+
+def command_line(kind: str, stage: str, arguments: Sequence[str]) -> str:
+    """The command of a stage's script, from the current folder."""
+    return shlex.join(["python", os.path.relpath(ROOT / script(kind, stage)), *arguments])
