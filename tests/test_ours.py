@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -16,7 +17,9 @@ from methods.base import Method
 from methods.ours import Ours, forward_views, mean_over_pairs
 from models.backbone import ResidualEncoderDecoder
 from tests.conftest import SPACING, make_tiny_case
-from utils.stages import TUMOR_FINE, Config
+from utils.config import parse_config
+from utils.stages import TUMOR_FINE, Config, with_variant
+from utils.training import weighted_sum
 
 MakeConfig = Callable[..., Config]
 
@@ -172,3 +175,52 @@ def test_the_memory_that_waits_for_the_gradient_does_not_grow_with_the_views(
         return sum(held.values())
 
     assert saved_bytes(6) < saved_bytes(2)
+
+
+@pytest.mark.parametrize(
+    ("variant", "terms", "views", "parameters"),
+    [  # parameters: Table VI's count of one network with these heads
+        ("BL", {"seg"}, 1, 18_957_825),
+        ("BL+IDR", {"seg", "dis"}, 1, 18_957_825 + 33),
+        ("BL+DTL", {"seg", "dis", "tran"}, 1, 18_957_825 + 33),
+        ("BL+DSL", {"seg", "con", "cos"}, 2, 18_966_049),
+        ("Ours", {"seg", "dis", "tran", "con", "cos"}, 2, 18_999_619),
+    ],
+)
+def test_the_rows_of_table_v_are_settings_of_one_method(
+    variant: str, terms: set[str], views: int, parameters: int, tiny_config: MakeConfig
+) -> None:
+    stage = with_variant(TUMOR_FINE, variant)
+    assert stage.views == views
+    full = Ours(Config(stage)).build_network()
+    assert sum(p.numel() for p in full.parameters()) == parameters
+    config = tiny_config("tumor_fine")
+    config = replace(config, stage=with_variant(config.stage, variant))
+    method = Ours(config)
+    network = method.build_network()
+    found = method.loss(network, sample_of(config), generator())
+    assert set(found) == terms
+    weighted_sum(found, config.stage.weights).backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name  # no head without a loss
+        assert parameter.grad.any() or parameter.numel() < 2, name
+
+
+def test_bl_is_eq_2_on_the_image_itself(tiny_config: MakeConfig) -> None:
+    config = tiny_config("tumor_fine")
+    config = replace(config, stage=with_variant(config.stage, "BL"))
+    method, sample = Ours(config), sample_of(config)
+    network = method.build_network().eval()
+    expected = segmentation_loss([network(sample.image).logits], sample.mask)
+    assert torch.equal(method.loss(network, sample, generator())["seg"], expected)
+
+
+def test_a_row_of_table_v_has_the_last_word_over_weights_views_and_slices() -> None:
+    argv = ["--target", "C", "--variant", "BL", "--weights", "con=0.1", "--views", "3", "--slices"]
+    stage = parse_config(TUMOR_FINE, argv).stage
+    assert {name for name, weight in stage.weights.items() if weight > 0} == {"seg"}
+    assert (stage.variant, stage.views, stage.slices) == ("BL", 1, False)
+    ours = parse_config(TUMOR_FINE, ["--target", "C", "--weights", "con=0.1"]).stage
+    assert ours.weights["con"] == 0.1
+    with pytest.raises(ValueError, match=r"unknown variant 'DTL'; choose from BL, BL\+IDR"):
+        with_variant(TUMOR_FINE, "DTL")

@@ -43,7 +43,7 @@ def write_runs(place: Place, *, held_out: bool = True, **cases: Any) -> dict[str
             weights = hu_window(PANCREAS_CUT)
         else:
             weights = hu_window(TUMOR_CUT, **FAINT)
-        more = {"holdout": 0.1} if held_out else {}
+        more: dict[str, Any] = {"holdout": 0.1} if held_out else {}
         run = write_run(place.checkpoints, small_stage(name), weights, cases=cases, **more)
         runs[name] = run
     return runs
