@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,7 +78,7 @@ def finish(plan: Plan, centers: dict[str, Center]) -> Callable[[Step], None]:
     return do
 
 
-def names(steps: tuple[Step, ...] | list[Step]) -> list[str]:
+def names(steps: Sequence[Step]) -> list[str]:
     """Each step in a word or two."""
     shown = []
     for step in steps:
