@@ -1,0 +1,83 @@
+"""Intervals and tests over cases: bootstrap of a mean over centers, paired Wilcoxon test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+LEVEL = 0.95
+RESAMPLES = 2000
+SEED = 2022
+MIN_PAIRS = 6  # with five differences no outcome has p < 0.05: 2 / 2**5 = 0.0625
+ROUND_OFF_DECIMALS = 9  # cases.csv has six digits; a mean over seeds adds noise far below them
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The bounds of a confidence interval, in the unit of what was averaged."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """A Wilcoxon signed-rank test, two-sided. `p` None: not tested, and `note` says why."""
+
+    p: float | None
+    pairs: int
+    ties: int  # pairs without a difference; they leave the test
+    note: str = ""
+
+
+def mean_over_centers(samples: Sequence[np.ndarray]) -> float:
+    """The mean of the centers' means over cases; `samples`: (cases,) for each center."""
+    return float(np.mean([np.mean(sample) for sample in samples]))
+
+
+def bootstrap_mean(
+    samples: Sequence[np.ndarray], seed: int = SEED, resamples: int = RESAMPLES
+) -> Interval | None:
+    """The percentile bootstrap interval (95 %) of `mean_over_centers`, over cases.
+
+    Each center's cases are drawn with replacement from that center, as many as it has, so that the
+    centers keep their weight. None where a center has fewer than two cases.
+    """
+    if not samples or min(len(sample) for sample in samples) < 2:
+        return None
+
+    def statistic(*drawn: np.ndarray, axis: int) -> np.ndarray:
+        return np.mean([sample.mean(axis=axis) for sample in drawn], axis=0)
+
+    found: Any = stats.bootstrap(  # several samples, not paired: each is drawn by itself
+        samples,
+        statistic,
+        vectorized=True,
+        n_resamples=resamples,
+        confidence_level=LEVEL,
+        method="percentile",  # BCa is undefined where all cases are equal, as empty ones are
+        rng=np.random.default_rng(seed),
+    )
+    low, high = found.confidence_interval
+    return Interval(float(low), float(high))
+
+
+def compare_pairs(differences: np.ndarray) -> PairedTest:
+    """Wilcoxon's signed-rank test of per-case differences (cases,), two-sided.
+
+    Zero differences are left out (Wilcoxon's own rule) and counted. The p value is exact for few
+    cases (scipy's rule); with fewer than six differences it is not computed.
+    """
+    rounded = np.round(differences, ROUND_OFF_DECIMALS)
+    left = rounded[rounded != 0]
+    ties = len(rounded) - len(left)
+    if len(left) == 0:
+        return PairedTest(None, len(rounded), ties, "no case differs")
+    if len(left) < MIN_PAIRS:
+        note = f"only {len(left)} cases differ, and fewer than {MIN_PAIRS} cannot give p < 0.05"
+        return PairedTest(None, len(rounded), ties, note)
+    return PairedTest(float(stats.wilcoxon(left).pvalue), len(rounded), ties)
