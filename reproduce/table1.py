@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,8 +17,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data.table1 import TITLES, UNKNOWN
+from reproduce.render import Group, Sheet, to_latex, to_markdown, write_table
 
 PAPER = Path(__file__).resolve().parents[1] / "paper" / "table1_datasets.csv"
+TITLE = "Table I: the centers"
 COHORT = "patient_cohort"  # the paper tells it, image files do not
 
 
@@ -47,24 +50,9 @@ def join_columns(
     return ["", *(name for name, _ in columns)], lines
 
 
-def to_markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A pipe table."""
-    rows = [header, ["---"] * len(header), *lines]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
-
-
-def to_latex(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A booktabs-free tabular."""
-    body = [" & ".join(_escape(cell) for cell in row) + r" \\" for row in [header, *lines]]
-    body.insert(1, r"\hline")
-    columns = "l" * len(header)
-    return "\n".join(
-        [rf"\begin{{tabular}}{{{columns}}}", r"\hline", *body, r"\hline", r"\end{tabular}"]
-    )
-
-
-def _escape(text: str) -> str:
-    return text.replace("mm3", "mm$^3$").replace("_", r"\_").replace("%", r"\%")
+def make_sheet(header: Sequence[str], lines: Sequence[Sequence[str]]) -> Sheet:
+    """The joined columns as a sheet."""
+    return Sheet(TITLE, tuple(header), (Group("", tuple(tuple(line) for line in lines)),))
 
 
 def main(given: Sequence[str] | None = None) -> int:
@@ -82,13 +70,12 @@ def main(given: Sequence[str] | None = None) -> int:
         return 1
     header, lines = join_columns(read_columns(arguments.table), read_columns(PAPER))
     out = arguments.table.parent / "reproduced" if arguments.out is None else arguments.out
-    out.mkdir(parents=True, exist_ok=True)
-    markdown = to_markdown(header, lines)
+    sheet = make_sheet(header, lines)
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows([header, *lines])
+    markdown, latex = to_markdown(sheet), to_latex(sheet)
+    write_table(out, "table1", markdown, latex, buffer.getvalue())
     print(markdown)
-    (out / "table1.md").write_text(markdown + "\n", encoding="utf-8")
-    (out / "table1.tex").write_text(to_latex(header, lines) + "\n", encoding="utf-8")
-    with (out / "table1.csv").open("w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream).writerows([header, *lines])
     return 0
 
 
