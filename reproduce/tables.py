@@ -1,102 +1,278 @@
-"""Tables II and III: ours beside the paper's, from the summaries of the evaluations."""
+"""What a table is, and how each of the scripts beside this file prints and writes its own."""
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+from data.centers import Center
+from reproduce.cells import SEED, Cell, Plan, lesion_centers, make_cell
+from reproduce.compare import (
+    ALL_METRICS,
+    LINE_COLUMNS,
+    MEAN,
+    METRICS,
+    Line,
+    Measured,
+    Paper,
+    make_line,
+    measure,
+    paper_centers,
+    paper_number,
+    read_paper,
+    wrong_means,
+)
+from reproduce.demo_tables import TABLES, table_markdown  # noqa: F401  until demo.py changes
+from reproduce.layout import LEGEND, PAIRED_LEGEND, Frame, make_sheet
+from reproduce.render import Sheet, escape_latex, to_csv, to_latex, to_markdown, write_table
+from utils.evaluation import Row
+from utils.stages import STAGES
 
-from utils.runs import find_runs
-
-PAPER = Path(__file__).resolve().parents[1] / "paper"
-METRICS = {"dsc": "DSC (%)", "asd_mm": "ASD (mm)", "hd95_mm": "HD (mm)"}
-PAPER_NAMES = {"dsc": "dsc", "asd_mm": "asd", "hd95_mm": "hd"}
+PROTOCOLS = {
+    "paper": "Protocol paper: each target center's threshold from centers.toml",
+    "honest": "Protocol honest: threshold chosen on held-out cases of the source centers only",
+}
+OTHER_CENTERS = (
+    "These centers are not the paper's three: its means stand here to be seen, not to be compared "
+    "with."
+)
+ONE_THRESHOLD = "Protocols paper and honest: threshold 0.5 in both"
+Place = tuple[str, str, str]  # protocol, row, center
+Cells = Mapping[Place, tuple[Cell, ...]]  # a cell for each seed
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """One row: its name in the paper, the stage and the ROI that give it, the paper's file."""
+    """One row: its name in the paper, and the cells that fill it. No stage: not built yet."""
 
     name: str
-    stage: str
+    stage: str | None = None
+    variant: str = "Ours"
+    method: str = "ours"
     roi_source: str = "seg"
+    folds: bool = False
+    note: str = ""
 
 
-TABLE_2 = (TableRow("Coarse", "pancreas_coarse"), TableRow("Fine", "pancreas_fine"))
-TABLE_3 = (
-    TableRow("C-Seg", "tumor_coarse"),
-    TableRow("F-Seg", "tumor_fine"),
-    TableRow("C-Mask", "tumor_coarse", "mask"),
-    TableRow("F-Mask", "tumor_fine", "mask"),
-)
-TABLES = {
-    "table2_pancreas_generalized": ("Table II: generalized pancreas segmentation", TABLE_2),
-    "table3_tumor_generalized": ("Table III: generalized tumor segmentation", TABLE_3),
-}
+# Plan, row -> its cells of protocol paper, the paper's numbers -> more lines, their sheet, a note
+Extra = Callable[[Plan, Mapping[str, tuple[Cell, ...]], Paper], tuple[list[Line], Sheet, str]]
 
 
-def read_summaries(checkpoints: Path, row: TableRow, time: str | None = None) -> dict[str, Any]:
-    """Target center -> summary.json of its newest finished evaluation of `row`."""
-    found: dict[str, Any] = {}
-    wanted = {} if time is None else {"time": time}
-    for run in find_runs(checkpoints, row.stage, **wanted):
-        for folder in sorted(run.folder.glob(f"evaluation_*_{row.roi_source}")):
-            if (folder / "done").is_file():
-                summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-                if summary["dsc"] is not None:
-                    found.setdefault(summary["target"], summary)
-    return found
+@dataclass(frozen=True)
+class Table:
+    """One table of the paper; `paper` names its file in `paper/`."""
+
+    name: str
+    title: str
+    paper: str
+    rows: tuple[TableRow, ...]
+    baseline: str | None = None  # the row that the others are compared with, case by case
+    extra: Extra | None = None
+
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """The protocols that differ: both for the tumor, one for the pancreas."""
+        stages = [STAGES[row.stage] for row in self.rows if row.stage is not None]
+        return tuple(PROTOCOLS) if any(s.target == "tumor" for s in stages) else ("paper",)
 
 
-def paper_means(table: str) -> dict[str, dict[str, float]]:
-    """Row name -> the paper's means over its three centers, from `paper/<table>.csv`."""
-    with (PAPER / f"{table}.csv").open(newline="", encoding="utf-8") as handle:
-        rows = list(csv.reader(handle))
-    columns = {name: rows[0].index(f"mean_{name}") for name in PAPER_NAMES.values()}
-    return {row[0]: {name: float(row[i]) for name, i in columns.items()} for row in rows[1:]}
+@dataclass(frozen=True)
+class Report:
+    """A table as it is printed and written."""
+
+    name: str
+    title: str
+    lines: tuple[Line, ...]
+    sheets: tuple[Sheet, ...]
+    notes: tuple[str, ...]
+    missing: Cells
+    commands: tuple[str, ...] = ()  # what fills the missing cells, in order
+
+    @property
+    def markdown(self) -> str:
+        """The whole report."""
+        parts = [f"## {self.title}\n", *(to_markdown(sheet) for sheet in self.sheets)]
+        parts.append("\n".join(f"- {note}" for note in self.notes) + "\n")
+        if self.missing:
+            listed = [f"- {line}" for line in name_missing(self.missing)]
+            parts.append("\n".join(["### Missing cells", "", *listed, ""]))
+        if self.commands:
+            text = "These commands fill them, in this order; a training goes on where it was killed"
+            parts.append("\n".join([f"{text}:\n", "```bash", *self.commands, "```\n"]))
+        return "\n".join(parts)
+
+    @property
+    def latex(self) -> str:
+        r"""Tables to \input, with \usepackage{booktabs,graphicx}; comments name what is missing."""
+        head = [r"% needs \usepackage{booktabs,graphicx}"]
+        head += [f"% missing: {line}" for line in name_missing(self.missing)]
+        notes = [rf"\item {escape_latex(note)}" for note in self.notes]
+        tail = [r"\begin{itemize}\footnotesize", *notes, r"\end{itemize}"]
+        titled = [replace(sheet, title=f"{self.title}. {sheet.title}") for sheet in self.sheets]
+        return "\n".join([*head, *map(to_latex, titled), *tail]) + "\n"
+
+    @property
+    def csv(self) -> str:
+        """A line per number."""
+        return to_csv(LINE_COLUMNS, [asdict(line) for line in self.lines])
+
+    def write(self, out: Path) -> None:
+        """Write NAME.md, NAME.csv and NAME.tex into `out`."""
+        write_table(out, self.name, self.markdown, self.latex, self.csv)
 
 
-def table_markdown(
-    table: str, checkpoints: Path, targets: Sequence[str], time: str | None = None
-) -> str:
-    """One table as Markdown: a column per metric and center, the mean, and the paper's mean.
+def table_cells(
+    table: Table,
+    centers: Mapping[str, Center],
+    targets: Sequence[str] | None = None,
+    seeds: Sequence[int] = (SEED,),
+) -> dict[Place, tuple[Cell, ...]]:
+    """The cells of a table by place, one for each seed; rows that are not built have none.
 
-    A cell whose evaluation is missing shows a dash; nothing is left out of a mean in silence.
+    `targets`: the centers to show (None: all with lesions).
     """
-    title, rows = TABLES[table]
-    paper = paper_means(table)
-    heads = ["", *(f"{t} {label}" for t in targets for label in METRICS.values())]
-    if len(targets) > 1:
-        heads += [f"mean {label}" for label in METRICS.values()]
-    heads += [f"paper {label}" for label in METRICS.values()] + ["cases", "empty"]
-    lines = [f"### {title}", "", _line(heads), _line(["---"] * len(heads))]
-    for row in rows:
-        found = read_summaries(checkpoints, row, time)
-        cells = [row.name]
-        cells += [_cell(found.get(t, {}).get(metric)) for t in targets for metric in METRICS]
-        if len(targets) > 1:
-            cells += [_mean(found, targets, metric) for metric in METRICS]
-        cells += [f"{paper[row.name][PAPER_NAMES[metric]]:.2f}" for metric in METRICS]
-        cells.append(str(sum(found[t]["cases"] for t in targets if t in found)))
-        cells.append(str(sum(len(found[t]["empty"]) for t in targets if t in found)))
-        lines.append(_line(cells))
-    return "\n".join(lines) + "\n"
+    return {
+        (protocol, row.name, target): tuple(
+            make_cell(
+                centers,
+                row.stage,
+                target,
+                variant=row.variant,
+                method=row.method,
+                roi_source=row.roi_source,
+                folds=row.folds,
+                protocol=protocol,
+                seed=seed,
+            )
+            for seed in seeds
+        )
+        for protocol in table.protocols
+        for row in table.rows
+        if row.stage is not None
+        for target in (lesion_centers(centers) if targets is None else targets)
+    }
 
 
-def _mean(found: Mapping[str, Any], targets: Sequence[str], metric: str) -> str:
-    if any(t not in found for t in targets):
-        return "-"
-    return _cell(float(np.mean([found[t][metric] for t in targets])))
+def make_report(table: Table, cells: Cells, read: Callable[[Cell], Sequence[Row] | None]) -> Report:
+    """The report of the cells that `read` finds (rows of cases.csv; None: missing).
+
+    A place with a missing cell, for any of its seeds, has no number, and neither has its mean.
+    """
+    paper = read_paper(table.paper)
+    targets = tuple(dict.fromkeys(center for _, _, center in cells))
+    missing: dict[Place, tuple[Cell, ...]] = {}
+    found: dict[Place, Measured] = {}
+    oddities: list[str] = []
+    for place, of_seeds in cells.items():
+        rows = {cell: read(cell) for cell in of_seeds}
+        absent = tuple(cell for cell, its_rows in rows.items() if its_rows is None)
+        if absent:
+            missing[place] = absent
+            continue
+        try:
+            part = measure([its_rows for its_rows in rows.values() if its_rows is not None])
+        except ValueError as error:
+            oddities.append(f"{_name_place(place)} is left out: {error}.")
+            continue
+        if part is None:
+            oddities.append(f"{_name_place(place)} is left out: no case has a label.")
+            continue
+        found[place] = part
+        oddities += _oddities(place, part)
+    lines = _make_lines(table, found, paper, targets)
+    frame = Frame(tuple(row.name for row in table.rows), targets, table.baseline)
+    return Report(
+        table.name,
+        table.title,
+        tuple(lines),
+        tuple(
+            make_sheet(
+                _protocol_text(table, protocol),
+                [line for line in lines if line.protocol == protocol],
+                frame,
+            )
+            for protocol in table.protocols
+        ),
+        (*_fixed_notes(table, paper, targets), *oddities, *_comparison_notes(lines)),
+        missing,
+    )
 
 
-def _cell(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+def name_missing(missing: Cells) -> list[str]:
+    """A sentence for each row and protocol that lacks cells: of which centers and seeds."""
+    names: dict[tuple[str, str], list[str]] = {}
+    for (protocol, row, center), cells in missing.items():
+        seeds = ", ".join(str(cell.seed) for cell in cells)
+        names.setdefault((protocol, row), []).append(f"{center} (seed {seeds})")
+    return [
+        f"{row}, protocol {protocol}: {', '.join(places)}"
+        for (protocol, row), places in names.items()
+    ]
 
 
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+def _protocol_text(table: Table, protocol: str) -> str:
+    return ONE_THRESHOLD if len(table.protocols) == 1 else PROTOCOLS[protocol]
+
+
+def _make_lines(
+    table: Table, found: Mapping[Place, Measured], paper: Paper, targets: Sequence[str]
+) -> list[Line]:
+    """Every number: protocols x rows x metrics x (centers and their mean)."""
+    lines = []
+    for protocol, row, metric in product(table.protocols, table.rows, ALL_METRICS):
+        compared = table.baseline not in (None, row.name)
+        for center in (*targets, MEAN):
+            names = targets if center == MEAN else (center,)
+            parts = [found.get((protocol, row.name, name)) for name in names]
+            before = [found.get((protocol, str(table.baseline), name)) for name in names]
+            printed = paper_number(paper, row.name, center, metric)
+            place = (protocol, row.name, center, metric)
+            lines.append(make_line(place, parts, before if compared else None, printed))
+    return lines
+
+
+def _fixed_notes(table: Table, paper: Paper, targets: Sequence[str]) -> list[str]:
+    notes = [LEGEND]
+    if table.baseline is not None:
+        notes.append(PAIRED_LEGEND.format(table.baseline))
+    if {target.lower() for target in targets} != paper_centers(paper):
+        notes.append(OTHER_CENTERS)
+    notes += [*wrong_means(paper), *(f"{row.name}: {row.note}." for row in table.rows if row.note)]
+    unbuilt = [row.name for row in table.rows if row.stage is None]
+    if unbuilt:
+        notes.append(f"Not built yet, so only the paper's numbers: {', '.join(unbuilt)}.")
+    return notes
+
+
+def _comparison_notes(lines: Sequence[Line]) -> list[str]:
+    """Why rows could not be compared: each reason once, with where it holds."""
+    centers: dict[tuple[str, str, str, str], list[str]] = {}
+    for line in lines:
+        if line.note is not None and line.metric in METRICS:
+            key = (line.protocol, line.row, line.note, METRICS[line.metric])
+            centers.setdefault(key, []).append(line.center)
+    metrics: dict[tuple[str, str, str, str], list[str]] = {}
+    for (protocol, row, note, metric), names in centers.items():
+        place = (protocol, row, note, ", ".join(names))
+        metrics.setdefault(place, []).append(metric.partition(" ")[0])
+    return [
+        f"{row}, {where}, protocol {protocol}, {', '.join(names)}: {note}."
+        for (protocol, row, note, where), names in metrics.items()
+    ]
+
+
+def _oddities(place: Place, part: Measured) -> list[str]:
+    notes = []
+    if part.empty_labels:
+        names = ", ".join(part.empty_labels)
+        notes.append(f"{_name_place(place)}: the label is empty in {names}; counted as a miss.")
+    if part.unlabeled:
+        notes.append(f"{_name_place(place)}: {part.unlabeled} cases have no label, not counted.")
+    return notes
+
+
+def _name_place(place: Place) -> str:
+    protocol, row, center = place
+    return f"{row}, {center}, protocol {protocol}"
