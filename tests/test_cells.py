@@ -64,11 +64,11 @@ def finish(plan: Plan, centers: dict[str, Center]) -> Callable[[Step], None]:
             return
         asked = parse_evaluation(STAGES[step.stage], step.argv)
         run = runs[step.needs[0]]
-        names = [asked.target]
+        found = [str(asked.target)]
         if asked.protocol == "heldout":
-            names = sorted({center for center, _ in run.heldout_cases})
-        for name in names:
-            place = result_folder(run, step.stage, str(name), asked.roi_source, asked.protocol)
+            found = sorted({center for center, _ in run.heldout_cases})
+        for name in found:
+            place = result_folder(run, step.stage, name, asked.roi_source, asked.protocol)
             rows: list[Row] = [{"case_id": f"{name}0", "dsc": 50.0, "seconds": 1.0}]
             place.mkdir()
             write_cases(place / "cases.csv", rows)

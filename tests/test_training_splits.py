@@ -22,6 +22,8 @@ from tests.conftest import (
 )
 from tests.volumes import to_image, write_volume
 from utils.checkpoint import load_checkpoint
+from utils.config import Evaluation
+from utils.pipeline import run_stage
 from utils.splits import select_splits, split_cases
 from utils.stages import Config
 from utils.training import fit
@@ -140,3 +142,77 @@ def test_a_center_that_drops_its_doubles_trains_without_them(
     assert {row["cases"] for row in read_log(run)} == {"A/a0", "A/a1", "B/b0"}
     assert ["A", "other"] not in load_checkpoint(run.checkpoint)["split"]["train_cases"]
     assert run.dropped_cases == {("A", "other")}
+
+
+# folds and held-out cases
+
+
+@pytest.fixture
+def four(tmp_path: Path, tiny_config: MakeConfig) -> MakeConfig:
+    """Like `tiny_config`, on centers A with four patients and B with two."""
+    centers = write_tiny_centers(tmp_path / "four", {"A": 4, "B": 2})
+    more = {"centers": centers, "cache": tmp_path / "cache"}
+    return lambda stage, **changes: tiny_config(stage, **more, **changes)
+
+
+def test_four_folds_of_a_center_are_trained_and_each_tested_on_its_own_cases(
+    four: MakeConfig,
+) -> None:
+    config = four("pancreas_coarse", target="A", fold="all", stride=1)
+    runs = fit(config)
+    assert [(run.fold, run.sources, run.target) for run in runs] == [
+        (fold, ("A",), "A") for fold in range(4)
+    ]
+    tested = [case for run in runs for case in run.test_cases]
+    assert sorted(tested) == [("A", f"a{k}") for k in range(4)]
+    for run in runs:
+        trained = {name for row in read_log(run) for name in row["cases"].split()}
+        assert len(trained) == 3
+        assert not trained & {"/".join(case) for case in run.test_cases}
+    request = Evaluation(
+        "pancreas_coarse",
+        centers=config.centers,
+        checkpoints=config.checkpoints,
+        cache=config.cache,
+        target="A",
+        fold="all",
+        device="cpu",
+        precision="fp32",
+        workers=0,
+    )
+    folders = run_stage(request)
+    assert sorted(path.name for f in folders for path in f.glob("predictions/*")) == [
+        f"a{k}.nii.gz" for k in range(4)
+    ]
+    assert [run.folder for run in fit(replace(config, fold="2", time=runs[0].time))] == [
+        runs[2].folder  # one fold alone is the same run, done already
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fold": "0", "sources": ("B",)}, "leave --sources out"),
+        ({"fold": "0", "target": "X"}, "choose from A, B"),
+        ({"fold": "0", "target": "B"}, "B: 4 folds need as many patients, not 2"),
+    ],
+)
+def test_folds_that_do_not_fit_are_refused(
+    changes: dict[str, object], message: str, four: MakeConfig
+) -> None:
+    config = four("tumor_coarse", **{"target": "A", **changes})
+    with pytest.raises(ValueError, match=message):
+        select_splits(config, load_centers(config.centers))
+
+
+def test_held_out_cases_never_train_and_are_written_in_the_run(four: MakeConfig) -> None:
+    run = train(four("tumor_coarse", target="B", holdout=0.25, epochs=2))
+    (held,) = run.heldout_cases
+    trained = {name for row in read_log(run) for name in row["cases"].split()}
+    assert len(trained) == 3
+    assert "/".join(held) not in trained
+    content = load_checkpoint(run.checkpoint)
+    assert content["split"]["heldout_cases"] == [list(held)]
+    whole = train(four("tumor_coarse", target="B", epochs=2))
+    assert whole.folder != run.folder
+    assert load_checkpoint(whole.checkpoint)["split_hash"] != content["split_hash"]
