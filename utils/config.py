@@ -33,7 +33,7 @@ AT_LEAST = {
     **dict.fromkeys(("margin_voxels", "min_round_voxels", "rescale_probability"), 0),
     "agreement_dice": 0,
     "max_voxels": 8**3,  # the network's smallest input
-    "holdout": 0,
+    **dict.fromkeys(("holdout", "validate_epochs", "patience"), 0),
 }
 AT_MOST_ONE = ("rescale_probability", "agreement_dice")
 LOW_AND_HIGH = ("jitter_z_fraction", "jitter_voxels", "rescale_range")
@@ -141,6 +141,10 @@ def check_config(config: Config) -> None:
     rules = (
         (width % 8 == 0, f"--width {width}: a multiple of 8"),
         (stage.threshold < 1, f"--threshold {stage.threshold}: between 0 and 1"),
+        (
+            config.patience == 0 or config.validate_epochs > 0,
+            f"--patience {config.patience}: needs --validate-epochs",
+        ),
         (config.holdout < 1, f"--holdout {config.holdout}: 0 or more, below 1"),
         (not twice, f"--sources: {', '.join(twice)} stands there twice"),
         (

@@ -99,3 +99,9 @@ def split_cases(split: Split, prepared: dict[str, list[PreparedCase]]) -> list[P
             raise ValueError(f"split for {split.target}: {fault}: {names}")
     wanted = set(split.train_cases)
     return [case for name, case in there.items() if name in wanted]
+
+
+def heldout_cases(split: Split, prepared: dict[str, list[PreparedCase]]) -> list[PreparedCase]:
+    """The held-out cases of a split, prepared."""
+    wanted = set(split.heldout_cases)
+    return [c for cases in prepared.values() for c in cases if (c.center, c.case_id) in wanted]

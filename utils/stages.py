@@ -213,6 +213,12 @@ class Config:
     lr: float = setting(1e-4, "initial learning rate of Adam", "Sec. IV-C")
     lr_power: float = setting(0.9, "lr = lr0 (1 - step / steps) ** power", "Sec. IV-C")
     weight_decay: float = setting(5e-4, "weight decay of Adam", "released scripts")
+    validate_epochs: int = setting(
+        0, "measure Dice on held-out source cases every so many epochs; 0: never", "-"
+    )
+    patience: int = setting(
+        0, "end training when so many measures brought no rise; 0: train to the last epoch", "-"
+    )
     accumulate: int = setting(1, "samples per step and process", "Sec. IV-C")
     seed: int = setting(2022, "seed of everything random", "released scripts")
     device: str = setting("auto", "cpu, cuda, cuda:1, or auto: a GPU if there is one", "-")

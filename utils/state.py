@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ class State:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     step: int = 0
+    heldout_dsc: list[float] = field(default_factory=list)
 
     def to_plain(self) -> dict[str, Any]:
         """Tensors and plain types, for a checkpoint."""
@@ -35,6 +36,7 @@ class State:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "step": self.step,
+            "heldout_dsc": self.heldout_dsc,
         }
 
     def load(self, content: dict[str, Any]) -> None:
@@ -43,6 +45,7 @@ class State:
         self.optimizer.load_state_dict(content["optimizer"])
         self.scaler.load_state_dict(content["scaler"])
         self.step = content["step"]
+        self.heldout_dsc = list(content["heldout_dsc"])
 
 
 def build_state(method: Method, config: Config, device: torch.device) -> State:

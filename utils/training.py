@@ -24,9 +24,10 @@ from utils.config import StoppedError
 from utils.device import World, autocast, join_world, select_device, select_precision
 from utils.progress import Progress
 from utils.runs import Run, locked, mark_done, open_runs
-from utils.splits import keep_prepared, prepare_splits, select_splits, split_cases
+from utils.splits import heldout_cases, keep_prepared, prepare_splits, select_splits, split_cases
 from utils.stages import Config
 from utils.state import Saver, State, build_state, load_state
+from utils.validation import Watch
 
 MIN_LOSS_SCALE = 1.0  # fp16: with gradients still infinite here, the scale is not the cause
 SIGTERM_EXIT = 128 + signal.SIGTERM
@@ -79,6 +80,7 @@ def train_split(
     device = select_device(config.device)
     method = build_method(config)
     dataset = StageDataset(split_cases(split, prepared), config.stage, config.seed)
+    watch = Watch(config, heldout_cases(split, prepared))
     if dataset.left_out:
         _say(world, f"{config.stage.name}: nothing to learn in {', '.join(dataset.left_out)}")
     state = build_state(method, config, device)
@@ -93,7 +95,7 @@ def train_split(
             _say(world, f"{run.folder}: {len(dataset)} cases, {config.precision} on {device}")
         save = Saver(config, run, split, state, world)
         try:
-            train_steps(config, method, state, dataset, save, terminated)
+            train_steps(config, method, state, dataset, save, watch, terminated)
         finally:
             save.log.close()
         if world.first:
@@ -106,22 +108,26 @@ def total_steps(config: Config, cases: int, world_size: int) -> int:
     return math.ceil(config.stage.epochs * cases / (world_size * config.accumulate))
 
 
-def train_steps(
+def train_steps(  # noqa: PLR0913 - everything that the one loop works with
     config: Config,
     method: Method,
     state: State,
     dataset: StageDataset,
     save: Saver,
+    watch: Watch,
     terminated: list[bool],
 ) -> None:
-    """Steps `state.step` to the last. SIGTERM saves and leaves with exit status 143."""
+    """Steps `state.step` to the last, or until the held-out Dice no longer rises.
+
+    SIGTERM saves and leaves with exit status 143.
+    """
     world, device = save.world, next(state.network.parameters()).device
     steps = total_steps(config, len(dataset), world.size)
     per_step = world.size * config.accumulate
     samples = iter(load_crops(dataset, config, world, state.step * per_step, steps * per_step))
     progress = Progress(config.stage.name, steps, state.step) if world.first else None
     state.network.train()
-    while state.step < steps:
+    while state.step < steps and not watch.has_plateaued(state.heldout_dsc):
         lr = config.lr * (1 - state.step / steps) ** config.lr_power
         terms, cases = backward(config, method, state, samples, device)
         world.average_gradients(state.network.parameters())
@@ -143,13 +149,24 @@ def train_steps(
             progress.advance(values)
         if epoch > before:
             method.after_epoch(state.network, epoch)
+        if epoch > before and watch.is_due(epoch):
+            note_heldout(method, state, save, watch)
         if not world.all_true(not terminated, device):
             save(force=True)
             raise SystemExit(SIGTERM_EXIT)
         if epoch > before or state.step == steps:
-            save(force=state.step == steps)
+            save(force=state.step == steps or watch.has_plateaued(state.heldout_dsc))
     if progress is not None:
         progress.close()
+
+
+def note_heldout(method: Method, state: State, save: Saver, watch: Watch) -> None:
+    """Measure the held-out cases, in the first process for all, and write heldout.csv."""
+    dice = str(watch.measure(method, state.network)) if save.world.first else ""
+    state.heldout_dsc.append(float(save.world.from_first(dice)))
+    if save.world.first:
+        watch.write(save.run.folder / "heldout.csv", state.heldout_dsc)
+        print(f"held-out cases of the sources: Dice {state.heldout_dsc[-1]:.2f}", flush=True)
 
 
 def load_crops(
