@@ -11,7 +11,8 @@ from reproduce.render import Group, Sheet
 LEGEND = (
     "A number is ours, then in parentheses the paper's and the difference ours - paper. Means are "
     "over cases, then over centers; intervals are 95 % bootstrap intervals over the cases of each "
-    "center. An empty prediction counts as DSC 0, ASD 40 mm, HD 100 mm."
+    "center (those of single centers stand in the CSV). An empty prediction counts as DSC 0, ASD "
+    "40 mm, HD 100 mm."
 )
 PAIRED_LEGEND = (
     "minus {0}: the difference to {0} on the same cases, mean over centers. p: Wilcoxon's "

@@ -128,10 +128,11 @@ def table_cells(
     centers: Mapping[str, Center],
     targets: Sequence[str] | None = None,
     seeds: Sequence[int] = (SEED,),
+    protocols: Sequence[str] | None = None,
 ) -> dict[Place, tuple[Cell, ...]]:
     """The cells of a table by place, one for each seed; rows that are not built have none.
 
-    `targets`: the centers to show (None: all with lesions).
+    `targets`: the centers to show (None: all with lesions); `protocols`: None for all of its own.
     """
     return {
         (protocol, row.name, target): tuple(
@@ -148,7 +149,7 @@ def table_cells(
             )
             for seed in seeds
         )
-        for protocol in table.protocols
+        for protocol in (table.protocols if protocols is None else protocols)
         for row in table.rows
         if row.stage is not None
         for target in (lesion_centers(centers) if targets is None else targets)
@@ -158,10 +159,12 @@ def table_cells(
 def make_report(table: Table, cells: Cells, read: Callable[[Cell], Sequence[Row] | None]) -> Report:
     """The report of the cells that `read` finds (rows of cases.csv; None: missing).
 
-    A place with a missing cell, for any of its seeds, has no number, and neither has its mean.
+    It shows the centers and the protocols that the places of `cells` name. A place with a missing
+    cell, for any of its seeds, has no number, and neither has its mean.
     """
     paper = read_paper(table.paper)
     targets = tuple(dict.fromkeys(center for _, _, center in cells))
+    protocols = tuple(dict.fromkeys(protocol for protocol, _, _ in cells))
     missing: dict[Place, tuple[Cell, ...]] = {}
     found: dict[Place, Measured] = {}
     oddities: list[str] = []
@@ -181,7 +184,7 @@ def make_report(table: Table, cells: Cells, read: Callable[[Cell], Sequence[Row]
             continue
         found[place] = part
         oddities += _oddities(place, part)
-    lines = _make_lines(table, found, paper, targets)
+    lines = [line for name in protocols for line in _make_lines(table, name, found, paper, targets)]
     frame = Frame(tuple(row.name for row in table.rows), targets, table.baseline)
     return Report(
         table.name,
@@ -193,7 +196,7 @@ def make_report(table: Table, cells: Cells, read: Callable[[Cell], Sequence[Row]
                 [line for line in lines if line.protocol == protocol],
                 frame,
             )
-            for protocol in table.protocols
+            for protocol in protocols
         ),
         (*_fixed_notes(table, paper, targets), *oddities, *_comparison_notes(lines)),
         missing,
@@ -217,11 +220,15 @@ def _protocol_text(table: Table, protocol: str) -> str:
 
 
 def _make_lines(
-    table: Table, found: Mapping[Place, Measured], paper: Paper, targets: Sequence[str]
+    table: Table,
+    protocol: str,
+    found: Mapping[Place, Measured],
+    paper: Paper,
+    targets: Sequence[str],
 ) -> list[Line]:
-    """Every number: protocols x rows x metrics x (centers and their mean)."""
+    """Every number of a protocol: rows x metrics x (centers and their mean)."""
     lines = []
-    for protocol, row, metric in product(table.protocols, table.rows, ALL_METRICS):
+    for row, metric in product(table.rows, ALL_METRICS):
         compared = table.baseline not in (None, row.name)
         for center in (*targets, MEAN):
             names = targets if center == MEAN else (center,)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import csv
+import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data.centers import load_centers
 from data.splits import Split
-from reproduce.cells import Cell, Plan, steps_of
+from reproduce.cells import Cell, Plan, make_cell, steps_of
+from reproduce.tables import Report
 from tests._evaluation_fixtures import write_toml
 from utils.checkpoint import write_json
 from utils.config import parse_config
@@ -98,4 +102,15 @@ def markdown_cells(markdown: str) -> list[dict[str, dict[str, str]]]:
     return tables
 
 
-Numbers = Mapping[str, Mapping[str, float]]
+def cell(plan: Plan, stage: str, target: str, **more: object) -> Cell:
+    return make_cell(load_centers(plan.centers), stage, target, **more)
+
+
+def csv_lines(report: Report) -> dict[tuple[str, str, str, str], dict[str, str]]:
+    """(protocol, row, center, metric) -> the line of the table's CSV."""
+    rows = csv.DictReader(io.StringIO(report.csv))
+    return {(r["protocol"], r["row"], r["center"], r["metric"]): r for r in rows}
+
+
+def shifted(rows: Sequence[Row], amounts: Sequence[float]) -> list[Row]:
+    return [row | {"dsc": row["dsc"] + by} for row, by in zip(rows, amounts, strict=True)]
