@@ -25,7 +25,7 @@ from utils.config import StoppedError
 LOCK, WORKERS_LOCK = "run.lock", "workers.lock"
 POLL_S = 0.2  # how soon a signal or the end of the time is seen
 STATUS_S = 60.0  # how often a line says where the running tasks are
-SIGNAL, TIME = "signal", "time"  # why a run was stopped
+TIME = "time"  # why a run was stopped, if not by a signal
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,7 @@ class _Crew:
         seconds = self.orders.seconds
         over = seconds is not None and now - self.began >= seconds
         if not self.stopped and (self.received or over):
-            self.stopped = SIGNAL if self.received else TIME
+            self.stopped = signal.Signals(self.received[0]).name if self.received else TIME
             self.stopped_at = now
             why = "told to leave" if self.received else "the time is over"
             self.orders.say(f"{why}: the running tasks save and end")

@@ -6,6 +6,8 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+PREPARE, TRAIN, EVALUATE = "prepare", "train", "evaluate"
+
 
 @dataclass(frozen=True)
 class Task:
@@ -34,7 +36,7 @@ class Answer:
 
 @dataclass
 class Report:
-    """What became of the tasks. `stopped`: "" (ran to the end), "signal" or "time"."""
+    """What became of the tasks. `stopped`: "" (ran to the end), "SIGINT", "SIGTERM" or "time"."""
 
     done: list[Task] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)  # name -> why

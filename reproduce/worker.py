@@ -38,7 +38,7 @@ def work(connection: Connection, action: Action, device: str, lock: Path) -> Non
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    threading.Thread(target=leave_with_parent, daemon=True).start()
     with lock.open("a") as handle:
         fcntl.flock(handle, fcntl.LOCK_SH)
         with suppress(EOFError, BrokenPipeError, ConnectionResetError):
@@ -83,8 +83,8 @@ def _leave(number: int, frame: FrameType | None) -> None:
     raise SystemExit(SIGTERM_EXIT)
 
 
-def _leave_with_parent() -> None:
-    """Wait for the starter's end, then go the way of SIGTERM; after `GRACE_S` without it."""
+def leave_with_parent() -> None:
+    """In a thread: wait for the starter's end, then go the way of SIGTERM, or in `GRACE_S` any."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

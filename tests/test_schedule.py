@@ -159,7 +159,7 @@ def test_two_devices_work_at_once_each_in_its_process(
     """Both wait for SIGTERM: had one run after the other, the second would never have begun."""
     signal_when(signal.SIGTERM, "a.began", "b.began")
     report = place.run([place.task("a", "save"), place.task("b", "save"), place.task("c")], 2)
-    assert report.stopped == "signal"
+    assert report.stopped == "SIGTERM"
     assert sorted(names(report.left)) == ["a", "b", "c"]
     assert {line[1] for line in place.order()} == {"device0", "device1"}
     assert (place.folder / "a.saved").exists()
@@ -172,7 +172,7 @@ def test_a_signal_lets_the_running_task_save_and_starts_no_other(
 ) -> None:
     signal_when(number, "a.began")
     report = place.run([place.task("a", "save"), place.task("b")])
-    assert report.stopped == "signal"
+    assert report.stopped == signal.Signals(number).name
     assert names(report.left) == ["a", "b"]
     assert (place.folder / "a.saved").read_text() == "state"
     assert [line[0] for line in place.order()] == ["a"]

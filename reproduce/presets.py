@@ -1,0 +1,82 @@
+"""How large a reproduction is: every number in which `reproduce/run.py` leaves the paper.
+
+A preset is arguments of the train scripts, the same for every row of a table, so that rows differ
+by what the paper compares and by nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from utils.commands import to_arguments
+
+
+@dataclass(frozen=True)
+class Phantoms:
+    """The synthetic centers of a benchmark: cases of each, grid size, seed of the generator."""
+
+    cases: int
+    size: str  # "demo" or "full", see data/phantom/centers.py
+    seed: int = 2022
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Arguments of every train script, and more of one stage's; seeds; synthetic centers."""
+
+    text: str
+    options: tuple[str, ...] = ()
+    stage_options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    seeds: tuple[int, ...] = (2022,)
+    phantoms: Phantoms | None = None  # None: not for the benchmark
+
+
+def stage_arguments(
+    epochs: tuple[int, int, int, int], **tumor_fine: object
+) -> dict[str, tuple[str, ...]]:
+    """Epochs of the four stages, in order; `tumor_fine`: more options of the last."""
+    names = ("pancreas_coarse", "pancreas_fine", "tumor_coarse", "tumor_fine")
+    stages = {n: to_arguments({"epochs": e}) for n, e in zip(names, epochs, strict=True)}
+    stages["tumor_fine"] += to_arguments(tumor_fine)
+    return stages
+
+
+# The paper's lengths in voxels of 3.5 x 2.8 x 2.8 mm, for two CPU cores: margins of 7.5 and 20 mm,
+# jitter of 0-24 mm (fine tumor stage: -4 to 28 mm). In few steps a network does not learn eight
+# mirrored anatomies, nor to look through 34 HU of noise on top of the scanner's own; the paper's
+# learning rate is for some hundred times as many steps.
+_COARSE_GRID = (
+    *to_arguments({"spacing": (3.5, 2.8, 2.8), "width": 8, "lr": 3e-3, "workers": 0}),
+    *to_arguments({"margin_voxels": (2, 7, 7), "jitter_voxels": (0, 9)}),
+    *to_arguments({"window_voxels": (80, 112), "weights": "con=0.1"}),
+    *("--set", "augment.noise_std=0.05", "--mirror-axes", "--no-tensorboard"),
+)
+_FINE_JITTER = (-2, 10)
+
+PRESETS: Mapping[str, Preset] = {
+    "paper": Preset("the paper's protocol, nothing changed"),
+    "full": Preset(
+        "a GPU: the paper's network and voxel size, until held-out Dice stops rising",
+        options=to_arguments(
+            {"lr": 1e-3, "weights": "con=0.1", "validate_epochs": 5, "patience": 6}
+        ),
+        stage_options=stage_arguments((100, 100, 300, 300)),
+        seeds=(2022, 2023, 2024),
+        phantoms=Phantoms(cases=40, size="full"),
+    ),
+    "small": Preset(
+        "two CPU cores: width 8, voxels of 3.5 x 2.8 x 2.8 mm",
+        options=_COARSE_GRID,
+        stage_options=stage_arguments((4, 7, 10, 12), jitter_voxels=_FINE_JITTER),
+        seeds=(2022, 2023, 2024),
+        phantoms=Phantoms(cases=24, size="demo"),
+    ),
+    "quick": Preset(
+        "a test: does it run? One epoch of few cases, nothing is learnt",
+        options=_COARSE_GRID,
+        stage_options=stage_arguments((1, 1, 1, 1), jitter_voxels=_FINE_JITTER),
+        seeds=(2022,),
+        phantoms=Phantoms(cases=4, size="demo"),  # four folds need four
+    ),
+}

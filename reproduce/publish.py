@@ -1,0 +1,70 @@
+"""What `reproduce/run.py` ends with: tables, figures, the benchmark's report, of what is there."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+
+from data.centers import load_centers
+from reproduce.benchmark import benchmark_markdown, measure_shifts
+from reproduce.cells import Plan
+from reproduce.request import BENCHMARK, Request
+from reproduce.run_table import report_table
+from utils.checkpoint import write_text
+from utils.commands import ROOT, to_arguments
+from utils.runs import environment, new_time
+
+FIGURE_SCRIPTS = ("figure5", "figure6", "figure7", "figure8")
+
+
+def show_results(request: Request) -> None:
+    """Print and write every table that was asked for, of what is there now."""
+    for table in request.tables:
+        report = report_table(table, request.plan, request.targets, request.seeds)
+        report.write(request.out)
+        if request.what != BENCHMARK:
+            print(report.markdown)
+            continue
+        centers = load_centers(request.plan.centers)
+        shifts = measure_shifts(request.plan, centers, request.seeds, request.targets)
+        text = benchmark_markdown(shifts, report, facts_of(request))
+        write_text(request.out / "benchmark.md", text)
+        print(text)
+    if request.figures:
+        draw_figures(request)
+
+
+def draw_figures(request: Request) -> None:
+    """Draw each figure by its script; one that lacks results says so and holds up no other."""
+    options = {"out": request.out, "seed": request.seeds[0], "targets": request.targets}
+    for name in FIGURE_SCRIPTS:
+        words = [*plan_arguments(request.plan), *to_arguments(options)]
+        script = str(ROOT / "reproduce" / f"{name}.py")
+        print(f"{name}:", flush=True)
+        subprocess.run([sys.executable, script, *words], check=False)
+
+
+def plan_arguments(plan: Plan) -> list[str]:
+    """The arguments that `reproduce.run_table.plan_of` makes this plan of."""
+    names = ("centers", "checkpoints", "cache", "holdout")
+    words = [*to_arguments({name: getattr(plan, name) for name in names})]
+    words.append(f"--options={shlex.join(plan.options)}")
+    for stage, options in plan.stage_options.items():
+        words.append(f"--stage-options={stage}={shlex.join(options)}")
+    return words
+
+
+def facts_of(request: Request) -> list[str]:
+    """What a reader needs to get the numbers again."""
+    phantoms, made = request.preset.phantoms, environment()
+    devices = ", ".join(made["gpus"]) if "cpu" not in request.devices else made["platform"]
+    return [
+        f"- command: `{request.command}`",
+        f"- seeds: {' '.join(map(str, request.seeds))}",
+        f"- synthetic centers: {phantoms}",
+        f"- arguments of every training: `{shlex.join(request.plan.options)}`",
+        *(f"- of {n}: `{shlex.join(words)}`" for n, words in request.plan.stage_options.items()),
+        f"- devices: {' '.join(request.devices)} ({devices or made['platform']})",
+        f"- date: {new_time()} UTC; torch {made['packages']['torch']}",
+    ]

@@ -1,0 +1,147 @@
+"""What `reproduce/run.py` is asked for, and the cells that this needs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from data.centers import Center, load_centers
+from reproduce import table2, table3, table4, table5, table6
+from reproduce.cells import Cell, Plan, lesion_centers, make_cell
+from reproduce.presets import PRESETS, Preset
+from reproduce.run_table import add_plan_arguments, plan_of
+from reproduce.tables import Table, table_cells
+from utils.stages import VARIANTS
+
+TABLES: Mapping[str, Table] = {
+    module.TABLE.name: module.TABLE for module in (table2, table3, table4, table5, table6)
+}
+FIGURES, ALL, BENCHMARK = "figures", "all", "benchmark"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for."""
+
+    what: str
+    preset: Preset
+    plan: Plan
+    devices: tuple[str, ...]
+    seeds: tuple[int, ...]
+    targets: tuple[str, ...] | None
+    out: Path
+    minutes: float | None
+    dry_run: bool
+    command: str
+    started: float
+
+    @property
+    def tables(self) -> list[Table]:
+        """The tables to fill."""
+        if self.what == BENCHMARK:
+            return [TABLES["table5"]]
+        return [table for name, table in TABLES.items() if self.what in (name, ALL)]
+
+    @property
+    def figures(self) -> bool:
+        """Whether the figures are drawn."""
+        return self.what in (FIGURES, ALL)
+
+
+def parse_request(description: str | None, argv: Sequence[str] | None = None) -> Request:
+    """Command line -> `Request`; exits with a message where it cannot be done."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--what", required=True, choices=(*TABLES, FIGURES, ALL, BENCHMARK))
+    sizes = "; ".join(f"{name}: {preset.text}" for name, preset in PRESETS.items())
+    add(
+        "--preset", choices=tuple(PRESETS), help=f"default: paper, for the benchmark small. {sizes}"
+    )
+    add("--devices", nargs="+", default=["auto"], help="a process each: cuda:0 cuda:1, or cpu")
+    add("--minutes", type=float, help="save and end after so long; the same command goes on")
+    add("--seeds", type=int, nargs="+", help="default: the preset's")
+    add("--targets", nargs="+", help="centers to test on; default: all with lesions")
+    add("--out", type=Path, default=Path("reproduced"), help="tables, logs; benchmark: all")
+    add("--dry-run", action="store_true", help="print the steps and what they cost, no more")
+    add_plan_arguments(parser)
+    parser.set_defaults(checkpoints=None, cache=None)
+    args = parser.parse_args(argv)
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        parser.error("starts its own processes, see --devices; start it without torchrun")
+    bench = args.what == BENCHMARK
+    preset = PRESETS[args.preset or ("small" if bench else "paper")]
+    if bench and preset.phantoms is None:
+        parser.error(f"--preset {args.preset}: has no synthetic centers; choose small or full")
+    if args.minutes is not None and args.minutes <= 0:
+        parser.error(f"--minutes {args.minutes:g}: above 0")
+    for name in ("checkpoints", "cache"):
+        if getattr(args, name) is None:
+            setattr(args, name, args.out / name if bench else Path(name))
+    if bench:
+        args.centers = args.out / "centers" / "centers.toml"
+    return Request(
+        what=args.what,
+        preset=preset,
+        plan=with_preset(plan_of(args), preset),
+        devices=tuple(args.devices),
+        seeds=preset.seeds if args.seeds is None else tuple(args.seeds),
+        targets=None if args.targets is None else tuple(args.targets),
+        out=args.out,
+        minutes=args.minutes,
+        dry_run=args.dry_run,
+        command="python reproduce/run.py " + shlex.join(sys.argv[1:] if argv is None else argv),
+        started=time.monotonic(),
+    )
+
+
+def with_preset(plan: Plan, preset: Preset) -> Plan:
+    """The plan with the preset's arguments in front of its own, which count where both stand."""
+    stages = {*preset.stage_options, *plan.stage_options}
+    return replace(
+        plan,
+        options=(*preset.options, *plan.options),
+        stage_options={
+            name: (*preset.stage_options.get(name, ()), *plan.stage_options.get(name, ()))
+            for name in sorted(stages)
+        },
+    )
+
+
+def collect_cells(request: Request) -> list[Cell]:
+    """The cells of everything that is asked for, each once. Raises ValueError for no center."""
+    centers = load_centers(request.plan.centers)
+    there = lesion_centers(centers)
+    unknown = [name for name in request.targets or () if name not in there]
+    if unknown:
+        raise ValueError(
+            f"--targets {' '.join(unknown)}: choose from the centers with lesions of "
+            f"{request.plan.centers}: {', '.join(there)}"
+        )
+    cells = [
+        cell
+        for table in request.tables
+        for of_seeds in table_cells(table, centers, request.targets, request.seeds).values()
+        for cell in of_seeds
+    ]
+    if request.figures:
+        for target in request.targets or there:
+            cells += figure_cells(centers, target, request.seeds[0])
+    return list(dict.fromkeys(cells))
+
+
+def figure_cells(centers: Mapping[str, Center], target: str, seed: int) -> list[Cell]:
+    """What Figs. 5 to 8 draw of a center: all stages, Table V's rows, four folds."""
+    return [
+        make_cell(centers, "pancreas_fine", target, seed=seed),
+        make_cell(centers, "tumor_coarse", target, seed=seed),
+        *(make_cell(centers, "tumor_fine", target, variant=v, seed=seed) for v in VARIANTS),
+        make_cell(centers, "tumor_fine", target, folds=True, seed=seed),
+    ]

@@ -1,0 +1,148 @@
+"""Fill tables: python reproduce/run.py --what table5 --centers centers.toml --devices cuda:0 cuda:1
+
+Trains and evaluates what is missing for the named tables, a process for each device, and prints
+them at the end. What is done is never done twice, and tables share what they have in common. After
+a kill, Ctrl-C or the end of --minutes the same command goes on where it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from reproduce.actions import run_step
+from reproduce.benchmark import make_benchmark_centers
+from reproduce.cells import Step, is_done, missing_steps
+from reproduce.estimate import known_speeds
+from reproduce.prepare import count_workers
+from reproduce.publish import show_results
+from reproduce.request import BENCHMARK, Request, collect_cells, parse_request
+from reproduce.schedule import TIME, Orders, only_one, run_tasks
+from reproduce.tasks import TRAIN, Report, Task
+from reproduce.workload import Load, describe_loads, loads_of, plan_wall, step_name, tasks_of
+from utils.config import run_script
+from utils.device import select_device
+
+SPEEDS = "speeds.json"  # measured on this machine; remove it to measure again
+EXIT = {"": 0, TIME: 0, "SIGINT": 128 + signal.SIGINT, "SIGTERM": 128 + signal.SIGTERM}
+
+
+def run(request: Request) -> None:
+    """Do what is asked; leaves with status 1 where a step failed, 143 or 130 after a signal."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(share_processors(request.devices))
+        if not request.dry_run:
+            for folder in dict.fromkeys((request.out, request.plan.checkpoints)):
+                stack.enter_context(only_one(folder))
+        if request.what == BENCHMARK:
+            assert request.preset.phantoms is not None
+            make_benchmark_centers(
+                request.out / "centers", request.preset.phantoms, count_workers()
+            )
+        steps = missing_steps(request.plan, collect_cells(request))
+        print_steps(request, steps)
+        loads = loads_of(request.plan, steps, request.devices[0])
+        tasks = tasks_of(request.plan, loads)
+        estimate(request, loads, tasks)
+        if request.dry_run:
+            return
+        report = work_on(request, tasks, steps)
+        show_results(request)
+        show_report(request, report)
+    if report.failed:
+        raise SystemExit(1)
+    raise SystemExit(EXIT[report.stopped])
+
+
+def print_steps(request: Request, steps: Sequence[Step]) -> None:
+    """Each missing step, in order; in a dry run its command."""
+    trainings = sum(step.kind == TRAIN for step in steps)
+    print(f"{request.what}: {trainings} trainings, {len(steps) - trainings} evaluations to do")
+    for step in steps:
+        print(f"  {step.command if request.dry_run else step_name(step)}")
+    sys.stdout.flush()
+
+
+def estimate(request: Request, loads: Mapping[Step, Load], tasks: Sequence[Task]) -> None:
+    """Say what the steps will cost, from a few that are measured now."""
+    if not loads:
+        return
+    configs = [load.config for load in loads.values()]
+    speeds = known_speeds(configs, request.devices[0], request.out / SPEEDS)
+    seconds = dict.fromkeys((task.name for task in tasks), 0.0)
+    seconds |= {step_name(step): load.seconds(speeds) or 0.0 for step, load in loads.items()}
+    needs = {task.name: task.needs for task in tasks}
+    wall_s = plan_wall(seconds, needs, len(request.devices))
+    print(describe_loads(loads.values(), speeds, wall_s, request.devices), flush=True)
+
+
+def work_on(request: Request, tasks: Sequence[Task], steps: Sequence[Step]) -> Report:
+    """Run the tasks on the devices until they are done, or the time is over."""
+    by_name = {step_name(step): step for step in steps}
+    seconds = None
+    if request.minutes is not None:
+        seconds = 60 * request.minutes - (time.monotonic() - request.started)
+    orders = Orders(
+        action=run_step,
+        logs=request.out / "logs",
+        folder=request.out,
+        is_done=lambda task: task.name in by_name and is_done(request.plan, by_name[task.name]),
+        seconds=seconds,
+        say=functools.partial(print, flush=True),
+    )
+    return run_tasks(tasks, request.devices, orders)
+
+
+def show_report(request: Request, report: Report) -> None:
+    """What failed, what was left out for it, and what is left to do."""
+    for name, why in report.failed.items():
+        print(f"FAILED {name}: {why}\n  log: {request.out / 'logs' / name}.log")
+    for name, failed in report.skipped.items():
+        print(f"left out {name}: it needs {failed}")
+    if report.left:
+        why = "the time is over" if report.stopped == TIME else report.stopped
+        print(
+            f"{why}: {len(report.done)} steps done, {len(report.left)} left. The same command goes "
+            f"on:\n  {request.command}"
+        )
+
+
+@contextlib.contextmanager
+def share_processors(devices: Sequence[str]) -> Iterator[None]:
+    """Processes on the CPU share its threads, unless OMP_NUM_THREADS says how many each has."""
+    on_cpu = sum(select_device(device).type == "cpu" for device in devices)
+    name = "OMP_NUM_THREADS"
+    if on_cpu < 2 or name in os.environ:
+        yield
+        return
+    os.environ[name] = str(max(len(os.sched_getaffinity(0)) // on_cpu, 1))
+    try:
+        yield
+    finally:
+        del os.environ[name]
+
+
+def leave_on_sigterm() -> None:
+    """SIGTERM ends this process by SystemExit, so that what it holds is let go."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(EXIT["SIGTERM"])
+
+    signal.signal(signal.SIGTERM, leave)
+
+
+if __name__ == "__main__":
+    leave_on_sigterm()
+    try:
+        run_script(run, parse_request(__doc__))
+    except KeyboardInterrupt:
+        raise SystemExit(EXIT["SIGINT"]) from None

@@ -1,0 +1,290 @@
+"""Estimates: what is left is counted exactly, speeds are measured without leaving anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.centers import load_centers
+from reproduce import estimate
+from reproduce.cells import Plan, Step, make_cell, steps_of
+from reproduce.estimate import (
+    Speed,
+    find_cases,
+    known_speeds,
+    mean_seconds,
+    measure_speed,
+    model_key,
+    spread,
+)
+from reproduce.tasks import EVALUATE, PREPARE, TRAIN
+from reproduce.workload import describe_loads, loads_of, plan_wall, tasks_of
+from tests.conftest import Tiny
+from utils.checkpoint import save_checkpoint
+from utils.config import parse_config
+from utils.device import select_device, select_precision
+from utils.evaluation import write_cases
+from utils.results import result_folder
+from utils.runs import create_run, mark_done
+from utils.splits import select_splits
+from utils.stages import STAGES, Config
+
+SMALL = (
+    *("--width", "8", "--spacing", "3", "1.5", "1.5", "--workers", "0", "--no-tensorboard"),
+    *("--jitter-voxels", "0", "4", "--window-voxels", "32", "32", "--epochs", "5"),
+)
+
+
+@pytest.fixture
+def plan(tiny: Tiny, tmp_path: Path) -> Plan:
+    """Centers A (2 cases), B (1), C (2) and N (1, lesion-free); five epochs."""
+    return Plan(tiny.centers, tmp_path / "checkpoints", tiny.cache, holdout=0, options=SMALL)
+
+
+@pytest.fixture
+def steps(plan: Plan) -> dict[tuple[str, str], Step]:
+    """The steps of Table V's Ours on C, by kind and stage."""
+    cell = make_cell(load_centers(plan.centers), "tumor_fine", "C")
+    return {(step.kind, step.stage): step for step in steps_of(plan, cell)}
+
+
+def config_of(step: Step) -> Config:
+    """The configuration as a training on this machine's CPU resolves it."""
+    config = parse_config(STAGES[step.stage], step.argv)
+    return replace(config, precision=select_precision("auto", select_device("cpu")))
+
+
+# What is left
+
+
+def test_nothing_done_is_every_case_in_every_epoch_and_every_test_case(
+    plan: Plan, steps: dict[tuple[str, str], Step]
+) -> None:
+    loads = loads_of(plan, steps.values(), "cpu")
+    assert loads[steps[TRAIN, "tumor_fine"]].count == 5 * 3  # A and B
+    assert loads[steps[TRAIN, "pancreas_coarse"]].count == 5 * 4  # and N
+    assert loads[steps[EVALUATE, "tumor_fine"]].count == 2  # C
+
+
+def test_an_unfinished_training_counts_what_is_behind_its_checkpoint(
+    plan: Plan, steps: dict[tuple[str, str], Step]
+) -> None:
+    step = steps[TRAIN, "tumor_coarse"]
+    config = config_of(step)
+    (split,) = select_splits(config, load_centers(plan.centers))
+    run = create_run(config, "20260101-000000", split)
+    assert loads_of(plan, [step], "cpu")[step].count == 15  # begun, nothing saved
+    save_checkpoint(run.checkpoint, {"step": 4})
+    assert loads_of(plan, [step], "cpu")[step].count == 11
+    other = replace(step, argv=(*step.argv, "--lr", "0.5"))
+    assert loads_of(plan, [other], "cpu")[other].count == 15  # that run is not this one's
+
+
+def test_an_unfinished_evaluation_counts_the_cases_that_it_lacks(
+    plan: Plan, steps: dict[tuple[str, str], Step]
+) -> None:
+    step = steps[EVALUATE, "tumor_coarse"]
+    config = config_of(step.needs[0])
+    (split,) = select_splits(config, load_centers(plan.centers))
+    run = create_run(config, "20260101-000000", split)
+    mark_done(run.folder)
+    folder = result_folder(run, "tumor_coarse", "C", "seg", "paper")
+    write_cases(folder / "cases.csv", [{"case_id": "c0", "dsc": 1.0}])
+    assert loads_of(plan, [step], "cpu")[step].count == 1
+
+
+def test_hours_are_steps_times_seconds_and_what_was_not_measured_is_named(
+    plan: Plan, steps: dict[tuple[str, str], Step]
+) -> None:
+    train, evaluate = steps[TRAIN, "tumor_fine"], steps[EVALUATE, "tumor_fine"]
+    loads = loads_of(plan, [train, evaluate, steps[TRAIN, "tumor_coarse"]], "cpu")
+    speeds = {loads[train].key: Speed(step_s=240.0, case_s=36.0)}
+    assert loads[train].seconds(speeds) == 15 * 240.0
+    assert loads[evaluate].seconds(speeds) == 2 * 36.0
+    assert loads[steps[TRAIN, "tumor_coarse"]].seconds(speeds) is None
+    text = describe_loads(loads.values(), speeds, 1800.0, ["cuda:0", "cuda:1"])
+    assert "expected: 1.02 device hours, 0.5 hours on cuda:0 cuda:1" in text
+    assert "not in it, for want of a measurement: train tumor_coarse Ours" in text
+
+
+# The clock of several devices
+
+
+@pytest.mark.parametrize(
+    ("seconds", "needs", "devices", "wall_s"),
+    [
+        ({"a": 3.0, "b": 4.0}, {}, 1, 7.0),
+        ({"a": 3.0, "b": 4.0}, {}, 2, 4.0),
+        ({"a": 3.0, "b": 4.0}, {"b": ["a"]}, 2, 7.0),  # a chain gains nothing
+        ({"a": 1.0, "b": 5.0, "c": 1.0, "d": 1.0}, {"c": ["a"], "d": ["c"]}, 2, 5.0),
+        ({"c": 2.0, "a": 1.0, "b": 1.0}, {"c": ["a", "b"]}, 2, 3.0),  # in any order
+        ({}, {}, 3, 0.0),
+    ],
+)
+def test_the_wall_time_follows_needs_and_devices(
+    seconds: dict[str, float], needs: dict[str, list[str]], devices: int, wall_s: float
+) -> None:
+    assert plan_wall(seconds, needs, devices) == wall_s
+
+
+# Tasks
+
+
+def test_steps_become_tasks_of_their_own_names_behind_the_preparing(
+    plan: Plan, steps: dict[tuple[str, str], Step]
+) -> None:
+    loads = loads_of(plan, steps.values(), "cpu")
+    tasks = {task.name: task for task in tasks_of(plan, loads)}
+    assert len(tasks) == 1 + len(steps)
+    prepare = tasks["prepare_3x1.5x1.5"]
+    assert prepare.kind == PREPARE
+    only = prepare.argv[prepare.argv.index("--only") + 1 : prepare.argv.index("--cache")]
+    assert set(only) == {"A", "B", "C", "N"}
+    (fine,) = (n for n in tasks if n.startswith("evaluate_tumor_fine_C_2022_"))
+    assert [name.rpartition("_")[0] for name in tasks[fine].needs] == [
+        "prepare",
+        "train_tumor_fine_C_2022",
+        "evaluate_tumor_coarse_C_2022",
+    ]
+    assert set(tasks[fine].needs) <= set(tasks)
+
+
+def test_what_is_done_is_no_task_and_nobody_waits_for_it(
+    plan: Plan, steps: dict[tuple[str, str], Step]
+) -> None:
+    step = steps[EVALUATE, "tumor_fine"]
+    _, task = tasks_of(plan, loads_of(plan, [step], "cpu"))
+    assert task.needs == ("prepare_3x1.5x1.5",)
+
+
+# Measuring
+
+
+def test_models_that_cost_the_same_share_a_measurement(
+    steps: dict[tuple[str, str], Step],
+) -> None:
+    config = config_of(steps[TRAIN, "tumor_fine"])
+    for alike in (
+        replace(config, seed=7),
+        replace(config, target="A", sources=("B", "C")),
+        replace(config, sources=(), fold="2"),
+        replace(config, holdout=0.2),
+    ):
+        assert model_key(alike) == model_key(config)
+    for other in (
+        replace(config, width=16),
+        replace(config, stage=replace(config.stage, views=3)),
+        config_of(steps[TRAIN, "tumor_coarse"]),
+    ):
+        assert model_key(other) != model_key(config)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Callable[[], None]]:
+    """An action whose times the clock shows as given."""
+
+    def make(*seconds: float) -> Callable[[], None]:
+        now, left = [0.0], iter(seconds)
+
+        def act() -> None:
+            now[0] += next(left)
+
+        monkeypatch.setattr(estimate.time, "perf_counter", lambda: now[0])
+        return act
+
+    return make
+
+
+def test_the_first_step_is_warm_up_unless_it_took_too_long(
+    clock: Callable[..., Callable[[], None]],
+) -> None:
+    cpu = torch.device("cpu")
+    assert mean_seconds(clock(9.0, 1.0, 2.0), 3, cpu) == 1.5
+    assert mean_seconds(clock(estimate.MEASURED_S + 1), 3, cpu) == estimate.MEASURED_S + 1
+    assert mean_seconds(clock(9.0, 25.0), 3, cpu) == 25.0  # enough by then
+
+
+def test_cases_to_measure_on_lie_far_apart() -> None:
+    names = [("A", str(i)) for i in range(90)]
+    chosen = list(spread(names, 9))
+    assert sorted(int(name) for _, name in chosen) == [0, 10, 20, 30, 40, 50, 60, 70, 80]
+    assert [int(name) for _, name in chosen[:3]] == [0, 30, 60]
+    assert list(spread(names[:2], 9)) == names[:2]
+
+
+def test_a_tumor_stage_is_measured_on_cases_with_lesions(
+    steps: dict[tuple[str, str], Step],
+) -> None:
+    found = find_cases(config_of(steps[TRAIN, "tumor_fine"]), {})
+    assert {item.center.name for item in found} == {"A", "B"}
+    pancreas = config_of(steps[TRAIN, "pancreas_fine"])
+    names = {item.center.name for item in find_cases(pancreas, {})}
+    assert names <= {"A", "B", "N"}
+    assert len(find_cases(pancreas, {})) == estimate.SAMPLE_CASES
+
+
+@pytest.mark.parametrize("stage", list(STAGES))
+def test_a_measurement_is_a_time_and_leaves_nothing_behind(
+    plan: Plan, steps: dict[tuple[str, str], Step], stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(config_of(steps[TRAIN, stage]), device="cpu")
+    monkeypatch.setattr(estimate, "MEASURED_STEPS", 1)
+    found = find_cases(config, {})
+    speed = measure_speed(config, found)
+    assert speed.step_s is not None
+    assert speed.case_s is not None
+    assert 0 < speed.step_s < 60
+    assert 0 < speed.case_s < 60
+    assert not plan.checkpoints.exists()
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many models each measurement was asked for; none takes any time."""
+    asked: list[int] = []
+
+    def measure(configs: list[Config], device: str) -> dict[str, Speed]:
+        asked.append(len(configs))
+        return {model_key(config): Speed(1.0, 2.0) for config in configs}
+
+    monkeypatch.setattr(estimate, "measure_speeds", measure)
+    return asked
+
+
+def test_a_model_is_measured_once_on_a_device(
+    steps: dict[tuple[str, str], Step], measured: list[int], tmp_path: Path
+) -> None:
+    memory = tmp_path / "out" / "speeds.json"
+    config = config_of(steps[TRAIN, "tumor_fine"])
+    alike, other = replace(config, seed=1), replace(config, width=16)
+    speeds = known_speeds([config, alike], "cpu", memory)
+    assert speeds == {model_key(config): Speed(1.0, 2.0)}
+    assert set(known_speeds([alike, other], "cpu", memory)) == {model_key(config), model_key(other)}
+    known_speeds([config, other], "cpu", memory)
+    assert measured == [1, 1]
+
+
+def test_a_model_that_cannot_be_measured_is_asked_for_again(
+    steps: dict[tuple[str, str], Step], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(steps[TRAIN, "tumor_fine"])
+    monkeypatch.setattr(estimate, "measure_speeds", lambda configs, device: {"x": Speed()})
+    assert known_speeds([config], "cpu", tmp_path / "speeds.json") == {}
+
+
+@pytest.mark.slow
+def test_the_measuring_process_names_what_it_cannot_measure(
+    steps: dict[tuple[str, str], Step], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = config_of(steps[TRAIN, "tumor_fine"])
+    missing = replace(config, centers=tmp_path / "none.toml", width=16)
+    speeds = estimate.measure_speeds([config, missing], "cpu")
+    assert speeds[model_key(missing)] == Speed()
+    step_s = speeds[model_key(config)].step_s
+    assert step_s is not None
+    assert step_s > 0
+    assert "none.toml: cannot be read" in capfd.readouterr().out
