@@ -12,8 +12,8 @@ from datetime import timedelta
 from pathlib import Path
 
 from data.phantom.make import make_centers
+from reproduce.demo_tables import TABLES, table_markdown
 from reproduce.draw_overlays import draw_center
-from reproduce.tables import TABLES, table_markdown
 from utils.checkpoint import write_text
 from utils.config import Evaluation
 from utils.pipeline import run_stage

@@ -1,4 +1,7 @@
-"""The demo's Tables II and III, until it prints the report of `reproduce/tables.py`."""
+"""The demo's Tables II and III: one center, one protocol, whatever options its runs were given.
+
+`reproduce/table2.py` and `table3.py` make the whole tables, of runs whose options are known.
+"""
 
 from __future__ import annotations
 

@@ -161,9 +161,18 @@ def _widened(part: tuple[int, int], length: int, limit: int) -> tuple[int, int]:
 
 
 def draw_panel(
-    axis: Axes, case: Case, cut: Cut, outlines: Sequence[Outline], *, linewidth: float = 1.1
+    axis: Axes,
+    case: Case,
+    cut: Cut,
+    outlines: Sequence[Outline],
+    *,
+    linewidth: float = 1.1,
+    square: bool = False,
 ) -> None:
-    """One panel: the windowed CT in gray, and contours as vector lines over it."""
+    """One panel: the windowed CT in gray, and contours as vector lines over it.
+
+    `square`: a picture that is not square gets empty margins, so that panels stand in line.
+    """
     axis.imshow(gray_picture(case, cut), cmap="gray", vmin=0, vmax=255, interpolation="none")
     for outline in outlines:
         style = RESULT_DASHES if outline.is_result else "solid"
@@ -171,8 +180,9 @@ def draw_panel(
         for points in contour_points(outline.mask, cut):
             axis.plot(*points.T, color=color, linestyle=style, linewidth=linewidth)
     width, height = cut.size
-    axis.set_xlim(-0.5, width - 0.5)
-    axis.set_ylim(height - 0.5, -0.5)
+    across, down = (PANEL_PIXELS, PANEL_PIXELS) if square else (width, height)
+    axis.set_xlim((width - across) / 2 - 0.5, (width + across) / 2 - 0.5)
+    axis.set_ylim((height + down) / 2 - 0.5, (height - down) / 2 - 0.5)
     axis.set_axis_off()
 
 
@@ -192,6 +202,15 @@ def contour_points(mask: np.ndarray, cut: Cut) -> list[np.ndarray]:
     inside = (enlarged >= 0.5).astype(np.uint8)
     found, _ = cv2.findContours(inside, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     return [np.concatenate([points[:, 0], points[:1, 0]]) for points in found]
+
+
+def absence_note(pred: np.ndarray | None, cut: Cut) -> str:
+    """Why a panel shows no contour of a result; "" where it shows one."""
+    if pred is None:
+        return "not evaluated"
+    if not pred.any():
+        return "found nothing"
+    return "" if contour_points(pred, cut) else "not in this view"
 
 
 def write_in_panel(axis: Axes, text: str, *, fontsize: float = 7.0) -> None:

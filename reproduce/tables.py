@@ -24,7 +24,6 @@ from reproduce.compare import (
     read_paper,
     wrong_means,
 )
-from reproduce.demo_tables import TABLES, table_markdown  # noqa: F401  until demo.py changes
 from reproduce.layout import LEGEND, PAIRED_LEGEND, Frame, make_sheet
 from reproduce.render import Sheet, escape_latex, to_csv, to_latex, to_markdown, write_table
 from utils.evaluation import Row

@@ -1,0 +1,228 @@
+"""Fig. 6, t-SNE of features of lesion and normal tissue: python reproduce/figure6.py
+
+A row per center, seen by models that never trained on it; a column for BL and one for Ours. Each
+voxel stands there in two views (Eq. 1), joined by a line. Writes figure6.png and .pdf,
+figure6.csv (silhouette, distance between views) and figure6_points.csv (every point).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from data.preprocess import PrepareSettings, prepare_centers
+from reproduce.cells import Cell, Plan, find_folders
+from reproduce.embedding import (
+    LAYERS,
+    VIEWS,
+    VOXELS_PER_CASE,
+    Measures,
+    Points,
+    case_points,
+    embed,
+    join_points,
+    measure_points,
+)
+from reproduce.figures import (
+    PAGE_IN,
+    Request,
+    make_parser,
+    print_style,
+    report_missing,
+    request_of,
+    save_figure,
+    write_numbers,
+)
+from utils.config import run_script
+from utils.inference import load_model
+from utils.runs import Run, find_runs
+
+VARIANTS = ("BL", "Ours")
+# Apart in color, in gray, and by their rim.
+LESION, NORMAL = "#b2182b", "#92c5de"
+MARKERS = ("o", "^")  # by view
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The points of one model on one center, and where t-SNE puts those of the shown layer."""
+
+    target: str
+    variant: str
+    layer: str
+    points: Points
+    measures: Mapping[str, Measures]  # by layer
+    places: np.ndarray  # (n, 2)
+    perplexity: float
+
+
+def run_of(request: Request, cell: Cell) -> Run | None:
+    """The training behind an evaluated cell; None where it is missing."""
+    folders = find_folders(request.plan, cell)
+    if not folders:
+        return None
+    runs = find_runs(request.plan.checkpoints, cell.stage)
+    return next(run for run in runs if run.folder == folders[0].parent)
+
+
+def make_panel(request: Request, cell: Cell, run: Run, per_case: int) -> Panel:
+    """Read the features of a model on its unseen center, and embed them."""
+    model = load_model(run, request.plan.device)
+    settings = PrepareSettings(spacing=model.config.spacing)
+    center = request.centers[cell.target]
+    cases = prepare_centers([center], request.plan.cache, settings)[cell.target]
+    parts = [
+        case_points(model, item, index, seed=request.seed, per_case=per_case)
+        for index, item in enumerate(cases)
+    ]
+    points = join_points([part for part in parts if part is not None])
+    layer = next(name for name in LAYERS if name in points.features)
+    measures = {name: measure_points(points, name) for name in points.features}
+    places, perplexity = embed(points.features[layer], request.seed)
+    return Panel(cell.target, cell.variant, layer, points, measures, places, perplexity)
+
+
+def draw_figure(targets: Sequence[str], panels: Mapping[tuple[str, str], Panel]) -> Figure:
+    """A row per center and a column per model."""
+    figure, axes = plt.subplots(
+        *(len(targets), len(VARIANTS)),
+        figsize=(PAGE_IN * 0.75, 2.5 * len(targets) + 0.3),
+        squeeze=False,
+        layout="constrained",
+    )
+    for row, target in zip(axes, targets, strict=True):
+        for axis, variant in zip(row, VARIANTS, strict=True):
+            panel = panels.get((target, variant))
+            axis.set(xticks=[], yticks=[])
+            axis.set_title(f"{variant}, unseen center {target}")
+            if panel is None:
+                axis.text(0.5, 0.5, "not evaluated", transform=axis.transAxes, ha="center")
+            else:
+                draw_panel(axis, panel)
+    handles = [
+        Line2D(
+            [], [], linestyle="", marker=marker, **_look(is_lesion), label=f"{name}, view {view}"
+        )
+        for is_lesion, name in ((True, "lesion"), (False, "normal tissue"))
+        for marker, view in zip(MARKERS, VIEWS, strict=True)
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def draw_panel(axis: Axes, panel: Panel) -> None:
+    """The points, a line between the two views of a voxel, and the numbers below."""
+    points, places = panel.points, panel.places
+    order = np.lexsort((points.view, points.voxel)).reshape(-1, len(VIEWS))
+    axis.plot(*places[order].transpose(2, 1, 0), color="0.75", linewidth=0.4, zorder=1)
+    for is_lesion in (False, True):
+        for view, marker in enumerate(MARKERS):
+            of = (points.is_lesion == is_lesion) & (points.view == view)
+            look = _look(is_lesion)
+            axis.plot(*places[of].T, linestyle="", marker=marker, zorder=2 + is_lesion, **look)
+    found = panel.measures[panel.layer]
+    axis.set_xlabel(
+        f"silhouette {found.silhouette:.2f}, views / classes {found.view_over_class:.2f}"
+    )
+
+
+def _look(is_lesion: bool) -> dict[str, Any]:
+    color, rim = (LESION, "black") if is_lesion else (NORMAL, "0.4")
+    return {
+        "markerfacecolor": color,
+        "markeredgecolor": rim,
+        "markeredgewidth": 0.4,
+        "markersize": 3.5,
+    }
+
+
+def number_rows(panels: Sequence[Panel]) -> list[dict[str, object]]:
+    """The lines of figure6.csv: every layer of every model, the shown one marked."""
+    return [
+        {
+            "center": panel.target,
+            "model": panel.variant,
+            "layer": layer,
+            "shown": "yes" if layer == panel.layer else "no",
+            "cases": len(set(panel.points.case_ids)),
+            **asdict(measures),
+            "perplexity": panel.perplexity if layer == panel.layer else None,
+        }
+        for panel in panels
+        for layer, measures in panel.measures.items()
+    ]
+
+
+def point_rows(panels: Sequence[Panel]) -> list[dict[str, object]]:
+    """The lines of figure6_points.csv."""
+    return [
+        {
+            "center": panel.target,
+            "model": panel.variant,
+            "case_id": points.case_ids[i],
+            "voxel": points.voxel[i],
+            "class": "lesion" if points.is_lesion[i] else "normal",
+            "view": VIEWS[points.view[i]],
+            "x": panel.places[i, 0],
+            "y": panel.places[i, 1],
+        }
+        for panel in panels
+        for points in [panel.points]
+        for i in range(len(points.view))
+    ]
+
+
+def run(request: Request, stage: str = "tumor_fine", per_case: int = VOXELS_PER_CASE) -> list[Path]:
+    """Draw the figure; prints the commands of what is missing.
+
+    Raises FileNotFoundError, with the commands, where neither model is evaluated on any center.
+    """
+    cells = [request.cell(stage, t, variant=v) for t in request.targets for v in VARIANTS]
+    runs = {cell: run_of(request, cell) for cell in cells}
+    if not any(runs.values()):
+        report_missing(request.plan, cells, fatal=f"no {stage} of BL or Ours is evaluated")
+    panels = {
+        (cell.target, cell.variant): make_panel(request, cell, found, per_case)
+        for cell, found in runs.items()
+        if found is not None
+    }
+    targets = [t for t in request.targets if any((t, v) in panels for v in VARIANTS)]
+    with print_style():
+        paths = save_figure(draw_figure(targets, panels), request.out, "figure6")
+    write_numbers(request.out / "figure6.csv", number_rows(list(panels.values())))
+    write_numbers(request.out / "figure6_points.csv", point_rows(list(panels.values())))
+    report_missing(request.plan, cells)
+    return paths
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = make_parser(str(__doc__))
+    add = parser.add_argument
+    add("--stage", choices=("tumor_coarse", "tumor_fine"), default="tumor_fine")
+    add("--device", default=Plan().device, help="cpu, cuda, cuda:1, or auto")
+    add("--per-case", type=int, default=VOXELS_PER_CASE, help="voxels of each class in a case")
+    args = parser.parse_args(argv)
+    run_script(run_asked, args)
+
+
+def run_asked(args: argparse.Namespace) -> None:
+    """What the command line asks for."""
+    request = request_of(args)
+    request = replace(request, plan=replace(request.plan, device=args.device))
+    run(request, args.stage, args.per_case)
+
+
+if __name__ == "__main__":
+    main()
