@@ -28,6 +28,10 @@ MIN_POINTS = 12  # t-SNE of fewer shows nothing
 DRAW_VOXELS, DRAW_VIEWS = 101, 102  # purposes of `sample_seed`: what they draw is independent
 
 
+class NothingToShowError(ValueError):
+    """The points of a model on a center give no picture; the message says why."""
+
+
 @dataclass(frozen=True)
 class Points:
     """Features of n points: of each voxel (a cell of stride 8) one point in each view.
@@ -151,9 +155,12 @@ def to_unit_length(features: np.ndarray) -> np.ndarray:
 
 
 def join_points(parts: Sequence[Points]) -> Points:
-    """The points of several cases; voxels get numbers of their own. ValueError for none."""
+    """The points of several cases; voxels get numbers of their own.
+
+    Raises NothingToShowError where there is none.
+    """
     if not parts:
-        raise ValueError("no case has a lesion whose features could be read")
+        raise NothingToShowError("no case has a lesion")
     first, offsets = parts[0], np.cumsum([0, *(int(p.voxel.max()) + 1 for p in parts[:-1])])
     return Points(
         {name: np.concatenate([p.features[name] for p in parts]) for name in first.features},
@@ -165,12 +172,15 @@ def join_points(parts: Sequence[Points]) -> Points:
 
 
 def measure_points(points: Points, layer: str) -> Measures:
-    """The numbers of one layer. ValueError where a class has fewer than two points in a view."""
+    """The numbers of one layer.
+
+    Raises NothingToShowError where a class has fewer than two points in a view.
+    """
     features, is_lesion = points.features[layer], points.is_lesion
     by_view = [points.view == number for number in range(len(VIEWS))]
     fewest = min(np.bincount(is_lesion[of], minlength=2).min() for of in by_view)
     if fewest < 2:
-        raise ValueError(
+        raise NothingToShowError(
             "a silhouette needs two voxels of lesion and two of normal tissue at least; "
             f"there are {len(is_lesion)} points, of the rarer class {fewest} in a view"
         )
@@ -201,13 +211,13 @@ def embed(
     """t-SNE of (n, channels) -> (n, 2), and the perplexity that was used; repeatable.
 
     A perplexity counts neighbors: with few points it is lowered to a third of the others. Raises
-    ValueError for fewer than 12 points, or where they do not differ.
+    NothingToShowError for fewer than 12 points, or where they do not differ.
     """
     count = len(features)
     if count < MIN_POINTS:
-        raise ValueError(f"t-SNE of {count} points shows nothing; {MIN_POINTS} are needed")
+        raise NothingToShowError(f"t-SNE of {count} points shows nothing; {MIN_POINTS} are needed")
     if np.allclose(features, features[0]):
-        raise ValueError("all features are the same: the network has learned nothing to show")
+        raise NothingToShowError("all features are the same")
     used = min(perplexity, (count - 1) / 3)
     tsne = TSNE(perplexity=used, init="pca", random_state=seed)
     with threadpool_limits(1):  # a sum over several threads differs in its last bit

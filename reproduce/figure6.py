@@ -3,6 +3,10 @@
 A row per center, seen by models that never trained on it; a column for BL and one for Ours. Each
 voxel stands there in two views (Eq. 1), joined by a line. Writes figure6.png and .pdf,
 figure6.csv (silhouette, distance between views) and figure6_points.csv (every point).
+Shown is the coarse tumor stage, whose crop is the pancreas: the fine stage's crop lies around the
+lesion, so that a voxel's place in it gives its class away (--stage tumor_fine).
+Ours shows Eq. 8's projection, BL, which has none, stage 4's output; figure6.csv has the latter of
+both.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -26,9 +31,11 @@ from data.preprocess import PrepareSettings, prepare_centers
 from reproduce.cells import Cell, Plan, find_folders
 from reproduce.embedding import (
     LAYERS,
+    PERPLEXITY,
     VIEWS,
     VOXELS_PER_CASE,
     Measures,
+    NothingToShowError,
     Points,
     case_points,
     embed,
@@ -36,7 +43,6 @@ from reproduce.embedding import (
     measure_points,
 )
 from reproduce.figures import (
-    PAGE_IN,
     Request,
     make_parser,
     print_style,
@@ -91,14 +97,21 @@ def make_panel(request: Request, cell: Cell, run: Run, per_case: int) -> Panel:
     layer = next(name for name in LAYERS if name in points.features)
     measures = {name: measure_points(points, name) for name in points.features}
     places, perplexity = embed(points.features[layer], request.seed)
+    if perplexity < PERPLEXITY:
+        count = len(points.view)
+        print(f"{cell.target}, {cell.variant}: perplexity {perplexity:.1f}, for {count} points")
     return Panel(cell.target, cell.variant, layer, points, measures, places, perplexity)
 
 
-def draw_figure(targets: Sequence[str], panels: Mapping[tuple[str, str], Panel]) -> Figure:
-    """A row per center and a column per model."""
+def draw_figure(
+    targets: Sequence[str],
+    panels: Mapping[tuple[str, str], Panel],
+    notes: Mapping[tuple[str, str], str] = MappingProxyType({}),
+) -> Figure:
+    """A row per center and a column per model; `notes`: why a panel is missing."""
     figure, axes = plt.subplots(
         *(len(targets), len(VARIANTS)),
-        figsize=(PAGE_IN * 0.75, 2.5 * len(targets) + 0.3),
+        figsize=(5.4, 2.5 * len(targets) + 0.3),
         squeeze=False,
         layout="constrained",
     )
@@ -107,8 +120,10 @@ def draw_figure(targets: Sequence[str], panels: Mapping[tuple[str, str], Panel])
             panel = panels.get((target, variant))
             axis.set(xticks=[], yticks=[])
             axis.set_title(f"{variant}, unseen center {target}")
+            axis.spines[:].set_visible(True)
             if panel is None:
-                axis.text(0.5, 0.5, "not evaluated", transform=axis.transAxes, ha="center")
+                note = notes.get((target, variant), "not evaluated")
+                axis.text(0.5, 0.5, note, transform=axis.transAxes, ha="center", wrap=True)
             else:
                 draw_panel(axis, panel)
     handles = [
@@ -118,7 +133,14 @@ def draw_figure(targets: Sequence[str], panels: Mapping[tuple[str, str], Panel])
         for is_lesion, name in ((True, "lesion"), (False, "normal tissue"))
         for marker, view in zip(MARKERS, VIEWS, strict=True)
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=4,
+        frameon=False,
+        columnspacing=1.0,
+        handletextpad=0.1,
+    )
     return figure
 
 
@@ -184,23 +206,32 @@ def point_rows(panels: Sequence[Panel]) -> list[dict[str, object]]:
     ]
 
 
-def run(request: Request, stage: str = "tumor_fine", per_case: int = VOXELS_PER_CASE) -> list[Path]:
+def run(
+    request: Request, stage: str = "tumor_coarse", per_case: int = VOXELS_PER_CASE
+) -> list[Path]:
     """Draw the figure; prints the commands of what is missing.
 
-    Raises FileNotFoundError, with the commands, where neither model is evaluated on any center.
+    Raises FileNotFoundError, with the commands, where neither model is evaluated on any center,
+    and NothingToShowError where no center has points enough.
     """
     cells = [request.cell(stage, t, variant=v) for t in request.targets for v in VARIANTS]
     runs = {cell: run_of(request, cell) for cell in cells}
     if not any(runs.values()):
         report_missing(request.plan, cells, fatal=f"no {stage} of BL or Ours is evaluated")
-    panels = {
-        (cell.target, cell.variant): make_panel(request, cell, found, per_case)
-        for cell, found in runs.items()
-        if found is not None
-    }
+    panels, notes = {}, {}
+    for cell, found in runs.items():
+        if found is None:
+            continue
+        try:
+            panels[cell.target, cell.variant] = make_panel(request, cell, found, per_case)
+        except NothingToShowError as error:
+            notes[cell.target, cell.variant] = f"not shown: {error}"
+            print(f"{cell.target}, {cell.variant}: {error}")
+    if not panels:
+        raise NothingToShowError(f"no panel to draw: {'; '.join(sorted(set(notes.values())))}")
     targets = [t for t in request.targets if any((t, v) in panels for v in VARIANTS)]
     with print_style():
-        paths = save_figure(draw_figure(targets, panels), request.out, "figure6")
+        paths = save_figure(draw_figure(targets, panels, notes), request.out, "figure6")
     write_numbers(request.out / "figure6.csv", number_rows(list(panels.values())))
     write_numbers(request.out / "figure6_points.csv", point_rows(list(panels.values())))
     report_missing(request.plan, cells)
@@ -210,7 +241,7 @@ def run(request: Request, stage: str = "tumor_fine", per_case: int = VOXELS_PER_
 def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser(str(__doc__))
     add = parser.add_argument
-    add("--stage", choices=("tumor_coarse", "tumor_fine"), default="tumor_fine")
+    add("--stage", choices=("tumor_coarse", "tumor_fine"), default="tumor_coarse")
     add("--device", default=Plan().device, help="cpu, cuda, cuda:1, or auto")
     add("--per-case", type=int, default=VOXELS_PER_CASE, help="voxels of each class in a case")
     args = parser.parse_args(argv)
