@@ -139,7 +139,7 @@ def is_done(plan: Plan, step: Step) -> bool:
         if protocol == "heldout":
             centers = sorted({center for center, _ in run.heldout_cases})
         found = [_finished(run, step.stage, c, roi_source, protocol) for c in centers]
-        if all(folder is not None for folder in found):
+        if found and all(folder is not None for folder in found):
             return True
     return False
 
