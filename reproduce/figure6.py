@@ -214,6 +214,8 @@ def run(
     Raises FileNotFoundError, with the commands, where neither model is evaluated on any center,
     and NothingToShowError where no center has points enough.
     """
+    if per_case < 1:
+        raise ValueError(f"--per-case {per_case}: 1 or more")
     cells = [request.cell(stage, t, variant=v) for t in request.targets for v in VARIANTS]
     runs = {cell: run_of(request, cell) for cell in cells}
     if not any(runs.values()):

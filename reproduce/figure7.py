@@ -134,18 +134,28 @@ def draw_figure(panels: Mapping[str, Mapping[str, Distances | None]], stage: str
 
 def draw_panel(axis: Axes, found: Mapping[str, Distances | None]) -> None:
     """A box (quartiles, whiskers to 1.5 of their distance) and every case, for each row."""
-    values = [np.array([]) if part is None else part.values for part in found.values()]
-    data = {"row": np.repeat(np.arange(len(values)), [len(v) for v in values])}
-    data["mm"] = np.concatenate(values)
-    place = {"data": data, "x": "mm", "y": "row", "orient": "h", "order": range(len(values))}
+    there = {i: p.values for i, p in enumerate(found.values()) if p is not None and len(p.values)}
     line = {"color": "black", "linewidth": 0.7}
-    if len(data["mm"]):
-        box = {"boxprops": {"facecolor": "0.85", "edgecolor": "black", "linewidth": 0.7}}
-        box |= {"whiskerprops": line, "capprops": line, "medianprops": line | {"linewidth": 1.8}}
-        sns.boxplot(**place, **box, ax=axis, width=0.7, showfliers=False)
-        sns.stripplot(**place, ax=axis, size=2.4, color="#0072b2", alpha=0.8, jitter=0.22)
-    axis.set_yticks(range(len(values)), [_label(*item) for item in found.items()])
-    axis.set_ylim(len(values) - 0.5, -0.5)
+    if there:
+        axis.boxplot(
+            list(there.values()),
+            positions=list(there),
+            orientation="horizontal",
+            widths=0.7,
+            showfliers=False,
+            patch_artist=True,
+            boxprops={"facecolor": "0.85", "linewidth": 0.7},
+            medianprops=line | {"linewidth": 1.8},
+            whiskerprops=line,
+            capprops=line,
+        )
+    for place, values in there.items():
+        dots = {"color": "#0072b2", "alpha": 0.8, "size": 2.4, "jitter": 0.22}
+        sns.stripplot(
+            x=values, y=np.full(len(values), place), orient="h", ax=axis, native_scale=True, **dots
+        )
+    axis.set_yticks(range(len(found)), [_label(*item) for item in found.items()])
+    axis.set_ylim(len(found) - 0.5, -0.5)
     axis.set(xlabel="", ylabel="")
     axis.grid(axis="x", color="0.9", linewidth=0.5)
     axis.set_axisbelow(True)

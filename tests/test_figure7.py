@@ -1,0 +1,112 @@
+"""Fig. 7: distances and medians by hand; empty results are counted beside each name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from reproduce import figure7
+from reproduce.figures import CellResult, Request, print_style
+from tests._figure_fixtures import (
+    NAMES,
+    commands,
+    read_csv,
+    rows_of,
+    smallest_font,
+)
+from tests._table_fixtures import empty_row, fill, make_row
+
+pytest_plugins = ["tests._figure_plugin"]
+
+
+def test_distances_leave_empty_results_out_and_count_them() -> None:
+    no_lesion = make_row("case_8", 100.0) | {"empty": "pred label"}
+    rows = [*rows_of([50, 60, 70], [4, 1, 10]), empty_row("case_7"), no_lesion]
+    found = figure7.read_distances(CellResult((), {row["case_id"]: row for row in rows}))
+    assert (found.cases, found.empty) == (4, 1)  # the case without a lesion does not count
+    assert found.values.tolist() == [4, 1, 10]
+    summary = figure7.summarize("C", "BL", found)
+    assert (summary.q1, summary.median, summary.q3) == (2.5, 4, 7)
+    assert (summary.mean, summary.largest) == (5, 10)
+    nothing = figure7.summarize("C", "BL", figure7.Distances(2, np.array([])))
+    assert (nothing.cases, nothing.empty) == (2, 2)
+    assert np.isnan(nothing.median)
+
+
+def test_all_centers_are_pooled_only_where_none_is_missing() -> None:
+    first = figure7.Distances(3, np.array([1.0, 2.0]))
+    second = figure7.Distances(1, np.array([9.0]))
+    pooled = figure7.pool([first, second])
+    assert pooled is not None
+    assert (pooled.cases, pooled.empty, pooled.values.tolist()) == (4, 1, [1, 2, 9])
+    assert figure7.pool([first, None]) is None
+
+
+def test_figure_7_prints_medians_and_how_many_results_are_empty(
+    asked: Request, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for center, distances in zip(NAMES, ([1, 2, 9], [4, 5, 6], [7, 8, 30]), strict=True):
+        rows = [*rows_of([50, 60, 70], distances), empty_row("case_3")]
+        fill(asked.plan, asked.cell("tumor_fine", center, variant="BL"), rows)
+    fill(asked.plan, asked.cell("tumor_fine", "B"), rows_of([80, 90], [3, 4]))
+    paths = figure7.run(asked)
+    assert [path.name for path in paths] == ["figure7.png", "figure7.pdf"]
+    medians = {
+        (row["center"], row["row"]): (float(row["median"]), int(row["empty"]), int(row["cases"]))
+        for row in read_csv(asked.out / "figure7.csv")
+    }
+    assert medians == {
+        ("A", "BL"): (2, 1, 4),
+        ("B", "BL"): (5, 1, 4),
+        ("B", "Ours"): (3.5, 0, 2),
+        ("C", "BL"): (8, 1, 4),
+        ("all centers", "BL"): (6, 3, 12),  # of 1 2 4 5 6 7 8 9 30
+    }
+    out = capsys.readouterr().out
+    assert "all centers, BL: median 6.0 mm, 3 of 12 empty" in out
+    assert any("--variant BL+IDR" in command for command in commands(out))
+    assert not any("--variant BL " in command for command in commands(out))
+
+
+Panels = Mapping[str, Mapping[str, figure7.Distances | None]]
+
+
+def distances_figure(panels: Panels) -> Figure:
+    with print_style():
+        figure = figure7.draw_figure(panels, "tumor_fine")
+        figure.canvas.draw()
+    return figure
+
+
+def test_the_number_of_empty_results_stands_beside_each_name_and_every_case_is_drawn() -> None:
+    some = figure7.Distances(4, np.array([3.0, 5.0, 40.0]))
+    panels: Panels = {
+        "A": {"BL": some, "Ours": None},
+        "B": {"BL": figure7.Distances(2, np.array([])), "Ours": some},
+    }
+    figure = distances_figure(panels)
+    try:
+        labels = [[t.get_text() for t in axis.get_yticklabels()] for axis in figure.axes]
+        assert labels == [
+            ["BL: 1 of 4 empty", "Ours: not evaluated"],
+            ["BL: 2 of 2 empty", "Ours: 1 of 4 empty"],
+        ]
+        assert smallest_font(figure) >= 7
+        for axis in figure.axes:
+            dots = np.concatenate([np.asarray(c.get_offsets()) for c in axis.collections])
+            assert sorted(dots[:, 0].tolist()) == [3, 5, 40]
+            assert axis.get_xlim()[0] == 0
+            assert axis.get_xlim()[1] > 40
+        height = [np.asarray(c.get_offsets())[:, 1] for c in figure.axes[1].collections]
+        assert (np.abs(np.concatenate(height) - 1) < 0.5).all()  # beside "Ours", the second
+    finally:
+        plt.close(figure)
+
+
+def test_a_figure_of_nothing_but_empty_results_can_be_drawn() -> None:
+    nothing = figure7.Distances(2, np.array([]))
+    plt.close(distances_figure({"A": {"BL": nothing}}))
