@@ -18,8 +18,8 @@ from utils.runs import environment, new_time
 FIGURE_SCRIPTS = ("figure5", "figure6", "figure7", "figure8")
 
 
-def show_results(request: Request) -> None:
-    """Print and write every table that was asked for, of what is there now."""
+def show_results(request: Request, figures: bool = True) -> None:
+    """Print and write every table that was asked for, of what is there now; draw its figures."""
     for table in request.tables:
         report = report_table(table, request.plan, request.targets, request.seeds)
         report.write(request.out)
@@ -31,7 +31,7 @@ def show_results(request: Request) -> None:
         text = benchmark_markdown(shifts, report, facts_of(request))
         write_text(request.out / "benchmark.md", text)
         print(text)
-    if request.figures:
+    if request.figures and figures:
         draw_figures(request)
 
 

@@ -56,7 +56,8 @@ def run(request: Request) -> None:
         if request.dry_run:
             return
         report = work_on(request, tasks, steps)
-        show_results(request)
+        if report.stopped in ("", TIME):  # after a signal there may be seconds left
+            show_results(request, figures=not report.stopped)
         show_report(request, report)
     if report.failed:
         raise SystemExit(1)

@@ -1,0 +1,201 @@
+"""The benchmark's report, from result folders whose numbers the tests chose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.centers import load_centers
+from data.phantom.centers import CENTERS
+from reproduce.benchmark import (
+    CLAIM_DSC,
+    Shift,
+    benchmark_markdown,
+    make_benchmark_centers,
+    measure_shift,
+    measure_shifts,
+    shift_markdown,
+    verdict_markdown,
+)
+from reproduce.cells import Plan, make_cell
+from reproduce.compare import MEAN, METRICS, Line
+from reproduce.presets import PRESETS, Phantoms
+from reproduce.run_table import report_table
+from reproduce.table5 import TABLE
+from tests._table_fixtures import fill, make_plan, make_rows
+from utils.evaluation import write_cases
+from utils.runs import mark_done
+from utils.stages import VARIANTS
+
+NAMES = ("A", "B", "C")
+
+
+def fill_model(
+    plan: Plan,
+    target: str,
+    variant: str,
+    unseen: Sequence[float],
+    seen: dict[str, Sequence[float]] | None = None,
+    seed: int = 2022,
+) -> Path:
+    """Results of one model on its target, and on held-out cases of its sources; its folder."""
+    cell = make_cell(load_centers(plan.centers), "tumor_fine", target, variant=variant, seed=seed)
+    (folder,) = fill(plan, cell, make_rows(unseen))
+    for name, dscs in (seen or {}).items():
+        heldout = folder.parent / f"evaluation_{name}_seg_heldout"
+        write_cases(heldout / "cases.csv", make_rows(dscs))
+        mark_done(heldout)
+    return folder.parent
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    return make_plan(tmp_path, NAMES)
+
+
+# The shift
+
+
+def test_the_shift_is_the_mean_of_the_seen_centers_minus_that_of_the_unseen_one(plan: Plan) -> None:
+    fill_model(plan, "C", "BL", [40.0, 20.0], {"A": [60.0, 80.0], "B": [50.0]})
+    shift = measure_shift(plan, load_centers(plan.centers), "C", [2022], "BL")
+    assert shift is not None
+    assert shift.seen_mean == 60.0  # (70 + 50) / 2, though A has two of the three cases
+    assert shift.loss == 30.0
+    assert shift.thresholds == (0.5,)
+
+
+def test_a_case_counts_as_its_mean_over_the_seeds(plan: Plan) -> None:
+    fill_model(plan, "C", "BL", [40.0, 20.0], {"A": [60.0], "B": [50.0]})
+    fill_model(plan, "C", "BL", [60.0, 0.0], {"A": [80.0], "B": [50.0]}, seed=7)
+    shift = measure_shift(plan, load_centers(plan.centers), "C", [2022, 7], "BL")
+    assert shift is not None
+    assert shift.unseen.tolist() == [50.0, 10.0]
+    assert shift.seen["A"].tolist() == [70.0]
+
+
+def test_without_a_seed_or_the_heldout_cases_there_is_no_shift(plan: Plan) -> None:
+    centers = load_centers(plan.centers)
+    assert measure_shift(plan, centers, "C", [2022], "BL") is None
+    run = fill_model(plan, "C", "BL", [40.0], {"A": [60.0], "B": [50.0]})
+    assert measure_shift(plan, centers, "C", [2022], "BL") is not None
+    assert measure_shift(plan, centers, "C", [2022, 7], "BL") is None
+    assert measure_shift(plan, centers, "C", [2022], "Ours") is None
+    (run / "evaluation_B_seg_heldout" / "done").unlink()
+    assert measure_shift(plan, centers, "C", [2022], "BL") is None
+
+
+def test_seeds_that_were_evaluated_on_other_cases_are_refused(plan: Plan) -> None:
+    fill_model(plan, "C", "BL", [40.0, 20.0], {"A": [60.0], "B": [50.0]})
+    fill_model(plan, "C", "BL", [60.0], {"A": [60.0], "B": [50.0]}, seed=7)
+    with pytest.raises(ValueError, match="the seeds were evaluated on different cases"):
+        measure_shift(plan, load_centers(plan.centers), "C", [2022, 7], "BL")
+
+
+def test_the_shift_of_each_target_and_their_mean_stand_in_the_report() -> None:
+    shifts: dict[str, Shift | None] = {
+        "A": Shift("A", {"B": np.array([70.0])}, np.array([60.0]), (0.5,)),
+        "B": Shift("B", {"A": np.array([50.0])}, np.array([20.0]), (0.5,)),
+    }
+    text = shift_markdown("BL", shifts)
+    assert "| A | 70.00 (B 70.00) | 60.00 | +10.00 | 1, 1 | 0.5 |" in text
+    assert "| mean | 60.00 | 40.00 | +20.00 |" in text
+    assert "BL loses by the shift: 60.00 on seen centers, 40.00 on unseen ones." in text
+    reverse = {"A": Shift("A", {"B": np.array([50.0])}, np.array([60.0]))}
+    assert "BL does not lose by the shift" in shift_markdown("BL", reverse)
+    assert "Not every cell is there yet." in shift_markdown("BL", {**shifts, "C": None})
+
+
+# The claim
+
+
+def claim_lines(dsc: float, asd: float = -1.0, hd: float = -2.0, p: float = 0.01) -> list[Line]:
+    """The lines of the mean over centers: gains of Ours, and 5 points of each module."""
+    gains = dict(zip(METRICS, (dsc, asd, hd), strict=True))
+    lines = [
+        Line("paper", "Ours", MEAN, metric, gain=gain, gain_low=gain - 1, gain_high=gain + 1)
+        for metric, gain in gains.items()
+    ]
+    lines = [replace(line, p=p, pairs=60) for line in lines]
+    modules = [row for row in VARIANTS if row not in ("BL", "Ours")]
+    return lines + [Line("paper", row, MEAN, "dsc", gain=5.0) for row in modules]
+
+
+@pytest.mark.parametrize(
+    ("gain", "verb"), [(CLAIM_DSC, "reaches"), (CLAIM_DSC - 0.01, "does not reach")]
+)
+def test_the_claim_is_9_51_points_and_not_less(gain: float, verb: str) -> None:
+    text = verdict_markdown(claim_lines(gain))
+    assert (
+        f"Ours - BL is +{gain:.2f} [{gain - 1:.2f}, {gain + 1:.2f}] Dice points; it {verb}" in text
+    )
+    assert "+9.51; significant (Wilcoxon, p = 0.01, 60 cases)." in text
+
+
+def test_every_part_of_the_claim_is_judged_by_itself() -> None:
+    text = verdict_markdown(claim_lines(12.0, asd=0.5, hd=-3.0, p=0.2))
+    assert "ASD (mm) of Ours is not lower: +0.50 [-0.50, 1.50] mm; not significant" in text
+    assert "HD (mm) of Ours is lower: -3.00" in text
+    assert "each module alone adds something, Dice points over BL: BL+IDR +5.00" in text
+    lines = [replace(x, gain=-0.1) if x.row == "BL+DTL" else x for x in claim_lines(12.0)]
+    assert "not every module alone adds something" in verdict_markdown(lines)
+
+
+def test_without_a_cell_there_is_no_verdict() -> None:
+    lines = [replace(x, gain=None) if x.row == "BL+DTL" else x for x in claim_lines(12.0)]
+    assert "not every cell is there yet" in verdict_markdown(lines)
+    assert "reach" not in verdict_markdown(lines)
+
+
+# The whole report
+
+
+def test_the_report_begins_with_what_made_it_and_the_shift_of_bl(plan: Plan) -> None:
+    rng = np.random.default_rng(1)
+    for target in NAMES:
+        sources = [name for name in NAMES if name != target]
+        for number, variant in enumerate(VARIANTS):
+            dscs = (rng.uniform(30, 40, 8) + 4 * number).tolist()
+            fill_model(plan, target, variant, dscs, {n: [75.0, 85.0] for n in sources})
+    report = report_table(TABLE, plan)
+    shifts = measure_shifts(plan, load_centers(plan.centers), [2022])
+    text = benchmark_markdown(shifts, report, ["- command: `python x`"])
+    order = [
+        "- command: `python x`",
+        "## What the shift costs BL",
+        "BL loses by the shift: 80.00 on seen centers",
+        "## What the shift costs Ours",
+        "## The paper's claim",
+        "- protocol paper: Ours - BL is +1",  # 16 points plus the noise of 24 cases
+        "## Table V",
+    ]
+    places = [text.index(part) for part in order]
+    assert places == sorted(places)
+    assert "protocol honest: not every cell is there yet" in text
+
+
+@pytest.mark.slow
+def test_the_synthetic_centers_are_made_once_and_kept(tmp_path: Path) -> None:
+    phantoms = Phantoms(cases=1, size="demo")
+    toml = make_benchmark_centers(tmp_path, phantoms)
+    assert list(load_centers(toml)) == list(CENTERS)
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nii.gz")}
+    assert make_benchmark_centers(tmp_path, phantoms) == toml
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nii.gz")} == times
+    with pytest.raises(ValueError, match="choose another folder or remove this one"):
+        make_benchmark_centers(tmp_path, replace(phantoms, seed=1))
+
+
+def test_every_preset_but_the_papers_has_centers_and_the_rows_differ_in_nothing() -> None:
+    assert PRESETS["paper"].options == ()
+    assert PRESETS["paper"].stage_options == {}
+    assert all(preset.phantoms for name, preset in PRESETS.items() if name != "paper")
+    assert not any(
+        "--variant" in words
+        for preset in PRESETS.values()
+        for words in (preset.options, *preset.stage_options.values())
+    )

@@ -1,0 +1,298 @@
+"""`reproduce/run.py`: what it understands, what it shares, and real runs with what befalls them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from data.centers import load_centers
+from reproduce.presets import PRESETS
+from reproduce.publish import plan_arguments
+from reproduce.request import TABLES, Request, collect_cells, parse_request
+from reproduce.run import EXIT, run, share_processors, show_report
+from reproduce.run_table import add_plan_arguments, plan_of
+from reproduce.tasks import Report, Task
+from tests.conftest import Tiny, write_tiny_centers
+from utils.checkpoint import load_checkpoint
+from utils.config import StoppedError
+from utils.runs import find_runs
+
+ROOT = Path(__file__).resolve().parents[1]
+PATIENCE_S = 300.0
+
+
+def request(*words: str) -> Request:
+    return parse_request("text", words)
+
+
+# The command line
+
+
+def test_a_table_is_reproduced_by_the_papers_protocol_where_all_scripts_look() -> None:
+    asked = request("--what", "table5", "--centers", "my.toml")
+    assert asked.preset is PRESETS["paper"]
+    assert asked.plan.options == ()
+    assert (asked.plan.checkpoints, asked.plan.cache) == (Path("checkpoints"), Path("cache"))
+    assert asked.plan.centers == Path("my.toml")
+    assert asked.seeds == (2022,)
+    assert asked.devices == ("auto",)
+
+
+def test_the_benchmark_keeps_all_that_is_its_own_in_one_folder() -> None:
+    asked = request("--what", "benchmark", "--out", "o")
+    assert asked.preset is PRESETS["small"]
+    assert asked.plan.centers == Path("o/centers/centers.toml")
+    assert (asked.plan.checkpoints, asked.plan.cache) == (Path("o/checkpoints"), Path("o/cache"))
+    assert len(asked.seeds) == 3
+    assert [table.name for table in asked.tables] == ["table5"]
+
+
+def test_arguments_of_the_user_stand_behind_those_of_the_preset_and_win() -> None:
+    words = ["--preset", "quick", "--options", "--width 16", "--stage-options"]
+    asked = request("--what", "table2", *words, "pancreas_fine=--epochs 9")
+    assert asked.plan.options == (*PRESETS["quick"].options, "--width", "16")
+    assert asked.plan.stage_options["pancreas_fine"] == ("--epochs", "1", "--epochs", "9")
+    assert asked.plan.stage_options["pancreas_coarse"] == ("--epochs", "1")
+
+
+def test_a_plan_survives_the_way_through_a_command_line() -> None:
+    asked = request("--what", "table2", "--preset", "small", "--holdout", "0.2")
+    parser = argparse.ArgumentParser()
+    add_plan_arguments(parser)
+    assert plan_of(parser.parse_args(plan_arguments(asked.plan))) == asked.plan
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--what", "table9"], "invalid choice: 'table9'"),
+        (["--what", "benchmark", "--preset", "paper"], "has no synthetic centers"),
+        (["--what", "table2", "--minutes", "0"], "--minutes 0: above 0"),
+        ([], "the following arguments are required: --what"),
+    ],
+)
+def test_a_wrong_request_is_named(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        request(*words)
+    assert message in capsys.readouterr().err
+
+
+def test_under_torchrun_it_says_that_it_starts_its_own_processes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit):
+        request("--what", "table2")
+    assert "start it without torchrun" in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_there_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(ValueError, match="--device cuda:77"):
+        run(request("--what", "table2", "--devices", "cuda:77", "--out", str(out)))
+    assert not out.exists()
+
+
+def test_processes_on_the_cpu_share_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    with share_processors(["cpu", "cpu", "cpu"]):
+        assert os.environ["OMP_NUM_THREADS"] == "2"
+    with share_processors(["cpu"]):
+        assert "OMP_NUM_THREADS" not in os.environ
+    assert "OMP_NUM_THREADS" not in os.environ
+
+
+# Cells
+
+
+def test_tables_share_cells_and_all_of_them_are_asked_for_once(tiny: Tiny) -> None:
+    words = ["--centers", str(tiny.centers)]
+    cells = {what: collect_cells(request("--what", what, *words)) for what in (*TABLES, "figures")}
+    everything = collect_cells(request("--what", "all", *words))
+    assert len(everything) == len(set(everything))
+    assert set(everything) == {cell for of_table in cells.values() for cell in of_table}
+    shared = set(cells["table5"]) & set(cells["table3"])  # Ours is F-Seg, in both protocols
+    assert {(c.stage, c.variant, c.roi_source) for c in shared} == {("tumor_fine", "Ours", "seg")}
+    assert len(shared) == 2 * 3
+    assert set(cells["table6"]) <= set(cells["table5"])
+
+
+def test_only_the_named_targets_are_asked_for(tiny: Tiny) -> None:
+    words = ["--centers", str(tiny.centers), "--targets"]
+    cells = collect_cells(request("--what", "all", *words, "C"))
+    assert {cell.target for cell in cells} == {"C"}
+    with pytest.raises(ValueError, match="--targets N: choose from the centers with lesions"):
+        collect_cells(request("--what", "table2", *words, "N"))
+
+
+# The end
+
+
+def test_the_end_names_what_failed_what_it_took_along_and_what_is_left(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    task = Task("t", "train", "tumor_fine", (), "x.py")
+    report = Report([task], {"a": "case C/c1: no label"}, {"b": "a"}, [task, task], "time")
+    show_report(request("--what", "table2", "--out", "o", "--minutes", "5"), report)
+    text = capsys.readouterr().out
+    assert "FAILED a: case C/c1: no label\n  log: o/logs/a.log" in text
+    assert "left out b: it needs a" in text
+    assert "the time is over: 1 steps done, 2 left." in text
+    assert text.endswith("python reproduce/run.py --what table2 --out o --minutes 5\n")
+    assert EXIT == {"": 0, "time": 0, "SIGINT": 130, "SIGTERM": 143}
+
+
+# Real runs
+
+
+class Place:
+    """Centers A, B, C with two cases each, and N; Table II on C in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.out = folder, folder / "out"
+        self.toml = write_tiny_centers(folder / "centers", {"A": 2, "B": 2, "C": 2, "N": 1})
+
+    def start(self, *more: str) -> subprocess.Popen[str]:
+        words = [
+            *("--what", "table2", "--preset", "quick", "--targets", "C", "--devices", "cpu"),
+            *("--centers", str(self.toml), "--out", str(self.out)),
+            *("--checkpoints", str(self.out / "checkpoints"), "--cache", str(self.out / "cache")),
+            *("--options", "--spacing 3 1.5 1.5 --window-voxels 32 32 --checkpoint-seconds 0"),
+            *more,
+        ]
+        return subprocess.Popen(
+            [sys.executable, str(ROOT / "reproduce" / "run.py"), *words],
+            cwd=self.folder,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self, *more: str) -> tuple[int, str]:
+        process = self.start(*more)
+        text, _ = process.communicate(timeout=PATIENCE_S)
+        return process.returncode, text
+
+    def saved_step(self, stage: str) -> int:
+        """The step of the one run of a stage; 0 before its first save."""
+        for found in find_runs(self.out / "checkpoints", stage):
+            if found.checkpoint.is_file():
+                return int(load_checkpoint(found.checkpoint)["step"])
+        return 0
+
+    def wait_for_step(self, process: subprocess.Popen[str], stage: str, step: int) -> None:
+        end = time.monotonic() + PATIENCE_S
+        while self.saved_step(stage) < step:
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+
+# A and B keep one case of two for the threshold, N has one: three cases train in an epoch.
+STEPS = 150 * 3
+LONG = ("--stage-options", "pancreas_coarse=--epochs 150")
+COARSE = "pancreas_coarse"
+
+
+@pytest.mark.slow
+def test_a_table_says_what_it_costs_goes_on_after_sigterm_and_is_filled_once(
+    tmp_path: Path,
+) -> None:
+    place = Place(tmp_path)
+    status, text = place.run("--dry-run", *LONG)
+    assert status == 0, text
+    assert "table2: 2 trainings, 2 evaluations to do" in text
+    assert "train_sh_pancreas_coarse.py --sources A B N --target C" in text
+    assert re.search(rf"train pancreas_coarse Ours +1 +{STEPS} steps", text), text
+    assert re.search(r"expected: [\d.e-]+ device hours, [\d.e-]+ hours on cpu", text)
+    assert not (place.out / "checkpoints").exists()
+
+    process = place.start(*LONG)
+    place.wait_for_step(process, COARSE, 6)
+    process.send_signal(signal.SIGTERM)
+    text, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 143, text
+    saved = place.saved_step(COARSE)
+    assert 6 <= saved < STEPS
+    assert "SIGTERM: 1 steps done, 4 left. The same command goes on:" in text  # 1: the preparing
+
+    status, text = place.run(*LONG)
+    assert status == 0, text
+    left = re.search(r"train pancreas_coarse Ours +1 +(\d+) steps", text)
+    assert left is not None
+    assert int(left[1]) == STEPS - saved  # the estimate counts what is left
+    assert "## Table II" in text
+    assert "Missing cells" not in (place.out / "table2.md").read_text()
+    (coarse,) = find_runs(place.out / "checkpoints", COARSE)
+    (fine,) = find_runs(place.out / "checkpoints", "pancreas_fine")
+    assert coarse.done
+    (log,) = (place.out / "logs").glob("train_*coarse*.log")
+    assert f"goes on from step {saved}\n" in log.read_text()
+    command = json.loads((fine.folder / "environment.json").read_text())["command"]
+    assert command[0] == "train_pancreas/train_sh_pancreas_fine.py"
+    assert command[-2:] == ["--device", "cpu"]
+
+    done = {path: path.stat().st_mtime_ns for path in (place.out / "checkpoints").rglob("done")}
+    status, text = place.run(*LONG)
+    assert status == 0, text
+    assert "table2: 0 trainings, 0 evaluations to do" in text
+    after = {path: path.stat().st_mtime_ns for path in (place.out / "checkpoints").rglob("done")}
+    assert after == done
+
+
+@pytest.mark.slow
+def test_a_second_call_is_refused_and_a_killed_one_goes_on_until_its_minutes_are_over(
+    tmp_path: Path,
+) -> None:
+    place = Place(tmp_path)
+    endless = ("--stage-options", "pancreas_coarse=--epochs 100000")
+    process = place.start(*endless)
+    place.wait_for_step(process, COARSE, 3)
+    status, text = place.run(*endless)
+    assert status == 2
+    assert "another reproduce/run.py is at work here" in text
+    process.kill()
+    process.communicate()
+    killed_at = place.saved_step(COARSE)
+    status, text = place.run(*endless, "--minutes", "0.4")
+    assert status == 0, text
+    assert "the time is over" in text
+    assert "4 left. The same command goes on:\n  python reproduce/run.py --what table2" in text
+    assert "### Missing cells" in text  # the table of what is there
+    assert place.saved_step(COARSE) > killed_at
+    (one,) = find_runs(place.out / "checkpoints", COARSE)
+    assert not one.done
+
+
+@pytest.mark.slow
+def test_a_case_that_cannot_be_read_fails_the_run_and_is_named(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    centers = load_centers(place.toml)
+    (centers["C"].path / "images" / "c0.nii.gz").write_bytes(b"no image")
+    status, text = place.run()
+    assert status == 1, text
+    assert "FAILED prepare_3x1.5x1.5: C/c0" in text
+    assert text.count("left out ") == 4
+    assert "Traceback" not in text
+
+
+def test_the_lock_is_let_go_after_a_failure(tmp_path: Path) -> None:
+    words = ["--what", "table2", "--out", str(tmp_path), "--centers", str(tmp_path / "no.toml")]
+    words += ["--checkpoints", str(tmp_path / "c"), "--devices", "cpu"]
+    for _ in range(2):
+        with pytest.raises(ValueError, match="cannot be read") as caught:
+            run(request(*words))
+        assert not isinstance(caught.value, StoppedError)
