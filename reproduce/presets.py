@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from reproduce.cells import Plan
 from utils.commands import to_arguments
 
 
@@ -23,12 +24,16 @@ class Phantoms:
 
 @dataclass(frozen=True)
 class Preset:
-    """Arguments of every train script, and more of one stage's; seeds; synthetic centers."""
+    """Arguments of every train script, and more of one stage's; seeds; synthetic centers.
+
+    `holdout`: part of each source center's patients that is held out, unless `--holdout` says.
+    """
 
     text: str
     options: tuple[str, ...] = ()
     stage_options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     seeds: tuple[int, ...] = (2022,)
+    holdout: float = Plan.holdout
     phantoms: Phantoms | None = None  # None: not for the benchmark
 
 
@@ -68,8 +73,9 @@ PRESETS: Mapping[str, Preset] = {
     "small": Preset(
         "two CPU cores: width 8, voxels of 3.5 x 2.8 x 2.8 mm",
         options=_COARSE_GRID,
-        stage_options=stage_arguments((4, 7, 10, 12), jitter_voxels=_FINE_JITTER),
+        stage_options=stage_arguments((7, 12, 14, 32), jitter_voxels=_FINE_JITTER),
         seeds=(2022, 2023, 2024),
+        holdout=0.25,  # six cases of each seen center to measure the shift on
         phantoms=Phantoms(cases=24, size="demo"),
     ),
     "quick": Preset(

@@ -72,7 +72,7 @@ def parse_request(description: str | None, argv: Sequence[str] | None = None) ->
     add("--out", type=Path, default=Path("reproduced"), help="tables, logs; benchmark: all")
     add("--dry-run", action="store_true", help="print the steps and what they cost, no more")
     add_plan_arguments(parser)
-    parser.set_defaults(checkpoints=None, cache=None)
+    parser.set_defaults(checkpoints=None, cache=None, holdout=None)
     args = parser.parse_args(argv)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         parser.error("starts its own processes, see --devices; start it without torchrun")
@@ -80,6 +80,8 @@ def parse_request(description: str | None, argv: Sequence[str] | None = None) ->
     preset = PRESETS[args.preset or ("small" if bench else "paper")]
     if bench and preset.phantoms is None:
         parser.error(f"--preset {args.preset}: has no synthetic centers; choose small or full")
+    if args.holdout is None:
+        args.holdout = preset.holdout
     if args.minutes is not None and args.minutes <= 0:
         parser.error(f"--minutes {args.minutes:g}: above 0")
     for name in ("checkpoints", "cache"):

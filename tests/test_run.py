@@ -53,6 +53,7 @@ def test_the_benchmark_keeps_all_that_is_its_own_in_one_folder() -> None:
     assert asked.plan.centers == Path("o/centers/centers.toml")
     assert (asked.plan.checkpoints, asked.plan.cache) == (Path("o/checkpoints"), Path("o/cache"))
     assert len(asked.seeds) == 3
+    assert asked.plan.holdout == PRESETS["small"].holdout
     assert [table.name for table in asked.tables] == ["table5"]
 
 
