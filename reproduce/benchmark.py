@@ -12,11 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from data.centers import Center
-from data.phantom.centers import CENTERS
-from data.phantom.make import make_centers
 from reproduce.cells import Plan, find_folders, lesion_centers, make_cell
 from reproduce.compare import MEAN, METRICS, Line
-from reproduce.presets import Phantoms
 from reproduce.stats import bootstrap_mean, mean_over_centers
 from reproduce.tables import Report
 from utils.evaluation import read_cases
@@ -50,12 +47,6 @@ class Shift:
     def loss(self) -> float:
         """Dice points that the model loses from seen to unseen; positive where it loses."""
         return self.seen_mean - float(np.mean(self.unseen))
-
-
-def make_benchmark_centers(out: Path, phantoms: Phantoms, workers: int = 0) -> Path:
-    """Draw the synthetic centers that are not there yet; returns their centers.toml."""
-    counts = dict.fromkeys(CENTERS, phantoms.cases)
-    return make_centers(out, list(CENTERS), counts, phantoms.size, phantoms.seed, workers)
 
 
 def measure_shift(

@@ -8,18 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from data.phantom.centers import CENTERS
+from data.phantom.make import make_centers
 from reproduce.cells import Plan
 from utils.commands import to_arguments
 
 
 @dataclass(frozen=True)
 class Phantoms:
-    """The synthetic centers of a benchmark: cases of each, grid size, seed of the generator."""
+    """Synthetic centers: cases of each, grid size, seed of the generator."""
 
     cases: int
     size: str  # "demo" or "full", see data/phantom/centers.py
     seed: int = 2022
+
+    def draw(self, out: Path, workers: int = 0) -> Path:
+        """Draw in `out` the centers that are not there yet; returns their centers.toml."""
+        return make_centers(out, list(CENTERS), self.cases, self.size, self.seed, workers)
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,7 @@ class Preset:
     stage_options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     seeds: tuple[int, ...] = (2022,)
     holdout: float = Plan.holdout
-    phantoms: Phantoms | None = None  # None: not for the benchmark
+    phantoms: Phantoms | None = None  # None: only for centers that are there
 
 
 def stage_arguments(
@@ -76,6 +83,13 @@ PRESETS: Mapping[str, Preset] = {
         stage_options=stage_arguments((7, 12, 14, 32), jitter_voxels=_FINE_JITTER),
         seeds=(2022, 2023, 2024),
         holdout=0.25,  # six cases of each seen center to measure the shift on
+        phantoms=Phantoms(cases=24, size="demo"),
+    ),
+    "demo": Preset(
+        "two CPU cores, one target, below ten minutes",
+        options=_COARSE_GRID,
+        stage_options=stage_arguments((7, 12, 30, 48), jitter_voxels=_FINE_JITTER),
+        holdout=0.0,
         phantoms=Phantoms(cases=24, size="demo"),
     ),
     "quick": Preset(

@@ -9,28 +9,32 @@ import sys
 from data.centers import load_centers
 from reproduce.benchmark import benchmark_markdown, measure_shifts
 from reproduce.cells import Plan
-from reproduce.request import BENCHMARK, Request
+from reproduce.request import BENCHMARK, DEMO, Request
 from reproduce.run_table import report_table
 from utils.checkpoint import write_text
 from utils.commands import ROOT, to_arguments
 from utils.runs import environment, new_time
 
+SUMMARIES = {BENCHMARK: "benchmark.md", DEMO: "summary.md"}  # all in one file, with what made it
 FIGURE_SCRIPTS = ("figure5", "figure6", "figure7", "figure8")
 
 
 def show_results(request: Request, figures: bool = True) -> None:
     """Print and write every table that was asked for, of what is there now; draw its figures."""
+    texts = []
     for table in request.tables:
         report = report_table(table, request.plan, request.targets, request.seeds)
         report.write(request.out)
-        if request.what != BENCHMARK:
-            print(report.markdown)
-            continue
-        centers = load_centers(request.plan.centers)
-        shifts = measure_shifts(request.plan, centers, request.seeds, request.targets)
-        text = benchmark_markdown(shifts, report, facts_of(request))
-        write_text(request.out / "benchmark.md", text)
-        print(text)
+        texts.append(report.markdown)
+        if request.what == BENCHMARK:
+            centers = load_centers(request.plan.centers)
+            shifts = measure_shifts(request.plan, centers, request.seeds, request.targets)
+            texts = [benchmark_markdown(shifts, report, facts_of(request))]
+    text = "\n".join(texts)
+    if request.what in SUMMARIES:
+        facts = [] if request.what == BENCHMARK else ["# Demo\n", *facts_of(request), ""]
+        write_text(request.out / SUMMARIES[request.what], "\n".join([*facts, text]))
+    print(text)
     if request.figures and figures:
         draw_figures(request)
 

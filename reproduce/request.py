@@ -14,15 +14,16 @@ from pathlib import Path
 from data.centers import Center, load_centers
 from reproduce import table2, table3, table4, table5, table6
 from reproduce.cells import Cell, Plan, lesion_centers, make_cell
-from reproduce.presets import PRESETS, Preset
+from reproduce.presets import PRESETS, Phantoms, Preset
 from reproduce.run_table import add_plan_arguments, plan_of
-from reproduce.tables import Table, table_cells
+from reproduce.tables import Table, protocols_of, table_cells
 from utils.stages import VARIANTS
 
 TABLES: Mapping[str, Table] = {
     module.TABLE.name: module.TABLE for module in (table2, table3, table4, table5, table6)
 }
-FIGURES, ALL, BENCHMARK = "figures", "all", "benchmark"
+FIGURES, ALL, BENCHMARK, DEMO = "figures", "all", "benchmark", "demo"
+OWN_PRESET = {BENCHMARK: "small", DEMO: "demo"}  # these two draw their own synthetic centers
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,14 @@ class Request:
         """The tables to fill."""
         if self.what == BENCHMARK:
             return [TABLES["table5"]]
+        if self.what == DEMO:
+            return [TABLES["table2"], TABLES["table3"]]
         return [table for name, table in TABLES.items() if self.what in (name, ALL)]
+
+    @property
+    def phantoms(self) -> Phantoms | None:
+        """The synthetic centers to draw first; None where the user's are taken."""
+        return self.preset.phantoms if self.what in OWN_PRESET else None
 
     @property
     def figures(self) -> bool:
@@ -60,34 +68,38 @@ def parse_request(description: str | None, argv: Sequence[str] | None = None) ->
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--what", required=True, choices=(*TABLES, FIGURES, ALL, BENCHMARK))
+    add("--what", required=True, choices=(*TABLES, FIGURES, ALL, *OWN_PRESET))
     sizes = "; ".join(f"{name}: {preset.text}" for name, preset in PRESETS.items())
-    add(
-        "--preset", choices=tuple(PRESETS), help=f"default: paper, for the benchmark small. {sizes}"
-    )
+    own = ", ".join(f"for the {what} {name}" for what, name in OWN_PRESET.items())
+    add("--preset", choices=tuple(PRESETS), help=f"default: paper, {own}. {sizes}")
     add("--devices", nargs="+", default=["auto"], help="a process each: cuda:0 cuda:1, or cpu")
     add("--minutes", type=float, help="save and end after so long; the same command goes on")
     add("--seeds", type=int, nargs="+", help="default: the preset's")
+    add("--phantom-seed", type=int, help="draws other synthetic centers; default: the preset's")
     add("--targets", nargs="+", help="centers to test on; default: all with lesions")
-    add("--out", type=Path, default=Path("reproduced"), help="tables, logs; benchmark: all")
+    add("--out", type=Path, default=Path("reproduced"), help="tables, logs; benchmark, demo: all")
     add("--dry-run", action="store_true", help="print the steps and what they cost, no more")
     add_plan_arguments(parser)
     parser.set_defaults(checkpoints=None, cache=None, holdout=None)
     args = parser.parse_args(argv)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         parser.error("starts its own processes, see --devices; start it without torchrun")
-    bench = args.what == BENCHMARK
-    preset = PRESETS[args.preset or ("small" if bench else "paper")]
-    if bench and preset.phantoms is None:
+    synthetic = args.what in OWN_PRESET
+    preset = PRESETS[args.preset or OWN_PRESET.get(args.what, "paper")]
+    if synthetic and preset.phantoms is None:
         parser.error(f"--preset {args.preset}: has no synthetic centers; choose small or full")
+    if args.phantom_seed is not None:
+        if preset.phantoms is None or not synthetic:
+            parser.error(f"--phantom-seed: only for {' and '.join(OWN_PRESET)}")
+        preset = replace(preset, phantoms=replace(preset.phantoms, seed=args.phantom_seed))
     if args.holdout is None:
         args.holdout = preset.holdout
     if args.minutes is not None and args.minutes <= 0:
         parser.error(f"--minutes {args.minutes:g}: above 0")
     for name in ("checkpoints", "cache"):
         if getattr(args, name) is None:
-            setattr(args, name, args.out / name if bench else Path(name))
-    if bench:
+            setattr(args, name, args.out / name if synthetic else Path(name))
+    if synthetic:
         args.centers = args.out / "centers" / "centers.toml"
     return Request(
         what=args.what,
@@ -129,8 +141,14 @@ def collect_cells(request: Request) -> list[Cell]:
         )
     cells = [
         cell
-        for table in request.tables
-        for of_seeds in table_cells(table, centers, request.targets, request.seeds).values()
+        for table in reversed(request.tables)  # the tumor's trainings are long: they begin first
+        for of_seeds in table_cells(
+            table,
+            centers,
+            request.targets,
+            request.seeds,
+            protocols_of(table, request.plan.holdout),
+        ).values()
         for cell in of_seeds
     ]
     if request.figures:

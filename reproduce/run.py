@@ -13,19 +13,19 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from reproduce.actions import run_step
-from reproduce.benchmark import make_benchmark_centers
 from reproduce.cells import Step, is_done, missing_steps
 from reproduce.estimate import known_speeds
 from reproduce.prepare import count_workers
 from reproduce.publish import show_results
-from reproduce.request import BENCHMARK, Request, collect_cells, parse_request
+from reproduce.request import Request, collect_cells, parse_request
 from reproduce.schedule import TIME, Orders, only_one, run_tasks
 from reproduce.tasks import TRAIN, Report, Task
 from reproduce.workload import Load, describe_loads, loads_of, plan_wall, step_name, tasks_of
@@ -36,32 +36,37 @@ SPEEDS = "speeds.json"  # measured on this machine; remove it to measure again
 EXIT = {"": 0, TIME: 0, "SIGINT": 128 + signal.SIGINT, "SIGTERM": 128 + signal.SIGTERM}
 
 
-def run(request: Request) -> None:
+def main(request: Request) -> None:
     """Do what is asked; leaves with status 1 where a step failed, 143 or 130 after a signal."""
+    leave(run(request))
+
+
+def run(request: Request) -> Report:
+    """Fill what is missing of what is asked for, print and write it; what became of the steps."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(share_processors(request.devices))
         if not request.dry_run:
             for folder in dict.fromkeys((request.out, request.plan.checkpoints)):
                 stack.enter_context(only_one(folder))
-        if request.what == BENCHMARK:
-            assert request.preset.phantoms is not None
-            make_benchmark_centers(
-                request.out / "centers", request.preset.phantoms, count_workers()
-            )
+        if request.phantoms is not None:
+            request.phantoms.draw(request.out / "centers", count_workers())
         steps = missing_steps(request.plan, collect_cells(request))
         print_steps(request, steps)
         loads = loads_of(request.plan, steps, request.devices[0])
         tasks = tasks_of(request.plan, loads)
         estimate(request, loads, tasks)
         if request.dry_run:
-            return
+            return Report()
         report = work_on(request, tasks, steps)
         if report.stopped in ("", TIME):  # after a signal there may be seconds left
             show_results(request, figures=not report.stopped)
         show_report(request, report)
-    if report.failed:
-        raise SystemExit(1)
-    raise SystemExit(EXIT[report.stopped])
+    return report
+
+
+def leave(report: Report) -> NoReturn:
+    """End the process with the status that the report asks for."""
+    raise SystemExit(1 if report.failed else EXIT[report.stopped])
 
 
 def print_steps(request: Request, steps: Sequence[Step]) -> None:
@@ -132,18 +137,18 @@ def share_processors(devices: Sequence[str]) -> Iterator[None]:
         del os.environ[name]
 
 
-def leave_on_sigterm() -> None:
-    """SIGTERM ends this process by SystemExit, so that what it holds is let go."""
+def run_request(action: Callable[[Request], None], request: Request) -> None:
+    """`action(request)` as a script: SIGTERM and Ctrl-C end it so that what it holds is let go."""
 
-    def leave(number: int, frame: FrameType | None) -> None:
+    def leave_now(number: int, frame: FrameType | None) -> None:
         raise SystemExit(EXIT["SIGTERM"])
 
-    signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGTERM, leave_now)
+    try:
+        run_script(action, request)
+    except KeyboardInterrupt:
+        raise SystemExit(EXIT["SIGINT"]) from None
 
 
 if __name__ == "__main__":
-    leave_on_sigterm()
-    try:
-        run_script(run, parse_request(__doc__))
-    except KeyboardInterrupt:
-        raise SystemExit(EXIT["SIGINT"]) from None
+    run_request(main, parse_request(__doc__))

@@ -11,7 +11,7 @@ from pathlib import Path
 from data.centers import load_centers
 from reproduce.cells import SEED, Plan, missing_steps, read_cell
 from reproduce.compare import read_paper
-from reproduce.tables import Report, Table, make_report, table_cells
+from reproduce.tables import Report, Table, make_report, protocols_of, table_cells
 from utils.config import run_script
 from utils.stages import STAGE_NAMES
 
@@ -50,7 +50,7 @@ def report_table(
         raise ValueError(
             f"--targets {' '.join(unknown)}: not in {plan.centers}, which has {', '.join(centers)}"
         )
-    cells = table_cells(table, centers, targets, seeds)
+    cells = table_cells(table, centers, targets, seeds, protocols_of(table, plan.holdout))
     report = make_report(table, cells, lambda cell: read_cell(plan, cell))
     absent = [cell for of_seeds in report.missing.values() for cell in of_seeds]
     commands = tuple(step.command for step in missing_steps(plan, absent))

@@ -155,6 +155,11 @@ def table_cells(
     }
 
 
+def protocols_of(table: Table, holdout: float) -> tuple[str, ...]:
+    """The protocols that can be run: `honest` needs cases that were held out."""
+    return table.protocols if holdout > 0 else ("paper",)
+
+
 def make_report(table: Table, cells: Cells, read: Callable[[Cell], Sequence[Row] | None]) -> Report:
     """The report of the cells that `read` finds (rows of cases.csv; None: missing).
 

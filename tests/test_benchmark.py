@@ -15,7 +15,6 @@ from reproduce.benchmark import (
     CLAIM_DSC,
     Shift,
     benchmark_markdown,
-    make_benchmark_centers,
     measure_shift,
     measure_shifts,
     shift_markdown,
@@ -181,13 +180,13 @@ def test_the_report_begins_with_what_made_it_and_the_shift_of_bl(plan: Plan) -> 
 @pytest.mark.slow
 def test_the_synthetic_centers_are_made_once_and_kept(tmp_path: Path) -> None:
     phantoms = Phantoms(cases=1, size="demo")
-    toml = make_benchmark_centers(tmp_path, phantoms)
+    toml = phantoms.draw(tmp_path)
     assert list(load_centers(toml)) == list(CENTERS)
     times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nii.gz")}
-    assert make_benchmark_centers(tmp_path, phantoms) == toml
+    assert phantoms.draw(tmp_path) == toml
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nii.gz")} == times
     with pytest.raises(ValueError, match="choose another folder or remove this one"):
-        make_benchmark_centers(tmp_path, replace(phantoms, seed=1))
+        replace(phantoms, seed=1).draw(tmp_path)
 
 
 def test_every_preset_but_the_papers_has_centers_and_the_rows_differ_in_nothing() -> None:

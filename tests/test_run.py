@@ -10,11 +10,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from data.centers import load_centers
+from demo import parse_demo
+from reproduce.cells import missing_steps
 from reproduce.presets import PRESETS
 from reproduce.publish import plan_arguments
 from reproduce.request import TABLES, Request, collect_cells, parse_request
@@ -57,6 +60,33 @@ def test_the_benchmark_keeps_all_that_is_its_own_in_one_folder() -> None:
     assert [table.name for table in asked.tables] == ["table5"]
 
 
+def test_the_demo_is_two_tables_on_one_target_without_the_protocol_that_needs_held_out_cases(
+    tmp_path: Path,
+) -> None:
+    asked = parse_demo(["--seed", "5", "--out", str(tmp_path), "--devices", "cpu"])
+    assert asked.command == f"python demo.py --seed 5 --out {tmp_path} --devices cpu"
+    assert [table.name for table in asked.tables] == ["table2", "table3"]
+    assert asked.phantoms is not None
+    assert (asked.phantoms.seed, asked.seeds, asked.targets) == (5, (5,), ("SYN-C",))
+    toml = replace(asked.phantoms, cases=1).draw(tmp_path / "centers")
+    assert toml == asked.plan.centers
+    cells = collect_cells(asked)
+    assert {cell.protocol for cell in cells} == {"paper"}
+    assert len(cells) == 2 + 4
+    steps = missing_steps(asked.plan, cells)
+    assert next(step.stage for step in steps if step.kind == "train") == "tumor_coarse"
+    assert len(steps) == 4 + 6
+    assert not any("--holdout" in step.argv for step in steps)
+
+
+def test_without_held_out_cases_no_table_asks_for_the_protocol_honest(tiny: Tiny) -> None:
+    words = ["--what", "table5", "--centers", str(tiny.centers), "--holdout"]
+    protocols = [
+        {cell.protocol for cell in collect_cells(request(*words, part))} for part in ("0", "0.5")
+    ]
+    assert protocols == [{"paper"}, {"paper", "honest"}]
+
+
 def test_arguments_of_the_user_stand_behind_those_of_the_preset_and_win() -> None:
     words = ["--preset", "quick", "--options", "--width 16", "--stage-options"]
     asked = request("--what", "table2", *words, "pancreas_fine=--epochs 9")
@@ -78,6 +108,7 @@ def test_a_plan_survives_the_way_through_a_command_line() -> None:
         (["--what", "table9"], "invalid choice: 'table9'"),
         (["--what", "benchmark", "--preset", "paper"], "has no synthetic centers"),
         (["--what", "table2", "--minutes", "0"], "--minutes 0: above 0"),
+        (["--what", "table2", "--phantom-seed", "5"], "only for benchmark and demo"),
         ([], "the following arguments are required: --what"),
     ],
 )
