@@ -14,7 +14,7 @@ import numpy as np
 from data.centers import Center
 from reproduce.cells import Plan, find_folders, lesion_centers, make_cell
 from reproduce.compare import MEAN, METRICS, Line
-from reproduce.stats import bootstrap_mean, mean_over_centers
+from reproduce.stats import bootstrap_mean, compare_pairs, mean_over_centers
 from reproduce.tables import Report
 from utils.evaluation import read_cases
 from utils.stages import VARIANTS
@@ -28,68 +28,71 @@ MODULES = tuple(row for row in VARIANTS if row not in (BASELINE, WHOLE))
 
 @dataclass(frozen=True)
 class Shift:
-    """A model's Dice (%) on held-out cases of its source centers and on an unseen center.
+    """A row's Dice (%) on the same cases of a center, once seen in training and once not.
 
-    One value per case, its mean over the seeds; `seen` by source center. `thresholds`: of both.
+    The cases are those that were held out of training where the center was a source; (cases,)
+    each, a value is the mean over seeds (and over the models that saw the center). Comparing one
+    center with itself leaves out that centers differ in how hard they are.
     """
 
-    target: str
-    seen: Mapping[str, np.ndarray]
+    center: str
+    seen: np.ndarray
     unseen: np.ndarray
     thresholds: tuple[float, ...] = ()
 
     @property
-    def seen_mean(self) -> float:
-        """Mean over the cases of each source center, then over these centers."""
-        return mean_over_centers(list(self.seen.values()))
-
-    @property
-    def loss(self) -> float:
-        """Dice points that the model loses from seen to unseen; positive where it loses."""
-        return self.seen_mean - float(np.mean(self.unseen))
+    def losses(self) -> np.ndarray:
+        """Dice points that each case loses (cases,); positive where the shift hurts."""
+        return self.seen - self.unseen
 
 
 def measure_shift(
-    plan: Plan, centers: Mapping[str, Center], target: str, seeds: Sequence[int], variant: str
+    plan: Plan, centers: Mapping[str, Center], center: str, seeds: Sequence[int], variant: str
 ) -> Shift | None:
-    """Seen against unseen Dice of a row of Table V.
+    """What it costs a row of Table V never to have seen `center`.
 
-    Seen: the result folders of the protocol `heldout`; unseen: those of the protocol `paper`, which
-    has the same threshold where centers.toml gives none. None where one is missing for any seed.
+    Seen: held-out cases of the models that have another target, from the protocol `heldout`.
+    Unseen: the same cases of the model whose target it is, from the protocol `paper`, which has the
+    same threshold where centers.toml gives none. None where one is missing for any seed. Raises
+    ValueError where the models held out different cases.
     """
-    seen: dict[str, list[Dice]] = {}
+    seen: list[Dice] = []
     unseen: list[Dice] = []
     thresholds: set[float] = set()
     for seed in seeds:
-        cell = make_cell(centers, STAGE, target, variant=variant, seed=seed)
-        folders = find_folders(plan, cell)
-        if not folders:
-            return None
-        unseen.append(_read_dice(folders[0], thresholds))
-        for name in cell.sources:
-            folder = folders[0].parent / f"evaluation_{name}_{cell.roi_source}_heldout"
+        for target in lesion_centers(centers):
+            cell = make_cell(centers, STAGE, target, variant=variant, seed=seed)
+            folders = find_folders(plan, cell)
+            if not folders:
+                return None
+            if target == center:
+                unseen.append(_read_dice(folders[0], thresholds))
+                continue
+            folder = folders[0].parent / f"evaluation_{center}_{cell.roi_source}_heldout"
             if not (folder / "done").is_file():
                 return None
-            seen.setdefault(name, []).append(_read_dice(folder, thresholds))
+            seen.append(_read_dice(folder, thresholds))
+    cases = sorted(seen[0]) if seen else []
+    if not cases:
+        return None
     return Shift(
-        target,
-        {name: _mean_of_seeds(parts) for name, parts in seen.items()},
-        _mean_of_seeds(unseen),
+        center,
+        _mean_of_models(seen, cases, center),
+        _mean_of_models(
+            [{c: d for c, d in part.items() if c in cases} for part in unseen], cases, center
+        ),
         tuple(sorted(thresholds)),
     )
 
 
 def measure_shifts(
-    plan: Plan,
-    centers: Mapping[str, Center],
-    seeds: Sequence[int],
-    targets: Sequence[str] | None = None,
+    plan: Plan, centers: Mapping[str, Center], seeds: Sequence[int]
 ) -> dict[str, dict[str, Shift | None]]:
-    """For BL and Ours the shift to each target in turn (None: all centers with lesions)."""
+    """For BL and Ours the shift to each center with lesions."""
     return {
         variant: {
-            target: measure_shift(plan, centers, target, seeds, variant)
-            for target in (lesion_centers(centers) if targets is None else targets)
+            center: measure_shift(plan, centers, center, seeds, variant)
+            for center in lesion_centers(centers)
         }
         for variant in (BASELINE, WHOLE)
     }
@@ -111,36 +114,40 @@ def benchmark_markdown(
 
 
 def shift_markdown(variant: str, shifts: Mapping[str, Shift | None]) -> str:
-    """What the shift costs a row: held-out cases of seen centers against the unseen center."""
+    """What the shift costs a row: the same cases, their center seen in training or not."""
     lines = [
         f"## What the shift costs {variant}\n",
-        "Dice (%), fine tumor stage, pancreas from the segmentation; a case's value is its mean "
-        "over the seeds. Seen: cases of the source centers that were held out of training. Unseen: "
-        "the target center, with its 95 % bootstrap interval.\n",
-        "| unseen center | seen centers | unseen | loss | cases seen, unseen | thresholds |",
+        "Dice (%), fine tumor stage, pancreas from the segmentation, on the cases of each center "
+        "that were held out of training where it was a source. Seen: models trained on other cases "
+        "of the center; unseen: the model that had it as its target. A case's value is its mean "
+        "over seeds and models; intervals are 95 % bootstrap intervals over cases.\n",
+        "| center | seen | unseen | loss | cases | thresholds |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for target, shift in shifts.items():
+    for center, shift in shifts.items():
         if shift is None:
-            lines.append(f"| {target} | - | - | - | - | - |")
+            lines.append(f"| {center} | - | - | - | - | - |")
             continue
-        seen = ", ".join(f"{name} {np.mean(dsc):.2f}" for name, dsc in shift.seen.items())
         lines.append(
-            f"| {target} | {shift.seen_mean:.2f} ({seen}) | {np.mean(shift.unseen):.2f}"
-            f"{_interval(shift.unseen)} | {shift.loss:+.2f} "
-            f"| {sum(map(len, shift.seen.values()))}, {len(shift.unseen)} "
+            f"| {center} | {np.mean(shift.seen):.2f} | {np.mean(shift.unseen):.2f} "
+            f"| {np.mean(shift.losses):+.2f}{_interval([shift.losses])} | {len(shift.losses)} "
             f"| {' '.join(f'{t:g}' for t in shift.thresholds)} |"
         )
     there = [shift for shift in shifts.values() if shift is not None]
     if not there or len(there) < len(shifts):
         return "\n".join([*lines, "\nNot every cell is there yet."]) + "\n"
-    seen_mean = float(np.mean([shift.seen_mean for shift in there]))
+    seen = mean_over_centers([shift.seen for shift in there])
     unseen = mean_over_centers([shift.unseen for shift in there])
-    lines.append(f"| mean | {seen_mean:.2f} | {unseen:.2f} | {seen_mean - unseen:+.2f} | | |")
-    verb = "loses" if seen_mean > unseen else "does not lose"
+    losses = [shift.losses for shift in there]
+    test = compare_pairs(np.concatenate(losses))
     lines.append(
-        f"\n{variant} {verb} by the shift: {seen_mean:.2f} on seen centers, {unseen:.2f} on unseen "
-        "ones."
+        f"| mean | {seen:.2f} | {unseen:.2f} | {seen - unseen:+.2f}{_interval(losses)} "
+        f"| {test.pairs} | |"
+    )
+    verb = "loses" if seen > unseen else "does not lose"
+    lines.append(
+        f"\n{variant} {verb} by the shift: {seen:.2f} where the center was seen, {unseen:.2f} "
+        f"where it was not; {_significance(test.p, test.pairs)}."
     )
     return "\n".join(lines) + "\n"
 
@@ -166,7 +173,7 @@ def _sentences(whole: Mapping[str, Line | None], modules: Mapping[str, Line | No
     reached = "reaches" if dsc.gain >= CLAIM_DSC else "does not reach"
     sentences = [
         f"{WHOLE} - {BASELINE} is {_signed(dsc)} Dice points; it {reached} the paper's "
-        f"+{CLAIM_DSC}; {_significance(dsc)}."
+        f"+{CLAIM_DSC}; {_significance(dsc.p, dsc.pairs)}."
     ]
     for metric in ("asd_mm", "hd95_mm"):
         line = whole[metric]
@@ -174,7 +181,8 @@ def _sentences(whole: Mapping[str, Line | None], modules: Mapping[str, Line | No
         assert line.gain is not None
         lower = "lower" if line.gain < 0 else "not lower"
         sentences.append(
-            f"{METRICS[metric]} of {WHOLE} is {lower}: {_signed(line)} mm; {_significance(line)}."
+            f"{METRICS[metric]} of {WHOLE} is {lower}: {_signed(line)} mm; "
+            f"{_significance(line.p, line.pairs)}."
         )
     shown = [f"{row} {_signed(line)}" for row, line in modules.items() if line is not None]
     each = all(line is not None and line.gain is not None and line.gain > 0
@@ -190,15 +198,15 @@ def _signed(line: Line) -> str:
     return f"{line.gain:+.2f} [{line.gain_low:.2f}, {line.gain_high:.2f}]"
 
 
-def _significance(line: Line) -> str:
-    if line.p is None:
+def _significance(p: float | None, pairs: int | None) -> str:
+    if p is None:
         return "not tested"
-    word = "significant" if line.p < SIGNIFICANT else "not significant"
-    return f"{word} (Wilcoxon, p = {line.p:.2g}, {line.pairs} cases)"
+    word = "significant" if p < SIGNIFICANT else "not significant"
+    return f"{word} (Wilcoxon, p = {p:.2g}, {pairs} cases)"
 
 
-def _interval(dsc: np.ndarray) -> str:
-    interval = bootstrap_mean([dsc])
+def _interval(samples: Sequence[np.ndarray]) -> str:
+    interval = bootstrap_mean(samples)
     return "" if interval is None else f" [{interval.low:.2f}, {interval.high:.2f}]"
 
 
@@ -209,9 +217,11 @@ def _read_dice(folder: Path, thresholds: set[float]) -> Dice:
     return {str(row["case_id"]): float(row["dsc"]) for row in rows if "dsc" in row}
 
 
-def _mean_of_seeds(parts: Sequence[Dice]) -> np.ndarray:
-    """Each case's mean (cases,). Raises ValueError where the seeds' cases differ."""
-    ids = sorted(parts[0])
-    if any(sorted(part) != ids for part in parts):
-        raise ValueError("the seeds were evaluated on different cases; evaluate them again")
-    return np.array([[part[name] for name in ids] for part in parts]).mean(axis=0)
+def _mean_of_models(parts: Sequence[Dice], cases: Sequence[str], center: str) -> np.ndarray:
+    """Each case's mean (cases,). Raises ValueError where a model has not these cases."""
+    if any(sorted(part) != list(cases) for part in parts):
+        raise ValueError(
+            f"{center}: its models held out or were evaluated on different cases; train and "
+            "evaluate all of them with one --holdout"
+        )
+    return np.array([[part[name] for name in cases] for part in parts]).mean(axis=0)

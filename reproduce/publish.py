@@ -28,7 +28,7 @@ def show_results(request: Request, figures: bool = True) -> None:
         texts.append(report.markdown)
         if request.what == BENCHMARK:
             centers = load_centers(request.plan.centers)
-            shifts = measure_shifts(request.plan, centers, request.seeds, request.targets)
+            shifts = measure_shifts(request.plan, centers, request.seeds)
             texts = [benchmark_markdown(shifts, report, facts_of(request))]
     text = "\n".join(texts)
     if request.what in SUMMARIES:
