@@ -57,11 +57,13 @@ def _center(weight: np.ndarray, offset: np.ndarray) -> np.ndarray:
     """Tilt each row so little that its weighted mean `offset` is 0: then a ramp stays a ramp.
 
     A widened kernel, sampled at whole voxels, would otherwise lie a few hundredths of a voxel off.
-    Rows cut by the volume's border are left alone, since centering them would extrapolate.
+    Rows cut by the volume's border are left alone, since centering them would extrapolate; so are
+    those of a single voxel, whose offset is rounding.
     """
+    several = np.count_nonzero(weight, axis=1, keepdims=True) > 1
     first = (weight * offset).sum(axis=1, keepdims=True)
     second = (weight * offset**2).sum(axis=1, keepdims=True)
-    tilt = np.divide(-first, second, out=np.zeros_like(first), where=second > 0)
+    tilt = np.divide(-first, second, out=np.zeros_like(first), where=several)
     tilted = np.clip(weight * (1 + tilt * offset), 0, None)
     return tilted / tilted.sum(axis=1, keepdims=True)
 

@@ -70,6 +70,15 @@ def test_every_output_voxel_is_a_mean(n_in: int, n_out: int, step: float) -> Non
     np.testing.assert_allclose(weights.sum(axis=1), 1, atol=1e-6)
 
 
+@pytest.mark.parametrize("apart", [1e-6, 1e-7, 1e-8, 1e-9, 1e-12])
+@pytest.mark.parametrize("step", [1.0, 0.5, 1 / 3])
+def test_spacings_that_differ_by_rounding_leave_no_voxel_without_a_value(
+    apart: float, step: float
+) -> None:
+    weights = axis_weights(20, 1.0 + apart, 15, step).toarray()
+    np.testing.assert_allclose(weights.sum(axis=1), 1, atol=1e-6)
+
+
 def test_thin_slices_are_averaged_and_do_not_alias() -> None:
     stripes = np.zeros((40, 4, 4), np.int16)
     stripes[::2] = 1000
