@@ -21,7 +21,7 @@ import numpy as np
 
 from data.readers.files import CaseFiles
 
-CACHE_VERSION = 1  # raise it with every change of what a prepared case holds
+CACHE_VERSION = 2  # raise it with every change of what a prepared case holds
 META, STATES = "meta.json", "states.json"
 _UNFINISHED = ".making-"
 
