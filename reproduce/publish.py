@@ -5,12 +5,14 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 
 from data.centers import load_centers
 from reproduce.benchmark import benchmark_markdown, measure_shifts
 from reproduce.cells import Plan
 from reproduce.request import BENCHMARK, DEMO, Request
 from reproduce.run_table import report_table
+from reproduce.tables import Report
 from utils.checkpoint import write_text
 from utils.commands import ROOT, to_arguments
 from utils.runs import environment, new_time
@@ -21,22 +23,28 @@ FIGURE_SCRIPTS = ("figure5", "figure6", "figure7", "figure8")
 
 def show_results(request: Request, figures: bool = True) -> None:
     """Print and write every table that was asked for, of what is there now; draw its figures."""
-    texts = []
-    for table in request.tables:
-        report = report_table(table, request.plan, request.targets, request.seeds)
+    reports = [
+        report_table(table, request.plan, request.targets, request.seeds)
+        for table in request.tables
+    ]
+    for report in reports:
         report.write(request.out)
-        texts.append(report.markdown)
-        if request.what == BENCHMARK:
-            centers = load_centers(request.plan.centers)
-            shifts = measure_shifts(request.plan, centers, request.seeds)
-            texts = [benchmark_markdown(shifts, report, facts_of(request))]
-    text = "\n".join(texts)
+    text = to_markdown(request, reports)
     if request.what in SUMMARIES:
-        facts = [] if request.what == BENCHMARK else ["# Demo\n", *facts_of(request), ""]
-        write_text(request.out / SUMMARIES[request.what], "\n".join([*facts, text]))
+        write_text(request.out / SUMMARIES[request.what], text)
     print(text)
     if request.figures and figures:
         draw_figures(request)
+
+
+def to_markdown(request: Request, reports: Sequence[Report]) -> str:
+    """The tables; of what has a summary, with what made it; of the benchmark, the shift first."""
+    if request.what == BENCHMARK:
+        centers = load_centers(request.plan.centers)
+        shifts = measure_shifts(request.plan, centers, request.seeds)
+        return benchmark_markdown(shifts, reports[0], facts_of(request))
+    head = ["# Demo\n", *facts_of(request), ""] if request.what == DEMO else []
+    return "\n".join([*head, *(report.markdown for report in reports)])
 
 
 def draw_figures(request: Request) -> None:
