@@ -16,7 +16,7 @@ test: install
 	$(RUN) -m pytest
 	$(MAKE) --no-print-directory quick-demo
 
-# The demo with two training steps a stage: it shows that everything runs, not that it learns.
+# The demo with one epoch of few cases a stage: it shows that everything runs, not that it learns.
 quick-demo: install
 	out=$$(mktemp -d) && $(RUN) demo.py --quick --out $$out && rm -r $$out
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,23 @@ class Plan:
 def lesion_centers(centers: Mapping[str, Center]) -> list[str]:
     """The centers that are tested in turn, in the order of centers.toml."""
     return [name for name, center in centers.items() if center.has_lesions]
+
+
+def choose_targets(
+    centers: Mapping[str, Center], asked: Sequence[str] | None, where: Path
+) -> tuple[str, ...]:
+    """The centers to test on: `asked`, or all with lesions. ValueError for one without, or none.
+
+    `where`: the file that lists the centers, for the message.
+    """
+    there = lesion_centers(centers)
+    unknown = [name for name in asked or () if name not in there]
+    if unknown:
+        raise ValueError(
+            f"--targets {' '.join(unknown)}: choose from the centers with lesions of {where}: "
+            f"{', '.join(there)}"
+        )
+    return tuple(asked or there)
 
 
 def make_cell(centers: Mapping[str, Center], stage: str, target: str, **more: Any) -> Cell:

@@ -26,8 +26,8 @@ from reproduce.cells import (
     SEED,
     Cell,
     Plan,
+    choose_targets,
     find_folders,
-    lesion_centers,
     make_cell,
     missing_steps,
 )
@@ -103,14 +103,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
 def request_of(args: argparse.Namespace) -> Request:
     """The request that parsed arguments make; ValueError for an unknown center."""
     centers = load_centers(args.centers)
-    there = lesion_centers(centers)
-    unknown = [name for name in args.targets or () if name not in there]
-    if unknown:
-        raise ValueError(
-            f"--targets {' '.join(unknown)}: not among the centers with lesions of "
-            f"{args.centers}: {', '.join(there)}"
-        )
-    targets = tuple(args.targets or there)
+    targets = choose_targets(centers, args.targets, args.centers)
     return Request(plan_of(args), centers, targets, args.out, args.protocol, args.seed)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from data.centers import Center, load_centers
 from reproduce import table2, table3, table4, table5, table6
-from reproduce.cells import Cell, Plan, lesion_centers, make_cell
+from reproduce.cells import Cell, Plan, choose_targets, make_cell
 from reproduce.presets import PRESETS, Phantoms, Preset
 from reproduce.run_table import add_plan_arguments, plan_of
 from reproduce.tables import Table, protocols_of, table_cells
@@ -132,27 +132,21 @@ def with_preset(plan: Plan, preset: Preset) -> Plan:
 def collect_cells(request: Request) -> list[Cell]:
     """The cells of everything that is asked for, each once. Raises ValueError for no center."""
     centers = load_centers(request.plan.centers)
-    there = lesion_centers(centers)
-    unknown = [name for name in request.targets or () if name not in there]
-    if unknown:
-        raise ValueError(
-            f"--targets {' '.join(unknown)}: choose from the centers with lesions of "
-            f"{request.plan.centers}: {', '.join(there)}"
-        )
+    targets = choose_targets(centers, request.targets, request.plan.centers)
     cells = [
         cell
         for table in reversed(request.tables)  # the tumor's trainings are long: they begin first
         for of_seeds in table_cells(
             table,
             centers,
-            request.targets,
+            targets,
             request.seeds,
             protocols_of(table, request.plan.holdout),
         ).values()
         for cell in of_seeds
     ]
     if request.figures:
-        for target in request.targets or there:
+        for target in targets:
             cells += figure_cells(centers, target, request.seeds[0])
     return list(dict.fromkeys(cells))
 
