@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data.phantom.centers import CENTERS
+from data.phantom.centers import APART, LIKE_TABLE_I
 from data.phantom.make import make_centers
 from reproduce.cells import Plan
 from utils.commands import to_arguments
@@ -18,15 +18,16 @@ from utils.commands import to_arguments
 
 @dataclass(frozen=True)
 class Phantoms:
-    """Synthetic centers: cases of each, grid size, seed of the generator."""
+    """Synthetic centers: which, cases of each, grid size, seed of the generator."""
 
     cases: int
     size: str  # "demo" or "full", see data/phantom/centers.py
     seed: int = 2022
+    centers: tuple[str, ...] = LIKE_TABLE_I
 
     def draw(self, out: Path, workers: int = 0) -> Path:
         """Draw in `out` the centers that are not there yet; returns their centers.toml."""
-        return make_centers(out, list(CENTERS), self.cases, self.size, self.seed, workers)
+        return make_centers(out, self.centers, self.cases, self.size, self.seed, workers)
 
 
 @dataclass(frozen=True)
@@ -75,15 +76,15 @@ PRESETS: Mapping[str, Preset] = {
         ),
         stage_options=stage_arguments((100, 100, 300, 300)),
         seeds=(2022, 2023, 2024),
-        phantoms=Phantoms(cases=40, size="full"),
+        phantoms=Phantoms(cases=40, size="full", centers=APART),
     ),
     "small": Preset(
         "two CPU cores: width 8, voxels of 3.5 x 2.8 x 2.8 mm",
         options=_COARSE_GRID,
-        stage_options=stage_arguments((7, 12, 14, 32), jitter_voxels=_FINE_JITTER),
+        stage_options=stage_arguments((7, 12, 30, 20), jitter_voxels=_FINE_JITTER),
         seeds=(2022, 2023, 2024),
         holdout=0.25,  # six cases of each seen center to measure the shift on
-        phantoms=Phantoms(cases=24, size="demo"),
+        phantoms=Phantoms(cases=24, size="demo", centers=APART),
     ),
     "demo": Preset(
         "two CPU cores, one target, below ten minutes",

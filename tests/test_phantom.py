@@ -12,7 +12,7 @@ from benchmarks.bench_phantom_windows import best_window_dice
 from data.phantom import lesion as lesions
 from data.phantom.anatomy import Tissue
 from data.phantom.appearance import add_scanner, average, draw_look, majority
-from data.phantom.centers import CENTERS
+from data.phantom.centers import APART, CENTERS, LIKE_TABLE_I
 from data.phantom.generate import Phantom, make_phantom, plan_case
 from data.phantom.paint import paint_slab
 from data.phantom.shapes import Axes, Ellipsoid, SmoothField, Tube
@@ -88,7 +88,7 @@ def test_images_are_int16_hu_on_a_plausible_scale(phantoms: dict) -> None:
         assert phantom.label.dtype == np.uint8
         assert phantom.image_hu.shape == phantom.label.shape
         assert phantom.image_hu.min() >= -1024
-        assert 500 < phantom.image_hu.max() <= 3071
+        assert 400 < phantom.image_hu.max() <= 3071  # bone, where the kernel is soft
         air = phantom.image_hu[:, :3, :3]
         assert -1024 <= np.median(air) < -950
         parenchyma = np.median(phantom.image_hu[phantom.label == 1])
@@ -198,11 +198,12 @@ def test_stents_lie_only_where_a_head_lesion_is_of_a_center_that_has_them() -> N
     plans = [(n, plan_case(n, i, "demo", SEED)) for n in WITH_LESIONS for i in range(30)]
     stented = [(n, p.lesion) for n, p in plans if p.lesion is not None and p.lesion.stent]
     assert stented
-    assert {n for n, _ in stented} == {"SYN-A"}
+    mixed = {"SYN-A", "SYN-D"}
+    assert {n for n, _ in stented} == mixed
     assert {found.region for _, found in stented} == {"head"}
-    kinds = {p.lesion.kind for n, p in plans if n == "SYN-A" and p.lesion is not None}
-    assert kinds == {"PDA", "IPMN", "PNET"}
-    others = {p.lesion.kind for n, p in plans if n != "SYN-A" and p.lesion is not None}
+    kinds = {(n, p.lesion.kind) for n, p in plans if n in mixed and p.lesion is not None}
+    assert kinds == {(n, kind) for n in mixed for kind in ("PDA", "IPMN", "PNET")}
+    others = {p.lesion.kind for n, p in plans if n not in mixed and p.lesion is not None}
     assert others == {"PDA"}
 
 
@@ -213,7 +214,7 @@ def test_centers_differ_in_phase_noise_and_thickness() -> None:
         noise = np.mean([p.look.noise_hu for p in plans])
         return float(aorta), float(noise), float(np.mean([p.spacing[0] for p in plans]))
 
-    a, b, c = (seen(name) for name in WITH_LESIONS)
+    a, b, c = (seen(name) for name in ("SYN-A", "SYN-B", "SYN-C"))
     assert b[0] > a[0] + 50  # pancreatic phase against portal venous
     assert c[1] > max(a[1], b[1]) + 2
     assert c[2] > a[2] > b[2]
@@ -221,15 +222,42 @@ def test_centers_differ_in_phase_noise_and_thickness() -> None:
 
 def test_noise_has_the_scanners_level_and_its_own_texture() -> None:
     rng = np.random.default_rng(0)
-    flat = np.full((6, 64, 64), 50, np.float32)
+    flat = np.full((12, 128, 128), 50, np.float32)
     correlation = {}
-    for name in ("SYN-B", "SYN-C"):
+    for name in ("SYN-B", "SYN-C", "SYN-F"):
         look = replace(draw_look(rng, CENTERS[name].scanner), noise_hu=20.0)
         noise = add_scanner(rng, flat.copy(), look, pixel_mm=0.8).astype(float)
         noise -= noise.mean()
         assert noise.std() == pytest.approx(20, rel=0.05)
         correlation[name] = (noise[..., 1:] * noise[..., :-1]).mean() / noise.var()
     assert correlation["SYN-C"] > correlation["SYN-B"] + 0.2  # a softer kernel, coarser grain
+    assert correlation["SYN-F"] > correlation["SYN-C"] + 0.2
+
+
+def test_the_centers_apart_differ_in_one_thing_each_from_those_like_table_one() -> None:
+    assert set(APART) == {"SYN-D", "SYN-E", "SYN-F", "SYN-N"}
+    for name, like in (("SYN-D", "SYN-A"), ("SYN-E", "SYN-B"), ("SYN-F", "SYN-C")):
+        assert name not in LIKE_TABLE_I
+        different = {
+            field
+            for field, value in vars(CENTERS[name]).items()
+            if value != getattr(CENTERS[like], field)
+        }
+        assert different == {"lesions" if name == "SYN-D" else "scanner"}
+
+
+def test_an_edge_of_the_smoothed_center_is_wider_by_its_kernel() -> None:
+    rng = np.random.default_rng(0)
+    edge = np.zeros((1, 64, 64), np.float32)
+    edge[..., 32:] = 1000
+    pixel_mm = 1.0
+    for name in ("SYN-B", "SYN-E"):
+        scanner = replace(CENTERS[name].scanner, sharpen=0.0)
+        look = replace(draw_look(rng, scanner), noise_hu=0.0)
+        profile = add_scanner(rng, edge.copy(), look, pixel_mm)[0, 32].astype(float)
+        spread = np.diff(profile) / 1000  # of a Gaussian on pixels: variance kernel^2
+        place = np.arange(63) - 31.0
+        assert (spread * place**2).sum() ** 0.5 == pytest.approx(scanner.kernel_mm, abs=0.15)
 
 
 def test_unknown_names_are_refused_with_the_choices() -> None:

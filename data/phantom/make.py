@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tqdm import tqdm
 
-from data.phantom.centers import CENTERS
+from data.phantom.centers import CENTERS, LIKE_TABLE_I
 from data.phantom.generate import make_phantom, plan_case
 from data.phantom.layouts import LAYOUTS, remove_partials, to_disk_axes, write_text, write_volume
 
@@ -70,14 +70,16 @@ def make_centers(
     seed: int = 2022,
     workers: int = 0,
 ) -> Path:
-    """Make `cases` cases of each of `centers` (None: all) under `out`; returns `out`/centers.toml.
+    """Make `cases` cases of each of `centers` under `out`; returns `out`/centers.toml.
+
+    `centers`: keys of `CENTERS`; None: those that differ as Table I's do.
 
     `cases` may give a number per center. `workers` processes share the work (0: this one).
     Complete cases are kept; each depends on seed, center and its number only. Raises `ValueError`
     for unknown names, and where `out` holds cases of another size, seed or generator.
     """
     out = Path(out)
-    names = list(CENTERS) if centers is None else list(centers)
+    names = list(LIKE_TABLE_I if centers is None else centers)
     counts = {name: cases if isinstance(cases, int) else cases.get(name, 0) for name in names}
     for name, count in counts.items():
         if count < 1:
@@ -166,7 +168,13 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path, help="folder to write to")
-    parser.add_argument("--centers", nargs="+", choices=sorted(CENTERS), help="default: all")
+    parser.add_argument(
+        "--centers",
+        nargs="+",
+        choices=sorted(CENTERS),
+        default=LIKE_TABLE_I,
+        help=f"default: {' '.join(LIKE_TABLE_I)}",
+    )
     parser.add_argument("--cases", type=int, default=20, help="cases per center (default: 20)")
     parser.add_argument("--size", choices=("demo", "full"), default="demo", help="default: demo")
     parser.add_argument("--seed", type=int, default=2022, help="default: 2022")
