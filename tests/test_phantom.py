@@ -231,7 +231,7 @@ def test_noise_has_the_scanners_level_and_its_own_texture() -> None:
         assert noise.std() == pytest.approx(20, rel=0.05)
         correlation[name] = (noise[..., 1:] * noise[..., :-1]).mean() / noise.var()
     assert correlation["SYN-C"] > correlation["SYN-B"] + 0.2  # a softer kernel, coarser grain
-    assert correlation["SYN-F"] > correlation["SYN-C"] + 0.2
+    assert 1 - correlation["SYN-F"] < (1 - correlation["SYN-C"]) / 3
 
 
 def test_the_centers_apart_differ_in_one_thing_each_from_those_like_table_one() -> None:
