@@ -5,11 +5,11 @@ mm), SYN-B where it has RENJI (PDA, thin slices), SYN-C where it has RMYY (PDA, 
 noise), SYN-N where it has NIH (no lesions). Names and images are synthetic: no hospital's data are
 in them. To add a center, add an entry to `CENTERS`.
 
-Going from one of these to another costs the baseline nothing, nor does a wrong calibration: its
-filters have no mean, its norms no scale. SYN-D, SYN-E and SYN-F are A, B and C further `APART`, each
-in one thing that does cost the baseline on an unseen center (docs/results.md): D has lesions of
-kinds that the others have not, E is smoothed as by a strong iterative reconstruction, F has the
-strong, coarse noise of a low dose. They were chosen by the baseline's loss alone.
+Going from one of these to another costs the baseline nothing, nor does a wrong calibration
+(docs/results.md). SYN-D, SYN-E and SYN-F are A, B and C further `APART`, each in one thing that
+does cost it on an unseen center: D has lesions of kinds that the others have not, E is smoothed as
+by a strong iterative reconstruction, F has the strong, coarse noise of a low dose. They were chosen
+by the baseline's loss alone.
 
 Lesions measure 18-45 mm (about 3-45 ml) in the demo size and 10-48 mm (about 0.2-55 ml) in the full
 size; the pancreas with its lesion 50-130 ml.
