@@ -21,7 +21,7 @@ from data.case import LABEL_PANCREAS, LABEL_TUMOR
 from data.preprocess import PreparedCase
 from data.roi import Box, center_box, crop, jitter_box, pad_to_multiple
 from data.sdm import signed_distance_map
-from losses.segmentation import slice_labels
+from data.slices import slice_labels
 from utils.stages import Stage
 
 HU_WINDOW = (-100.0, 240.0)  # Sec. IV-A

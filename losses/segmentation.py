@@ -47,17 +47,6 @@ def dice_bce_loss(logits: Tensor, mask: Tensor) -> Tensor:
     return soft_dice_loss(torch.sigmoid(logits), mask) + cross_entropy
 
 
-def slice_labels(mask: Tensor, min_voxels: int = 1) -> Tensor:
-    """Slice targets C of Eq. 3: 1 where the slice holds at least `min_voxels` target voxels.
-
-    `mask`: (b, 1, z, y, x). Returns float32 (b, z). The released scripts ask for more than 10
-    voxels: `min_voxels=11`.
-    """
-    if mask.dim() != 5:
-        raise ValueError(f"mask must be (b, 1, z, y, x), not {tuple(mask.shape)}")
-    return ((mask > 0.5).sum(dim=(1, 3, 4)) >= min_voxels).float()  # (b, z)
-
-
 def slice_loss(slice_logits: Tensor, slice_labels: Tensor, mode: str = "dice_bce") -> Tensor:
     """Eq. 3, L(c, C): Eq. 2's formula on slices instead of voxels, both (b, z).
 

@@ -11,7 +11,6 @@ from torch import Tensor
 from losses.segmentation import (
     dice_bce_loss,
     segmentation_loss,
-    slice_labels,
     slice_loss,
     soft_dice_loss,
 )
@@ -114,21 +113,6 @@ def test_a_mask_without_the_channel_axis_is_refused_not_broadcast() -> None:
         dice_bce_loss(torch.zeros(SHAPE), torch.zeros(SHAPE)[:, 0])
     with pytest.raises(ValueError, match="differ in shape"):
         soft_dice_loss(torch.zeros(SHAPE), torch.zeros(SHAPE)[:, 0])
-
-
-def test_slice_labels_mark_the_slices_that_hold_enough_voxels() -> None:
-    mask = torch.zeros((2, 1, 4, 5, 6))
-    mask[0, 0, 1, 0, 0] = 1
-    mask[0, 0, 2, :2, :] = 1
-    mask[1, 0, 3, 0, :] = 1
-    assert slice_labels(mask).tolist() == [[0, 1, 1, 0], [0, 0, 0, 1]]
-    assert slice_labels(mask, min_voxels=11).tolist() == [[0, 0, 1, 0], [0, 0, 0, 0]]
-    assert slice_labels(mask.bool()).dtype == torch.float32
-
-
-def test_slice_labels_refuse_a_mask_without_the_channel_axis() -> None:
-    with pytest.raises(ValueError, match=r"must be \(b, 1, z, y, x\)"):
-        slice_labels(torch.zeros((2, 4, 5, 6)))
 
 
 def test_the_slice_loss_is_eq_2_on_slices_or_its_cross_entropy_alone() -> None:
