@@ -81,7 +81,11 @@ PRESETS: Mapping[str, Preset] = {
     "small": Preset(
         "two CPU cores: width 8, voxels of 3.5 x 2.8 x 2.8 mm",
         options=_COARSE_GRID,
-        stage_options=stage_arguments((7, 12, 30, 20), jitter_voxels=_FINE_JITTER),
+        stage_options=stage_arguments(
+            (7, 12, 30, 40),
+            jitter_voxels=_FINE_JITTER,
+            slices=False,  # a slice logit covers 28 mm here, as much as a lesion: nothing to learn
+        ),
         seeds=(2022, 2023, 2024),
         holdout=0.25,  # six cases of each seen center to measure the shift on
         phantoms=Phantoms(cases=24, size="demo", centers=APART),

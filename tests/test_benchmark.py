@@ -26,9 +26,10 @@ from reproduce.presets import PRESETS, Phantoms
 from reproduce.run_table import report_table
 from reproduce.table5 import TABLE
 from tests._table_fixtures import fill, make_plan, make_rows
+from utils.config import parse_config
 from utils.evaluation import write_cases
 from utils.runs import mark_done
-from utils.stages import VARIANTS
+from utils.stages import STAGES, VARIANTS
 
 NAMES = ("A", "B", "C")
 
@@ -199,6 +200,15 @@ def test_the_synthetic_centers_are_made_once_and_kept(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nii.gz")} == times
     with pytest.raises(ValueError, match="choose another folder or remove this one"):
         replace(phantoms, seed=1).draw(tmp_path)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_arguments_of_every_preset_are_those_of_the_scripts(name: str, stage: str) -> None:
+    preset = PRESETS[name]
+    own = preset.stage_options.get(stage, ())
+    config = parse_config(STAGES[stage], [*preset.options, *own])
+    assert config.stage.slices == (stage == "tumor_fine" and name != "small")
 
 
 def test_every_preset_but_the_papers_has_centers_and_the_rows_differ_in_nothing() -> None:

@@ -17,14 +17,17 @@ def script(kind: str, stage: str) -> str:
 
 
 def to_arguments(options: Mapping[str, Any]) -> tuple[str, ...]:
-    """Options by field name as arguments; None and () are left out.
+    """Options by field name as arguments; None and () are left out, a bool is a switch.
 
-    >>> to_arguments({"sources": ("A", "B"), "target": "C", "roi_source": None})
-    ('--sources', 'A', 'B', '--target', 'C')
+    >>> to_arguments({"sources": ("A", "B"), "target": "C", "roi_source": None, "slices": False})
+    ('--sources', 'A', 'B', '--target', 'C', '--no-slices')
     """
     words: list[str] = []
     for name, value in options.items():
         if value is None or value == ():
+            continue
+        if isinstance(value, bool):
+            words.append(("--" if value else "--no-") + name.replace("_", "-"))
             continue
         values = value if isinstance(value, (tuple, list)) else (value,)
         words += ["--" + name.replace("_", "-"), *map(str, values)]
