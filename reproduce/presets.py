@@ -82,13 +82,13 @@ PRESETS: Mapping[str, Preset] = {
         "two CPU cores: width 8, voxels of 3.5 x 2.8 x 2.8 mm",
         options=_COARSE_GRID,
         stage_options=stage_arguments(
-            (7, 12, 30, 40),
+            (4, 6, 15, 20),
             jitter_voxels=_FINE_JITTER,
             slices=False,  # a slice logit covers 28 mm here, as much as a lesion: nothing to learn
         ),
         seeds=(2022, 2023, 2024),
-        holdout=0.25,  # six cases of each seen center to measure the shift on
-        phantoms=Phantoms(cases=24, size="demo", centers=APART),
+        holdout=0.25,  # twelve cases of each seen center to measure the shift on
+        phantoms=Phantoms(cases=48, size="demo", centers=APART),
     ),
     "demo": Preset(
         "two CPU cores, one target, below ten minutes",

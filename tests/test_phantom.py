@@ -198,13 +198,20 @@ def test_stents_lie_only_where_a_head_lesion_is_of_a_center_that_has_them() -> N
     plans = [(n, plan_case(n, i, "demo", SEED)) for n in WITH_LESIONS for i in range(30)]
     stented = [(n, p.lesion) for n, p in plans if p.lesion is not None and p.lesion.stent]
     assert stented
-    mixed = {"SYN-A", "SYN-D"}
-    assert {n for n, _ in stented} == mixed
+    assert {n for n, _ in stented} == {"SYN-A"}
     assert {found.region for _, found in stented} == {"head"}
-    kinds = {(n, p.lesion.kind) for n, p in plans if n in mixed and p.lesion is not None}
-    assert kinds == {(n, kind) for n in mixed for kind in ("PDA", "IPMN", "PNET")}
-    others = {p.lesion.kind for n, p in plans if n not in mixed and p.lesion is not None}
-    assert others == {"PDA"}
+
+
+def test_a_center_has_the_kinds_of_lesions_of_its_mix() -> None:
+    kinds = {
+        name: {plan_case(name, i, "demo", SEED).facts["lesion"] for i in range(30)}
+        for name in CENTERS
+    }
+    pda = {"PDA"}
+    assert kinds == {
+        "SYN-A": {"PDA", "IPMN", "PNET"}, "SYN-B": pda, "SYN-C": pda, "SYN-N": {"none"},
+        "SYN-D": {"IPMN"}, "SYN-E": pda, "SYN-F": pda,
+    }  # fmt: skip
 
 
 def test_centers_differ_in_phase_noise_and_thickness() -> None:
