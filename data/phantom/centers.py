@@ -7,9 +7,10 @@ in them. To add a center, add an entry to `CENTERS`.
 
 Going from one of these to another costs the baseline nothing, nor does a wrong calibration
 (docs/results.md). SYN-D, SYN-E and SYN-F are A, B and C further `APART`, each in one thing that
-does cost it on an unseen center: D has cystic tumors where E and F have PDA, E is smoothed as by
+cost it when they were chosen: D has cystic tumors where E and F have PDA, E is smoothed as by
 a strong iterative reconstruction, F has the strong, coarse noise of a low dose. They were chosen
-by the baseline alone: by its loss there, and by how well it does where it has seen the center.
+on phantoms of seed 7 by the baseline alone: by what it loses on an unseen center, and by how well
+it does on a seen one. What they cost it on others, docs/results.md says.
 
 Lesions measure 18-45 mm (about 3-45 ml) in the demo size and 10-48 mm (about 0.2-55 ml) in the full
 size; the pancreas with its lesion 50-130 ml.
@@ -99,4 +100,4 @@ CENTERS = {
     "SYN-F": replace(_C, scanner=replace(_C.scanner, noise_hu=(16, 24), grain_mm=2.5)),
 }
 LIKE_TABLE_I = tuple(_LIKE_TABLE_I)
-APART = ("SYN-D", "SYN-E", "SYN-F", "SYN-N")  # what costs the baseline; SYN-N has no lesions
+APART = ("SYN-D", "SYN-E", "SYN-F", "SYN-N")  # SYN-N has no lesions

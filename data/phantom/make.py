@@ -72,11 +72,10 @@ def make_centers(
 ) -> Path:
     """Make `cases` cases of each of `centers` under `out`; returns `out`/centers.toml.
 
-    `centers`: keys of `CENTERS`; None: those that differ as Table I's do.
-
-    `cases` may give a number per center. `workers` processes share the work (0: this one).
-    Complete cases are kept; each depends on seed, center and its number only. Raises `ValueError`
-    for unknown names, and where `out` holds cases of another size, seed or generator.
+    `centers`: keys of `CENTERS`; None: those that differ as Table I's do. `cases` may give a number
+    per center. `workers` processes share the work (0: this one). Complete cases are kept; each
+    depends on seed, center and its number only. Raises `ValueError` for unknown names, and where
+    `out` holds cases of another size, seed or generator.
     """
     out = Path(out)
     names = list(LIKE_TABLE_I if centers is None else centers)
@@ -172,7 +171,6 @@ def main() -> None:
         "--centers",
         nargs="+",
         choices=sorted(CENTERS),
-        default=LIKE_TABLE_I,
         help=f"default: {' '.join(LIKE_TABLE_I)}",
     )
     parser.add_argument("--cases", type=int, default=20, help="cases per center (default: 20)")
