@@ -56,7 +56,7 @@ def stage_arguments(
 
 
 # The paper's lengths in voxels of 3.5 x 2.8 x 2.8 mm, for two CPU cores: margins of 7.5 and 20 mm,
-# jitter of 0-24 mm (fine tumor stage: -4 to 28 mm), random convolutions that reach 2.8 mm (the
+# jitter of 0-24 mm (fine tumor stage: -4 to 32 mm), random convolutions that reach 2.8 mm (the
 # paper's largest kernel, 7 voxels of 0.8 mm, reaches 2.4 mm; here it would be as wide as a lesion).
 # In few steps a network does not learn eight mirrored anatomies, nor to look through 34 HU of noise
 # on top of the scanner's own; the paper's learning rate is for some hundred times as many steps.
@@ -67,7 +67,7 @@ _COARSE_GRID = (
     *("--set", "augment.noise_std=0.05", "views.kernel_sizes=[1,3]"),
     *("--mirror-axes", "--no-tensorboard"),
 )
-_FINE_JITTER = (-2, 10)
+_FINE_JITTER = (-1, 11)
 
 PRESETS: Mapping[str, Preset] = {
     "paper": Preset("the paper's protocol, nothing changed"),
