@@ -130,7 +130,10 @@ def with_preset(plan: Plan, preset: Preset) -> Plan:
 
 
 def collect_cells(request: Request) -> list[Cell]:
-    """The cells of everything that is asked for, each once. Raises ValueError for no center."""
+    """The cells of everything that is asked for, each once. Raises ValueError for no center.
+
+    One seed after the other: where the time ends, the first of them have all their cells.
+    """
     centers = load_centers(request.plan.centers)
     targets = choose_targets(centers, request.targets, request.plan.centers)
     cells = [
@@ -148,7 +151,7 @@ def collect_cells(request: Request) -> list[Cell]:
     if request.figures:
         for target in targets:
             cells += figure_cells(centers, target, request.seeds[0])
-    return list(dict.fromkeys(cells))
+    return sorted(dict.fromkeys(cells), key=lambda cell: request.seeds.index(cell.seed))
 
 
 def figure_cells(centers: Mapping[str, Center], target: str, seed: int) -> list[Cell]:

@@ -122,6 +122,13 @@ def test_tables_share_cells_and_all_of_them_are_asked_for_once(tiny: Tiny) -> No
     assert set(cells["table6"]) <= set(cells["table5"])
 
 
+def test_a_seed_is_finished_before_the_next_begins(tiny: Tiny) -> None:
+    words = ["--centers", str(tiny.centers), "--what", "all", "--seeds"]
+    one, two = (collect_cells(request(*words, *seeds)) for seeds in (["7"], ["7", "5"]))
+    assert two[: len(one)] == one
+    assert {cell.seed for cell in two[len(one) :]} == {5}
+
+
 def test_only_the_named_targets_are_asked_for(tiny: Tiny) -> None:
     words = ["--centers", str(tiny.centers), "--targets"]
     cells = collect_cells(request("--what", "all", *words, "C"))
