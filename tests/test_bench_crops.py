@@ -1,0 +1,70 @@
+"""`benchmarks/bench_crops.py`: a known answer for two networks, one of which only sees its crop."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import bench_crops
+from benchmarks.bench_crops import MARGINS, Found, measure, to_markdown
+from data.centers import load_centers
+from data.prepared import PreparedCase
+from data.readers import list_cases, load_case
+from data.roi import Box
+from tests.conftest import Tiny
+from utils.config import Evaluation
+from utils.stages import TUMOR_FINE
+
+
+def fake_models(monkeypatch: pytest.MonkeyPatch, tiny: Tiny) -> None:
+    """BL answers with the whole crop, Ours with bright voxels: the planted image is the label."""
+
+    def load(run: Any) -> Any:
+        config = SimpleNamespace(spacing=(3.0, 2.0, 2.0))
+        return SimpleNamespace(name=run, config=config, stage=TUMOR_FINE, threshold=0.5)
+
+    def prepare(case: Any, settings: Any) -> PreparedCase:
+        prepared = real_prepare(case, settings)
+        image = np.where(prepared.label == 2, 100, 0).astype(np.int16)
+        return SimpleNamespace(image_hu=image, label=prepared.label, boxes=prepared.boxes)  # type: ignore[return-value]
+
+    def predict(model: Any, image_hu: np.ndarray, box: Box) -> np.ndarray:
+        seen = image_hu[box.slices] > 50
+        return np.ones(box.shape) if model.name == "BL" else seen.astype(float)
+
+    real_prepare = bench_crops.prepare_case
+    monkeypatch.setattr(bench_crops, "prepare_case", prepare)
+    monkeypatch.setattr(bench_crops, "load_model", load)
+    monkeypatch.setattr(bench_crops, "pick_runs", lambda asked, centers: [(asked.variant, None)])
+    monkeypatch.setattr(bench_crops, "predict_box", predict)
+
+
+def test_what_sees_the_lesion_finds_it_in_each_crop_and_what_sees_the_crop_does_not(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_models(monkeypatch, tiny)
+    found = measure(Evaluation("tumor_fine", centers=tiny.centers, target="C"), ("BL", "Ours"))
+    assert tuple(found) == MARGINS
+    center = load_centers(tiny.centers)["C"]
+    labels = [load_case(center, files).label for files in list_cases(center)]
+    lesions = sum(label is not None and (label == 2).any() for label in labels)
+    for of in found.values():
+        assert len(of["BL"]) == len(of["Ours"]) == lesions > 0
+        assert [(case.dsc, case.volume) for case in of["Ours"]] == [(100, 1)] * lesions
+    volumes = np.array([[case.volume for case in of["BL"]] for of in found.values()])
+    assert (np.diff(volumes, axis=0) >= 0).all()
+    assert (volumes[-1] > volumes[0]).all()
+    for of in found.values():  # a whole crop's Dice follows from its volume: 2 / (1 + volume)
+        np.testing.assert_allclose(
+            [c.dsc for c in of["BL"]], [200 / (1 + c.volume) for c in of["BL"]]
+        )
+
+
+def test_the_table_gives_mean_dice_and_median_volume() -> None:
+    cases = [Found((8, 16, 24), 50, 1), Found((8, 24, 24), 60, 3), Found((8, 8, 24), 70, 1)]
+    text = to_markdown({0.5: {"BL": cases, "Ours": cases[:1]}})
+    assert "BL, Dice | BL, volume | Ours, Dice" in text
+    assert text.splitlines()[-1] == "| x 0.5 | 8 x 16 x 24 | 60.0 | 1.00 | 50.0 | 1.00 |"
