@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from data.centers import load_centers
-from reproduce.benchmark import benchmark_markdown, measure_shifts
+from reproduce.benchmark import benchmark_markdown, measure_coarse, measure_shifts
 from reproduce.cells import Plan
 from reproduce.request import BENCHMARK, DEMO, Request
 from reproduce.run_table import report_table
@@ -42,7 +42,8 @@ def to_markdown(request: Request, reports: Sequence[Report]) -> str:
     if request.what == BENCHMARK:
         centers = load_centers(request.plan.centers)
         shifts = measure_shifts(request.plan, centers, request.seeds)
-        return benchmark_markdown(shifts, reports[0], facts_of(request))
+        coarse = measure_coarse(request.plan, centers, request.seeds)
+        return benchmark_markdown(shifts, coarse, reports[0], facts_of(request))
     head = ["# Demo\n", *facts_of(request), ""] if request.what == DEMO else []
     return "\n".join([*head, *(report.markdown for report in reports)])
 

@@ -15,6 +15,8 @@ from reproduce.benchmark import (
     CLAIM_DSC,
     Shift,
     benchmark_markdown,
+    coarse_markdown,
+    measure_coarse,
     measure_shift,
     measure_shifts,
     shift_markdown,
@@ -122,6 +124,43 @@ def test_the_shift_of_each_center_and_their_mean_stand_in_the_report() -> None:
     assert "Not every cell is there yet." in shift_markdown("BL", {**shifts, "C": None})
 
 
+# The coarse stage
+
+
+def fill_coarse(plan: Plan, target: str, variant: str, dscs: Sequence[float], seed: int) -> None:
+    centers = load_centers(plan.centers)
+    cell = make_cell(centers, "tumor_coarse", target, variant=variant, seed=seed)
+    fill(plan, cell, make_rows(dscs))
+
+
+def test_a_coarse_case_counts_as_its_mean_over_the_seeds_and_no_seed_may_be_missing(
+    plan: Plan,
+) -> None:
+    fill_coarse(plan, "A", "BL", [10, 20], seed=2022)
+    fill_coarse(plan, "A", "BL", [30, 0], seed=7)
+    fill_coarse(plan, "B", "BL", [50], seed=7)
+    dice = measure_coarse(plan, load_centers(plan.centers), [2022, 7])
+    assert list(dice) == list(VARIANTS)
+    of_a = dice["BL"]["A"]
+    assert of_a is not None
+    assert of_a.tolist() == [20, 10]
+    assert dice["BL"]["B"] is None
+    assert dice["Ours"] == {"A": None, "B": None, "C": None}
+
+
+def test_the_coarse_table_pairs_each_row_with_bl_and_counts_what_is_missed() -> None:
+    base = np.array([0.0, 0.5, 40.0])
+    dice: dict[str, dict[str, np.ndarray | None]] = {
+        "BL": {"A": base, "B": base + 20},
+        "Ours": {"A": base + 5, "B": base + 25},
+        "BL+DSL": {"A": base, "B": None},
+    }
+    lines = coarse_markdown(dice).splitlines()
+    assert "| BL | 13.50 | 33.50 | 23.50 |  |  | 2 |" in lines
+    assert "| Ours | 18.50 | 38.50 | 28.50 | +5.00 [5.00, 5.00] | 0.031 | 0 |" in lines
+    assert "| BL+DSL | 13.50 | - | - |  |  |  |" in lines
+
+
 # The claim
 
 
@@ -174,8 +213,11 @@ def test_the_report_begins_with_what_made_it_and_the_shift_of_bl(plan: Plan) -> 
             dscs = (rng.uniform(30, 40, 8) + 4 * number).tolist()
             fill_model(plan, target, variant, dscs, {n: [75.0, 85.0] for n in sources})
     report = report_table(TABLE, plan)
-    shifts = measure_shifts(plan, load_centers(plan.centers), [2022])
-    text = benchmark_markdown(shifts, report, ["- command: `python x`"])
+    centers = load_centers(plan.centers)
+    shifts, coarse = (
+        measure(plan, centers, [2022]) for measure in (measure_shifts, measure_coarse)
+    )
+    text = benchmark_markdown(shifts, coarse, report, ["- command: `python x`"])
     order = [
         "- command: `python x`",
         "## What the shift costs BL",
@@ -183,6 +225,7 @@ def test_the_report_begins_with_what_made_it_and_the_shift_of_bl(plan: Plan) -> 
         "## What the shift costs Ours",
         "## The paper's claim",
         "- protocol paper: Ours - BL is +1",  # 16 points plus the noise of 24 cases
+        "## Before the fine stage",
         "## Table V",
     ]
     places = [text.index(part) for part in order]
