@@ -214,9 +214,8 @@ def test_the_report_begins_with_what_made_it_and_the_shift_of_bl(plan: Plan) -> 
             fill_model(plan, target, variant, dscs, {n: [75.0, 85.0] for n in sources})
     report = report_table(TABLE, plan)
     centers = load_centers(plan.centers)
-    shifts, coarse = (
-        measure(plan, centers, [2022]) for measure in (measure_shifts, measure_coarse)
-    )
+    shifts = measure_shifts(plan, centers, [2022])
+    coarse = measure_coarse(plan, centers, [2022])
     text = benchmark_markdown(shifts, coarse, report, ["- command: `python x`"])
     order = [
         "- command: `python x`",
