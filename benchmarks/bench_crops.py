@@ -12,7 +12,6 @@ true volume.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,18 +22,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks.arguments import parse_arguments
 from data.centers import load_centers
 from data.dataset import target_mask
 from data.prepared import PreparedCase, prepare_case
 from data.preprocess import PrepareSettings
 from data.readers import list_cases, load_case
 from data.roi import expand_box
+from reproduce.cells import choose_targets
 from utils.config import Evaluation, run_script
 from utils.inference import Model, load_model, predict_box
 from utils.metrics import dsc
 from utils.postprocess import keep_components
 from utils.results import pick_runs
-from utils.stages import VARIANTS
 
 MARGINS = (0.0, 0.5, 1.0, 1.5, 2.0)  # times the stage's margin in inference
 
@@ -64,10 +64,12 @@ def find_lesion(model: Model, prepared: PreparedCase, margin: float) -> Found:
 def measure(request: Evaluation, variants: Sequence[str]) -> dict[float, dict[str, list[Found]]]:
     """Margin -> row of Table V -> what it found, a value for each case with a lesion.
 
-    Raises FileNotFoundError where a row has no finished run, see `pick_runs`.
+    Raises ValueError for a target that is no center with lesions, and FileNotFoundError where a row
+    has no finished run, see `pick_runs`.
     """
     centers = load_centers(request.centers)
-    center = centers[str(request.target)]
+    (target,) = choose_targets(centers, [str(request.target)], request.centers)
+    center = centers[target]
     models = {
         variant: load_model(pick_runs(replace(request, variant=variant), centers)[0][0])
         for variant in variants
@@ -104,24 +106,8 @@ def to_markdown(found: Mapping[float, Mapping[str, Sequence[Found]]]) -> str:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--centers", type=Path, default=Path("centers.toml"))
-    add("--checkpoints", type=Path, default=Path("checkpoints"))
-    add("--target", required=True, help="a center that the runs have not seen")
-    add("--seed", type=int, help="of the runs; default: the newest")
-    add("--variants", nargs="+", choices=tuple(VARIANTS), default=["BL", "Ours"])
-    args = parser.parse_args()
-    request = Evaluation(
-        "tumor_fine",
-        centers=args.centers,
-        checkpoints=args.checkpoints,
-        target=args.target,
-        seed=args.seed,
-    )
-    run_script(lambda asked: print(to_markdown(measure(asked, args.variants))), request)
+    request, variants = parse_arguments(__doc__, "tumor_fine")
+    run_script(lambda asked: print(to_markdown(measure(asked, variants))), request)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ cases. It isolates what a round robin over centers mixes with how hard each cent
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -23,6 +22,7 @@ import numpy as np
 from scipy import ndimage
 from tqdm import tqdm
 
+from benchmarks.arguments import parse_arguments
 from data.case import Case
 from data.centers import load_centers
 from data.dataset import target_mask
@@ -30,13 +30,13 @@ from data.prepared import PreparedCase, prepare_case
 from data.preprocess import PrepareSettings
 from data.readers import list_cases, load_case
 from data.roi import bounding_box
+from reproduce.cells import choose_targets
 from reproduce.stats import bootstrap_mean
 from utils.config import Evaluation, run_script
 from utils.inference import Model, load_model, predict_case
 from utils.metrics import dsc
 from utils.postprocess import keep_components
 from utils.results import pick_runs
-from utils.stages import VARIANTS
 
 SOFT_TISSUE_HU = 40  # what is brighter is taken to be enhanced
 LOWEST_HU, HIGHEST_HU = -1024, 3071
@@ -112,8 +112,13 @@ def load_models(request: Evaluation, variant: str) -> tuple[Model, Model]:
 
 
 def measure(request: Evaluation, variants: tuple[str, ...]) -> dict[str, dict[str, np.ndarray]]:
-    """Variant -> change -> Dice (cases,) of the target center's cases with a lesion."""
-    center = load_centers(request.centers)[str(request.target)]
+    """Variant -> change -> Dice (cases,) of the target center's cases with a lesion.
+
+    Raises ValueError for a target that is no center with lesions.
+    """
+    centers = load_centers(request.centers)
+    (target,) = choose_targets(centers, [str(request.target)], request.centers)
+    center = centers[target]
     models = {variant: load_models(request, variant) for variant in variants}
     spacing = next(iter(models.values()))[0].config.spacing
     dice: dict[str, dict[str, list[float]]] = {v: {c: [] for c in CHANGES} for v in variants}
@@ -148,24 +153,8 @@ def to_markdown(dice: Mapping[str, Mapping[str, np.ndarray]]) -> str:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--centers", type=Path, default=Path("centers.toml"))
-    add("--checkpoints", type=Path, default=Path("checkpoints"))
-    add("--target", required=True, help="a center that the runs have not seen")
-    add("--seed", type=int, help="of the runs; default: the newest")
-    add("--variants", nargs="+", choices=tuple(VARIANTS), default=["BL", "Ours"])
-    args = parser.parse_args()
-    request = Evaluation(
-        "tumor_coarse",
-        centers=args.centers,
-        checkpoints=args.checkpoints,
-        target=args.target,
-        seed=args.seed,
-    )
-    run_script(lambda asked: print(to_markdown(measure(asked, tuple(args.variants)))), request)
+    request, variants = parse_arguments(__doc__, "tumor_coarse")
+    run_script(lambda asked: print(to_markdown(measure(asked, variants))), request)
 
 
 if __name__ == "__main__":

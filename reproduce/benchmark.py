@@ -195,8 +195,8 @@ def coarse_markdown(dice: Mapping[str, Mapping[str, np.ndarray | None]]) -> str:
     lines = [
         "## Before the fine stage\n",
         "Dice (%) of each row's coarse tumor stage on the unseen centers (C-Seg, protocol paper); "
-        "missed: cases with a Dice below 1. Differences are paired by case, with 95 % bootstrap "
-        "intervals and Wilcoxon's p, not corrected for their number.\n",
+        f"missed: cases with a Dice below {MISSED_DSC}. Differences are paired by case, with 95 % "
+        "bootstrap intervals and Wilcoxon's p, not corrected for their number.\n",
         f"| row | {' | '.join(centers)} | mean | minus {BASELINE} | p, all cases | missed |",
         "| --- |" + " --- |" * (len(centers) + 4),
     ]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks import bench_crops
+from benchmarks import bench_crops, bench_scanner
 from benchmarks.bench_crops import MARGINS, Found, measure, to_markdown
 from data.centers import load_centers
 from data.prepared import PreparedCase
@@ -19,7 +19,7 @@ from utils.config import Evaluation
 from utils.stages import TUMOR_FINE
 
 
-def fake_models(monkeypatch: pytest.MonkeyPatch, tiny: Tiny) -> None:
+def fake_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """BL answers with the whole crop, Ours with bright voxels: the planted image is the label."""
 
     def load(run: Any) -> Any:
@@ -45,7 +45,7 @@ def fake_models(monkeypatch: pytest.MonkeyPatch, tiny: Tiny) -> None:
 def test_what_sees_the_lesion_finds_it_in_each_crop_and_what_sees_the_crop_does_not(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake_models(monkeypatch, tiny)
+    fake_models(monkeypatch)
     found = measure(Evaluation("tumor_fine", centers=tiny.centers, target="C"), ("BL", "Ours"))
     assert tuple(found) == MARGINS
     center = load_centers(tiny.centers)["C"]
@@ -68,3 +68,12 @@ def test_the_table_gives_mean_dice_and_median_volume() -> None:
     text = to_markdown({0.5: {"BL": cases, "Ours": cases[:1]}})
     assert "BL, Dice | BL, volume | Ours, Dice" in text
     assert text.splitlines()[-1] == "| x 0.5 | 8 x 16 x 24 | 60.0 | 1.00 | 50.0 | 1.00 |"
+
+
+@pytest.mark.parametrize("module", [bench_crops, bench_scanner])
+def test_a_target_that_is_no_center_is_refused_with_the_centers_to_choose_from(
+    tiny: Tiny, module: ModuleType
+) -> None:
+    request = Evaluation("tumor_fine", centers=tiny.centers, target="X")
+    with pytest.raises(ValueError, match=r"X: choose from the centers with lesions of .*: A, B, C"):
+        module.measure(request, ("BL",))

@@ -1,0 +1,31 @@
+"""The command line of the benchmarks that measure trained networks on a center."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from utils.config import Evaluation
+from utils.stages import VARIANTS
+
+
+def parse_arguments(text: str | None, stage: str) -> tuple[Evaluation, tuple[str, ...]]:
+    """The runs of `stage` that are asked for, and the rows of Table V; `text`: the help's."""
+    parser = argparse.ArgumentParser(
+        description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--centers", type=Path, default=Path("centers.toml"))
+    add("--checkpoints", type=Path, default=Path("checkpoints"))
+    add("--target", required=True, help="a center that the runs have not seen")
+    add("--seed", type=int, help="of the runs; default: the newest")
+    add("--variants", nargs="+", choices=tuple(VARIANTS), default=["BL", "Ours"])
+    args = parser.parse_args()
+    request = Evaluation(
+        stage,
+        centers=args.centers,
+        checkpoints=args.checkpoints,
+        target=args.target,
+        seed=args.seed,
+    )
+    return request, tuple(args.variants)
