@@ -224,7 +224,7 @@ def verdict_markdown(lines: Sequence[Line]) -> str:
     for protocol in dict.fromkeys(line.protocol for line in lines):
         whole = {metric: found.get((protocol, WHOLE, metric)) for metric in METRICS}
         modules = {row: found.get((protocol, row, "dsc")) for row in MODULES}
-        if any(line is None or line.gain is None for line in (*whole.values(), *modules.values())):
+        if any(line is None or line.gain is None for line in whole.values()):
             parts.append(f"- protocol {protocol}: not every cell is there yet.")
             continue
         parts += [f"- protocol {protocol}: {text}" for text in _sentences(whole, modules)]
@@ -249,11 +249,14 @@ def _sentences(whole: Mapping[str, Line | None], modules: Mapping[str, Line | No
             f"{METRICS[metric]} of {WHOLE} is {lower}: {_signed(line)} mm; "
             f"{_significance(line.p, line.pairs)}."
         )
-    shown = [f"{row} {_signed(line)}" for row, line in modules.items() if line is not None]
-    each = all(line is not None and line.gain is not None and line.gain > 0
-               for line in modules.values())  # fmt: skip
-    adds = "each module alone adds something" if each else "not every module alone adds something"
-    sentences.append(f"{adds}, Dice points over {BASELINE}: {', '.join(shown)}.")
+    shown, gains = [], []
+    for row, line in modules.items():
+        if line is None or line.gain is None:
+            return [*sentences, f"what each module adds alone: {row} is not there yet."]
+        shown.append(f"{row} {_signed(line)}")
+        gains.append(line.gain)
+    adds = "each module alone adds" if min(gains) > 0 else "not every module alone adds"
+    sentences.append(f"{adds} something, Dice points over {BASELINE}: {', '.join(shown)}.")
     return sentences
 
 

@@ -24,6 +24,7 @@ TABLES: Mapping[str, Table] = {
 }
 FIGURES, ALL, BENCHMARK, DEMO = "figures", "all", "benchmark", "demo"
 OWN_PRESET = {BENCHMARK: "small", DEMO: "demo"}  # these two draw their own synthetic centers
+HAVE_ROWS = ("table5", BENCHMARK)  # what is the method's variants, row by row
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Request:
     devices: tuple[str, ...]
     seeds: tuple[int, ...]
     targets: tuple[str, ...] | None
+    rows: tuple[str, ...] | None  # of Table V; None: all
     out: Path
     minutes: float | None
     dry_run: bool
@@ -77,13 +79,13 @@ def parse_request(description: str | None, argv: Sequence[str] | None = None) ->
     add("--seeds", type=int, nargs="+", help="default: the preset's")
     add("--phantom-seed", type=int, help="draws other synthetic centers; default: the preset's")
     add("--targets", nargs="+", help="centers to test on; default: all with lesions")
+    add("--rows", nargs="+", choices=VARIANTS, help="of Table V, to fill; default: all")
     add("--out", type=Path, default=Path("reproduced"), help="tables, logs; benchmark, demo: all")
     add("--dry-run", action="store_true", help="print the steps and what they cost, no more")
     add_plan_arguments(parser)
     parser.set_defaults(checkpoints=None, cache=None, holdout=None)
     args = parser.parse_args(argv)
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        parser.error("starts its own processes, see --devices; start it without torchrun")
+    _check(parser, args)
     synthetic = args.what in OWN_PRESET
     preset = PRESETS[args.preset or OWN_PRESET.get(args.what, "paper")]
     if synthetic and preset.phantoms is None:
@@ -94,8 +96,6 @@ def parse_request(description: str | None, argv: Sequence[str] | None = None) ->
         preset = replace(preset, phantoms=replace(preset.phantoms, seed=args.phantom_seed))
     if args.holdout is None:
         args.holdout = preset.holdout
-    if args.minutes is not None and args.minutes <= 0:
-        parser.error(f"--minutes {args.minutes:g}: above 0")
     for name in ("checkpoints", "cache"):
         if getattr(args, name) is None:
             setattr(args, name, args.out / name if synthetic else Path(name))
@@ -108,12 +108,23 @@ def parse_request(description: str | None, argv: Sequence[str] | None = None) ->
         devices=tuple(args.devices),
         seeds=preset.seeds if args.seeds is None else tuple(args.seeds),
         targets=None if args.targets is None else tuple(args.targets),
+        rows=None if args.rows is None else tuple(args.rows),
         out=args.out,
         minutes=args.minutes,
         dry_run=args.dry_run,
         command="python reproduce/run.py " + shlex.join(sys.argv[1:] if argv is None else argv),
         started=time.monotonic(),
     )
+
+
+def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Exit with a message where an argument can have no meaning, whatever the preset."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        parser.error("starts its own processes, see --devices; start it without torchrun")
+    if args.rows is not None and args.what not in HAVE_ROWS:
+        parser.error(f"--rows: only for {' and '.join(HAVE_ROWS)}")
+    if args.minutes is not None and args.minutes <= 0:
+        parser.error(f"--minutes {args.minutes:g}: above 0")
 
 
 def with_preset(plan: Plan, preset: Preset) -> Plan:
@@ -151,6 +162,8 @@ def collect_cells(request: Request) -> list[Cell]:
     if request.figures:
         for target in targets:
             cells += figure_cells(centers, target, request.seeds[0])
+    if request.rows is not None:
+        cells = [cell for cell in cells if cell.variant in request.rows]
     return sorted(dict.fromkeys(cells), key=lambda cell: request.seeds.index(cell.seed))
 
 

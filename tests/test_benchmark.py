@@ -196,10 +196,18 @@ def test_every_part_of_the_claim_is_judged_by_itself() -> None:
     assert "not every module alone adds something" in verdict_markdown(lines)
 
 
-def test_without_a_cell_there_is_no_verdict() -> None:
-    lines = [replace(x, gain=None) if x.row == "BL+DTL" else x for x in claim_lines(12.0)]
-    assert "not every cell is there yet" in verdict_markdown(lines)
-    assert "reach" not in verdict_markdown(lines)
+def test_without_a_cell_there_is_no_verdict_on_what_needs_it() -> None:
+    without = {
+        row: verdict_markdown(
+            [replace(x, gain=None) if x.row == row else x for x in claim_lines(12.0)]
+        )
+        for row in ("Ours", "BL+DTL")
+    }
+    assert "not every cell is there yet" in without["Ours"]
+    assert "reach" not in without["Ours"]
+    assert "Ours - BL is +12.00 [11.00, 13.00] Dice points; it reaches" in without["BL+DTL"]
+    assert "what each module adds alone: BL+DTL is not there yet" in without["BL+DTL"]
+    assert "adds something" not in without["BL+DTL"]
 
 
 # The whole report

@@ -90,6 +90,8 @@ def test_a_plan_survives_the_way_through_a_command_line() -> None:
         (["--what", "benchmark", "--preset", "paper"], "has no synthetic centers"),
         (["--what", "table2", "--minutes", "0"], "--minutes 0: above 0"),
         (["--what", "table2", "--phantom-seed", "5"], "only for benchmark and demo"),
+        (["--what", "table3", "--rows", "BL"], "--rows: only for table5 and benchmark"),
+        (["--what", "table5", "--rows", "IDR"], "invalid choice: 'IDR'"),
         ([], "the following arguments are required: --what"),
     ],
 )
@@ -135,3 +137,11 @@ def test_only_the_named_targets_are_asked_for(tiny: Tiny) -> None:
     assert {cell.target for cell in cells} == {"C"}
     with pytest.raises(ValueError, match="--targets N: choose from the centers with lesions"):
         collect_cells(request("--what", "table2", *words, "N"))
+
+
+def test_only_the_named_rows_of_table_v_are_asked_for(tiny: Tiny) -> None:
+    words = ["--centers", str(tiny.centers), "--what", "table5"]
+    every = collect_cells(request(*words))
+    cells = collect_cells(request(*words, "--rows", "Ours", "BL"))
+    assert cells == [cell for cell in every if cell.variant in ("BL", "Ours")]
+    assert len(cells) == len(every) * 2 // 5
