@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from data.centers import load_centers
-from reproduce.benchmark import benchmark_markdown, measure_coarse, measure_shifts
+from reproduce.benchmark import benchmark_markdown, measure_benchmark
 from reproduce.cells import Plan
 from reproduce.request import BENCHMARK, DEMO, Request
 from reproduce.run_table import report_table
@@ -41,9 +41,8 @@ def to_markdown(request: Request, reports: Sequence[Report]) -> str:
     """The tables; of what has a summary, with what made it; of the benchmark, the shift first."""
     if request.what == BENCHMARK:
         centers = load_centers(request.plan.centers)
-        shifts = measure_shifts(request.plan, centers, request.seeds)
-        coarse = measure_coarse(request.plan, centers, request.seeds)
-        return benchmark_markdown(shifts, coarse, reports[0], facts_of(request))
+        measured = measure_benchmark(request.plan, centers, request.seeds)
+        return benchmark_markdown(measured, reports[0], facts_of(request))
     head = ["# Demo\n", *facts_of(request), ""] if request.what == DEMO else []
     return "\n".join([*head, *(report.markdown for report in reports)])
 

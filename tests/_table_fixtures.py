@@ -114,3 +114,21 @@ def csv_lines(report: Report) -> dict[tuple[str, str, str, str], dict[str, str]]
 
 def shifted(rows: Sequence[Row], amounts: Sequence[float]) -> list[Row]:
     return [row | {"dsc": row["dsc"] + by} for row, by in zip(rows, amounts, strict=True)]
+
+
+def fill_model(
+    plan: Plan,
+    target: str,
+    variant: str,
+    unseen: Sequence[float],
+    seen: dict[str, Sequence[float]] | None = None,
+    seed: int = 2022,
+) -> Path:
+    """Results of a fine model on its target, and on held-out cases of its sources; its folder."""
+    of_target = cell(plan, "tumor_fine", target, variant=variant, seed=seed)
+    (folder,) = fill(plan, of_target, make_rows(unseen))
+    for name, dscs in (seen or {}).items():
+        heldout = folder.parent / f"evaluation_{name}_seg_heldout"
+        write_cases(heldout / "cases.csv", make_rows(dscs))
+        mark_done(heldout)
+    return folder.parent

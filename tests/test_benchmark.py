@@ -13,45 +13,23 @@ from data.centers import load_centers
 from data.phantom.centers import APART
 from reproduce.benchmark import (
     CLAIM_DSC,
-    Shift,
     benchmark_markdown,
     coarse_markdown,
-    measure_coarse,
-    measure_shift,
-    measure_shifts,
-    shift_markdown,
+    measure_benchmark,
+    measure_dice,
+    seeds_markdown,
     verdict_markdown,
 )
-from reproduce.cells import Plan, make_cell
+from reproduce.cells import Plan
 from reproduce.compare import MEAN, METRICS, Line
 from reproduce.presets import PRESETS, Phantoms
 from reproduce.run_table import report_table
 from reproduce.table5 import TABLE
-from tests._table_fixtures import fill, make_plan, make_rows
+from tests._table_fixtures import cell, fill, fill_model, make_plan, make_rows, markdown_cells
 from utils.config import parse_config
-from utils.evaluation import write_cases
-from utils.runs import mark_done
 from utils.stages import STAGES, VARIANTS
 
 NAMES = ("A", "B", "C")
-
-
-def fill_model(
-    plan: Plan,
-    target: str,
-    variant: str,
-    unseen: Sequence[float],
-    seen: dict[str, Sequence[float]] | None = None,
-    seed: int = 2022,
-) -> Path:
-    """Results of one model on its target, and on held-out cases of its sources; its folder."""
-    cell = make_cell(load_centers(plan.centers), "tumor_fine", target, variant=variant, seed=seed)
-    (folder,) = fill(plan, cell, make_rows(unseen))
-    for name, dscs in (seen or {}).items():
-        heldout = folder.parent / f"evaluation_{name}_seg_heldout"
-        write_cases(heldout / "cases.csv", make_rows(dscs))
-        mark_done(heldout)
-    return folder.parent
 
 
 @pytest.fixture
@@ -59,78 +37,11 @@ def plan(tmp_path: Path) -> Plan:
     return make_plan(tmp_path, NAMES)
 
 
-# The shift
-
-
-def fill_shift(plan: Plan, seed: int = 2022, unseen: float = 40.0, seen: float = 70.0) -> None:
-    """Center C's case c0: `seen` by the model of A, 10 more by that of B, `unseen` by its own."""
-    fill_model(plan, "C", "BL", [unseen, 0.0, 0.0], seed=seed)
-    fill_model(plan, "A", "BL", [1.0], {"B": [2.0], "C": [seen]}, seed=seed)
-    fill_model(plan, "B", "BL", [1.0], {"A": [2.0], "C": [seen + 10]}, seed=seed)
-
-
-def test_the_shift_compares_a_center_with_itself_on_the_same_cases(plan: Plan) -> None:
-    fill_shift(plan)
-    shift = measure_shift(plan, load_centers(plan.centers), "C", [2022], "BL")
-    assert shift is not None
-    assert shift.seen.tolist() == [75.0]  # of the two models that were trained on C
-    assert shift.unseen.tolist() == [40.0]  # the two cases that nobody held out do not count
-    assert shift.losses.tolist() == [35.0]
-    assert shift.thresholds == (0.5,)
-
-
-def test_a_case_counts_as_its_mean_over_the_seeds(plan: Plan) -> None:
-    fill_shift(plan)
-    fill_shift(plan, seed=7, unseen=60.0, seen=80.0)
-    shift = measure_shift(plan, load_centers(plan.centers), "C", [2022, 7], "BL")
-    assert shift is not None
-    assert shift.seen.tolist() == [80.0]
-    assert shift.unseen.tolist() == [50.0]
-
-
-def test_without_a_seed_a_model_or_the_heldout_cases_there_is_no_shift(plan: Plan) -> None:
-    centers = load_centers(plan.centers)
-    assert measure_shift(plan, centers, "C", [2022], "BL") is None
-    fill_shift(plan)
-    assert measure_shift(plan, centers, "C", [2022], "BL") is not None
-    assert measure_shift(plan, centers, "C", [2022, 7], "BL") is None
-    assert measure_shift(plan, centers, "C", [2022], "Ours") is None
-    (done,) = plan.checkpoints.glob("*/evaluation_A_seg_heldout/done")
-    done.unlink()
-    assert measure_shift(plan, centers, "A", [2022], "BL") is None
-
-
-def test_models_that_held_out_other_cases_are_refused(plan: Plan) -> None:
-    fill_shift(plan)
-    fill_model(plan, "A", "BL", [1.0], {"B": [2.0], "C": [70.0, 70.0]}, seed=7)
-    fill_model(plan, "B", "BL", [1.0], {"A": [2.0], "C": [70.0]}, seed=7)
-    fill_model(plan, "C", "BL", [40.0, 0.0, 0.0], seed=7)
-    with pytest.raises(ValueError, match="C: its models held out or were evaluated on different"):
-        measure_shift(plan, load_centers(plan.centers), "C", [2022, 7], "BL")
-
-
-def test_the_shift_of_each_center_and_their_mean_stand_in_the_report() -> None:
-    shifts: dict[str, Shift | None] = {
-        "A": Shift("A", np.array([70.0, 80.0]), np.array([60.0, 70.0]), (0.5,)),
-        "B": Shift("B", np.array([50.0, 40.0]), np.array([20.0, 10.0]), (0.5,)),
-    }
-    text = shift_markdown("BL", shifts)
-    assert "| A | 75.00 | 65.00 | +10.00 [10.00, 10.00] | 2 | 0.5 |" in text
-    assert "| mean | 60.00 | 40.00 | +20.00 [20.00, 20.00] | 4 | |" in text
-    assert "BL loses by the shift: 60.00 where the center was seen, 40.00 where it was" in text
-    assert "not; not tested." in text  # four cases cannot
-    reverse = {"A": Shift("A", np.array([50.0]), np.array([60.0]))}
-    assert "BL does not lose by the shift" in shift_markdown("BL", reverse)
-    assert "Not every cell is there yet." in shift_markdown("BL", {**shifts, "C": None})
-
-
 # The coarse stage
 
 
 def fill_coarse(plan: Plan, target: str, variant: str, dscs: Sequence[float], seed: int) -> None:
-    centers = load_centers(plan.centers)
-    cell = make_cell(centers, "tumor_coarse", target, variant=variant, seed=seed)
-    fill(plan, cell, make_rows(dscs))
+    fill(plan, cell(plan, "tumor_coarse", target, variant=variant, seed=seed), make_rows(dscs))
 
 
 def test_a_coarse_case_counts_as_its_mean_over_the_seeds_and_no_seed_may_be_missing(
@@ -139,7 +50,7 @@ def test_a_coarse_case_counts_as_its_mean_over_the_seeds_and_no_seed_may_be_miss
     fill_coarse(plan, "A", "BL", [10, 20], seed=2022)
     fill_coarse(plan, "A", "BL", [30, 0], seed=7)
     fill_coarse(plan, "B", "BL", [50], seed=7)
-    dice = measure_coarse(plan, load_centers(plan.centers), [2022, 7])
+    dice = measure_dice(plan, load_centers(plan.centers), "tumor_coarse", [2022, 7])
     assert list(dice) == list(VARIANTS)
     of_a = dice["BL"]["A"]
     assert of_a is not None
@@ -159,6 +70,25 @@ def test_the_coarse_table_pairs_each_row_with_bl_and_counts_what_is_missed() -> 
     assert "| BL | 13.50 | 33.50 | 23.50 |  |  | 2 |" in lines
     assert "| Ours | 18.50 | 38.50 | 28.50 | +5.00 [5.00, 5.00] | 0.031 | 0 |" in lines
     assert "| BL+DSL | 13.50 | - | - |  |  |  |" in lines
+
+
+# Seed by seed
+
+
+def test_every_seed_is_compared_with_bl_of_the_same_seed(plan: Plan) -> None:
+    for target in NAMES:
+        for seed, base, gain in ((2022, 40.0, 6.0), (7, 60.0, -2.0)):
+            fill_model(plan, target, "BL", [base, base + 2], seed=seed)
+            fill_model(plan, target, "Ours", [base + gain, base + 2 + gain], seed=seed)
+    fill_model(plan, "A", "BL+DSL", [1, 1], seed=7)  # not on every center
+    measured = measure_benchmark(plan, load_centers(plan.centers), [2022, 7])
+    (table,) = markdown_cells(seeds_markdown(measured.seeds))
+    assert list(table) == ["coarse, 2022", "coarse, 7", "fine, 2022", "fine, 7"]
+    assert (table["fine, 2022"]["BL"], table["fine, 7"]["BL"]) == ("41.00", "61.00")
+    assert table["fine, 2022"]["Ours"] == "+6.00 [6.00, 6.00]"
+    assert table["fine, 7"]["Ours"] == "-2.00 [-2.00, -2.00]"
+    assert table["fine, 7"]["BL+DSL"] == "-"
+    assert set(table["coarse, 7"].values()) == {"coarse, 7", "-"}
 
 
 # The claim
@@ -222,9 +152,8 @@ def test_the_report_begins_with_what_made_it_and_the_shift_of_bl(plan: Plan) -> 
             fill_model(plan, target, variant, dscs, {n: [75.0, 85.0] for n in sources})
     report = report_table(TABLE, plan)
     centers = load_centers(plan.centers)
-    shifts = measure_shifts(plan, centers, [2022])
-    coarse = measure_coarse(plan, centers, [2022])
-    text = benchmark_markdown(shifts, coarse, report, ["- command: `python x`"])
+    measured = measure_benchmark(plan, centers, [2022])
+    text = benchmark_markdown(measured, report, ["- command: `python x`"])
     order = [
         "- command: `python x`",
         "## What the shift costs BL",
@@ -232,6 +161,7 @@ def test_the_report_begins_with_what_made_it_and_the_shift_of_bl(plan: Plan) -> 
         "## What the shift costs Ours",
         "## The paper's claim",
         "- protocol paper: Ours - BL is +1",  # 16 points plus the noise of 24 cases
+        "## Seed by seed",
         "## Before the fine stage",
         "## Table V",
     ]
