@@ -143,6 +143,6 @@ def significance_text(p: float | None, pairs: int | None) -> str:
 
 
 def interval_text(samples: Sequence[np.ndarray]) -> str:
-    """ " [low, high]", the 95 % bootstrap interval over cases; "" where there are too few."""
+    """The 95 % bootstrap interval over cases, in brackets; nothing where there are too few."""
     interval = bootstrap_mean(samples)
     return "" if interval is None else f" [{interval.low:.2f}, {interval.high:.2f}]"
