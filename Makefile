@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+TEST_PROCESSES ?= 2
 INSTALLED := $(VENV)/installed
 
 .PHONY: demo test quick-demo install format clean
@@ -13,7 +14,7 @@ test: install
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy .
-	$(RUN) -m pytest
+	$(RUN) -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 	$(MAKE) --no-print-directory quick-demo
 
 # The demo with one epoch of few cases a stage: it shows that everything runs, not that it learns.

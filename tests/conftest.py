@@ -130,7 +130,8 @@ def start_script(script: str, *args: str, processes: int = 1) -> subprocess.Pope
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",  # whatever the locale: messages of PyTorch hold more than ASCII
+        errors="replace",
     )
 
 

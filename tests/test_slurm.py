@@ -49,7 +49,8 @@ class Cluster:
             env={**os.environ, **own, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
+            encoding="utf-8",  # whatever the locale: messages of PyTorch hold more than ASCII
+            errors="replace",
         )
 
 
