@@ -46,10 +46,12 @@ def fit(config: Config) -> list[Run]:
     """
     device = select_device(config.device)
     config = replace(config, precision=select_precision(config.precision, device))
+    # What a user can mend ends here, in every process: before anything is written, and before
+    # one of them could wait for another that has left.
+    build_method(config)
+    centers = load_centers(config.centers)
+    splits = select_splits(config, centers)
     with join_world(device) as world:
-        build_method(config)  # a wrong setting ends here, before anything is written
-        centers = load_centers(config.centers)
-        splits = select_splits(config, centers)
         if world.first:  # the first process prepares, the others then read
             prepared = prepare_splits(config, centers, splits)
         world.wait()
