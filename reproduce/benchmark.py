@@ -18,12 +18,11 @@ from reproduce.shift import (
     COARSE,
     FINE,
     WHOLE,
-    Dice,
     Shift,
     interval_text,
     mean_of_models,
     measure_shift,
-    read_dice,
+    read_values,
     shift_markdown,
     significance_text,
 )
@@ -85,12 +84,12 @@ def measure_dice(
 
 
 def _unseen_dice(plan: Plan, cells: Sequence[Cell]) -> np.ndarray | None:
-    parts: list[Dice] = []
+    parts = []
     for cell in cells:
         folders = find_folders(plan, cell)
         if not folders:
             return None
-        parts.append(read_dice(folders[0], set()))
+        parts.append(read_values(folders[0], "dsc"))
     return mean_of_models(parts, sorted(parts[0]), cells[0].target)
 
 

@@ -16,7 +16,7 @@ from utils.evaluation import read_cases
 BASELINE, WHOLE = "BL", "Ours"
 COARSE, FINE = "tumor_coarse", "tumor_fine"
 SIGNIFICANT = 0.05
-Dice = dict[str, float]  # case id -> percent
+Values = dict[str, float]  # case id -> a number of its line in cases.csv
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,8 @@ def measure_shift(
     same threshold where centers.toml gives none. None where one is missing for any seed. Raises
     ValueError where the models held out different cases.
     """
-    seen: list[Dice] = []
-    unseen: list[Dice] = []
-    thresholds: set[float] = set()
+    seen: list[Path] = []  # result folders
+    unseen: list[Path] = []
     for seed in seeds:
         for target in lesion_centers(centers):
             cell = make_cell(centers, FINE, target, variant=variant, seed=seed)
@@ -59,20 +58,24 @@ def measure_shift(
             if not folders:
                 return None
             if target == center:
-                unseen.append(read_dice(folders[0], thresholds))
+                unseen += folders
                 continue
             folder = folders[0].parent / f"evaluation_{center}_{cell.roi_source}_heldout"
             if not (folder / "done").is_file():
                 return None
-            seen.append(read_dice(folder, thresholds))
-    cases = sorted(seen[0]) if seen else []
+            seen.append(folder)
+    cases = sorted(read_values(seen[0], "dsc")) if seen else []
     if not cases:
         return None
+    thresholds = {
+        t for folder in (*seen, *unseen) for t in read_values(folder, "threshold").values()
+    }
+    of_target = [read_values(folder, "dsc") for folder in unseen]
     return Shift(
         center,
-        mean_of_models(seen, cases, center),
+        mean_of_models([read_values(folder, "dsc") for folder in seen], cases, center),
         mean_of_models(
-            [{c: d for c, d in part.items() if c in cases} for part in unseen], cases, center
+            [{c: d for c, d in part.items() if c in cases} for part in of_target], cases, center
         ),
         tuple(sorted(thresholds)),
     )
@@ -117,14 +120,13 @@ def shift_markdown(variant: str, shifts: Mapping[str, Shift | None]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def read_dice(folder: Path, thresholds: set[float]) -> Dice:
-    """Dice of each case with a label; the cases' thresholds are added to `thresholds`."""
+def read_values(folder: Path, column: str) -> Values:
+    """A column of a result's cases.csv, of the cases that have it."""
     rows = read_cases(folder / "cases.csv")
-    thresholds.update(row["threshold"] for row in rows if "threshold" in row)
-    return {str(row["case_id"]): float(row["dsc"]) for row in rows if "dsc" in row}
+    return {str(row["case_id"]): float(row[column]) for row in rows if column in row}
 
 
-def mean_of_models(parts: Sequence[Dice], cases: Sequence[str], center: str) -> np.ndarray:
+def mean_of_models(parts: Sequence[Values], cases: Sequence[str], center: str) -> np.ndarray:
     """Each case's mean (cases,). Raises ValueError where a model has not these cases."""
     if any(sorted(part) != list(cases) for part in parts):
         raise ValueError(
