@@ -45,17 +45,22 @@ class Measured:
     seeds: Mapping[tuple[str, int], RowDice]  # stage and seed -> what that seed alone gave
 
 
-def measure_benchmark(plan: Plan, centers: Mapping[str, Center], seeds: Sequence[int]) -> Measured:
-    """Read everything that the benchmark shows beside Table V."""
-    there = lesion_centers(centers)
+def measure_benchmark(
+    plan: Plan,
+    centers: Mapping[str, Center],
+    seeds: Sequence[int],
+    targets: Sequence[str] | None = None,
+) -> Measured:
+    """Read everything that the benchmark shows beside Table V, of `targets` (None: all)."""
+    shown = lesion_centers(centers) if targets is None else targets
     return Measured(
         shifts={
-            variant: {name: measure_shift(plan, centers, name, seeds, variant) for name in there}
+            variant: {name: measure_shift(plan, centers, name, seeds, variant) for name in shown}
             for variant in (BASELINE, WHOLE)
         },
-        coarse=measure_dice(plan, centers, COARSE, seeds),
+        coarse=measure_dice(plan, centers, shown, COARSE, seeds),
         seeds={
-            (stage, seed): measure_dice(plan, centers, stage, [seed])
+            (stage, seed): measure_dice(plan, centers, shown, stage, [seed])
             for stage in (COARSE, FINE)
             for seed in seeds
         },
@@ -63,9 +68,13 @@ def measure_benchmark(plan: Plan, centers: Mapping[str, Center], seeds: Sequence
 
 
 def measure_dice(
-    plan: Plan, centers: Mapping[str, Center], stage: str, seeds: Sequence[int]
+    plan: Plan,
+    centers: Mapping[str, Center],
+    targets: Sequence[str],
+    stage: str,
+    seeds: Sequence[int],
 ) -> RowDice:
-    """Row of Table V -> center -> its cases' Dice (%) after a tumor stage, the center unseen.
+    """Row of Table V -> target -> its cases' Dice (%) after a tumor stage, the center unseen.
 
     (cases,) each, a value is the mean over seeds; ROI from the segmentation, protocol `paper`.
     None where one is missing for any seed. Raises ValueError where the seeds evaluated different
@@ -73,11 +82,11 @@ def measure_dice(
     """
     return {
         variant: {
-            center: _unseen_dice(
+            target: _unseen_dice(
                 plan,
-                [make_cell(centers, stage, center, variant=variant, seed=seed) for seed in seeds],
+                [make_cell(centers, stage, target, variant=variant, seed=seed) for seed in seeds],
             )
-            for center in lesion_centers(centers)
+            for target in targets
         }
         for variant in VARIANTS
     }

@@ -41,7 +41,7 @@ def to_markdown(request: Request, reports: Sequence[Report]) -> str:
     """The tables; of what has a summary, with what made it; of the benchmark, the shift first."""
     if request.what == BENCHMARK:
         centers = load_centers(request.plan.centers)
-        measured = measure_benchmark(request.plan, centers, request.seeds)
+        measured = measure_benchmark(request.plan, centers, request.seeds, request.targets)
         return benchmark_markdown(measured, reports[0], facts_of(request))
     head = ["# Demo\n", *facts_of(request), ""] if request.what == DEMO else []
     return "\n".join([*head, *(report.markdown for report in reports)])

@@ -50,7 +50,7 @@ def test_a_coarse_case_counts_as_its_mean_over_the_seeds_and_no_seed_may_be_miss
     fill_coarse(plan, "A", "BL", [10, 20], seed=2022)
     fill_coarse(plan, "A", "BL", [30, 0], seed=7)
     fill_coarse(plan, "B", "BL", [50], seed=7)
-    dice = measure_dice(plan, load_centers(plan.centers), "tumor_coarse", [2022, 7])
+    dice = measure_dice(plan, load_centers(plan.centers), NAMES, "tumor_coarse", [2022, 7])
     assert list(dice) == list(VARIANTS)
     of_a = dice["BL"]["A"]
     assert of_a is not None
@@ -89,6 +89,18 @@ def test_every_seed_is_compared_with_bl_of_the_same_seed(plan: Plan) -> None:
     assert table["fine, 7"]["Ours"] == "-2.00 [-2.00, -2.00]"
     assert table["fine, 7"]["BL+DSL"] == "-"
     assert set(table["coarse, 7"].values()) == {"coarse, 7", "-"}
+
+
+def test_only_the_targets_that_were_asked_for_are_shown_and_needed(plan: Plan) -> None:
+    for variant, dsc in (("BL", 30.0), ("Ours", 37.0)):
+        fill_model(plan, "B", variant, [dsc, dsc])
+        fill_coarse(plan, "B", variant, [dsc - 10, dsc - 10], seed=2022)
+    measured = measure_benchmark(plan, load_centers(plan.centers), [2022], ["B"])
+    assert set(measured.shifts["BL"]) == {"B"}
+    (by_seed,) = markdown_cells(seeds_markdown(measured.seeds))
+    assert by_seed["fine, 2022"]["Ours"] == "+7.00 [7.00, 7.00]"
+    (coarse,) = markdown_cells(coarse_markdown(measured.coarse))
+    assert coarse["Ours"]["mean"] == "27.00"
 
 
 # The claim
