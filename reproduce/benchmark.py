@@ -37,7 +37,7 @@ RowDice = Mapping[str, Mapping[str, np.ndarray | None]]  # row of Table V -> cen
 
 
 @dataclass(frozen=True)
-class Measured:
+class Evidence:
     """What the benchmark shows beside Table V; None stands where a cell is missing."""
 
     shifts: Mapping[str, Mapping[str, Shift | None]]  # BL and Ours -> center
@@ -50,10 +50,10 @@ def measure_benchmark(
     centers: Mapping[str, Center],
     seeds: Sequence[int],
     targets: Sequence[str] | None = None,
-) -> Measured:
+) -> Evidence:
     """Read everything that the benchmark shows beside Table V, of `targets` (None: all)."""
     shown = lesion_centers(centers) if targets is None else targets
-    return Measured(
+    return Evidence(
         shifts={
             variant: {name: measure_shift(plan, centers, name, seeds, variant) for name in shown}
             for variant in (BASELINE, WHOLE)
@@ -102,16 +102,16 @@ def _unseen_dice(plan: Plan, cells: Sequence[Cell]) -> np.ndarray | None:
     return mean_of_models(parts, sorted(parts[0]), cells[0].target)
 
 
-def benchmark_markdown(measured: Measured, report: Report, facts: Sequence[str]) -> str:
-    """The whole report: what made it, the shift, the verdict, the coarse stage, Table V."""
+def benchmark_markdown(evidence: Evidence, report: Report, facts: Sequence[str]) -> str:
+    """The report: what made it, the shift, the verdict, seed by seed, coarse stage, Table V."""
     return "\n".join(
         [
             "# Generalization benchmark on synthetic centers\n",
             "\n".join(facts) + "\n",
-            *(shift_markdown(variant, shifts) for variant, shifts in measured.shifts.items()),
+            *(shift_markdown(variant, shifts) for variant, shifts in evidence.shifts.items()),
             verdict_markdown(report.lines),
-            seeds_markdown(measured.seeds),
-            coarse_markdown(measured.coarse),
+            seeds_markdown(evidence.seeds),
+            coarse_markdown(evidence.coarse),
             report.markdown,
         ]
     )
