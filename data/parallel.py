@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import multiprocessing
+import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import TypeVar
@@ -22,21 +27,26 @@ LINE_EVERY_S = 15.0
 
 
 def run_jobs(
-    function: Callable[[Job], Result], jobs: Sequence[Job], workers: int, text: str
+    function: Callable[[Job], Result],
+    jobs: Sequence[Job],
+    workers: int,
+    text: str,
+    seconds: float | None = None,
 ) -> list[Result]:
-    """`function` of each job, in the order of `jobs`; 1 worker is this process.
+    """`function` of each job, in the order of `jobs`; 0 or 1 worker is this process.
 
-    Raises `DataError` where a worker was killed.
+    Whatever ends it early (a signal, the time, an error), jobs that have begun end first and no
+    other begins. Raises `DataError` where a worker was killed, `TimeoutError` where jobs are left
+    after `seconds` (None: no limit).
     """
+    numbered = _until(jobs, seconds)
     if workers <= 1 or len(jobs) <= 1:
-        return list(track(map(function, jobs), len(jobs), text))
-    results: dict[int, Result] = {}
+        return list(track((function(job) for _, job in numbered), len(jobs), text))
+    workers = min(workers, len(jobs))
     context = get_context("spawn")  # a fork of a process with threads can hang
-    with ProcessPoolExecutor(min(workers, len(jobs)), context, _one_thread) as pool:
-        futures = {pool.submit(function, job): number for number, job in enumerate(jobs)}
+    with ProcessPoolExecutor(workers, context, _begin_worker) as pool:
         try:
-            for future in track(as_completed(futures), len(jobs), text):
-                results[futures[future]] = future.result()
+            results = dict(track(_in_pool(pool, workers, function, numbered), len(jobs), text))
         except BrokenProcessPool as error:
             raise DataError(
                 f"{text}: a worker process was killed, most likely for want of memory; run again "
@@ -45,8 +55,48 @@ def run_jobs(
     return [results[number] for number in range(len(jobs))]
 
 
-def _one_thread() -> None:
+def _until(jobs: Sequence[Job], seconds: float | None) -> Iterator[tuple[int, Job]]:
+    """The jobs with their numbers; raises `TimeoutError` for a next one after `seconds`."""
+    started = time.monotonic()
+    for number, job in enumerate(jobs):
+        if seconds is not None and time.monotonic() - started >= seconds:
+            left = len(jobs) - number
+            raise TimeoutError(f"{left} of {len(jobs)} jobs not begun after {seconds:.1f} s")
+        yield number, job
+
+
+def _in_pool(
+    pool: ProcessPoolExecutor,
+    workers: int,
+    function: Callable[[Job], Result],
+    numbered: Iterator[tuple[int, Job]],
+) -> Iterator[tuple[int, Result]]:
+    """Number and result of each job, as they end; the pool never holds more than it works on.
+
+    Given all jobs at once, the pool would do every one of them before it could be left.
+    """
+    running: dict[Future[Result], int] = {}
+    for number, job in itertools.islice(numbered, workers):
+        running[pool.submit(function, job)] = number
+    while running:
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            yield running.pop(future), future.result()
+            for number, job in itertools.islice(numbered, 1):
+                running[pool.submit(function, job)] = number
+
+
+def _begin_worker() -> None:
+    """Ctrl-C is the starter's business, and its death is this process's end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)  # it would wait for jobs for ever
 
 
 def track(items: Iterable[T], total: int, text: str) -> Iterator[T]:

@@ -7,13 +7,13 @@ estimate: cases differ in size, rounds may be fewer, and starting and preparing 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -31,7 +31,7 @@ from data.readers.masks import write_mask
 from data.roi import paste
 from data.splits import CaseName, list_all_cases
 from methods import build_method
-from reproduce.worker import leave_with_parent
+from reproduce.worker import heed_starter
 from utils.checkpoint import write_json
 from utils.device import World, select_device, select_precision
 from utils.evaluation import measure_case
@@ -47,6 +47,7 @@ SAMPLE_CASES = 3  # a step is measured on so many cases
 TRIED_CASES = 12  # so many are looked at for lesions
 MEASURED_STEPS = 6  # after one of warm-up
 MEASURED_S = 30.0  # no further step is measured after so long
+LEAVE_S = 10.0  # for the measuring process to end by itself
 
 
 @dataclass(frozen=True)
@@ -72,45 +73,65 @@ def model_key(config: Config) -> str:
     return f"{config.stage.name}-{config.stage.variant}-{config_hash(alike)[:12]}"
 
 
-def measure_speeds(configs: Iterable[Config], device: str) -> dict[str, Speed]:
-    """`model_key` -> its speed on `device`, measured in a process of its own.
+def measure_speeds(
+    configs: Iterable[Config], device: str, seconds: float | None = None
+) -> Generator[tuple[str, Speed], None, None]:
+    """`model_key` and speed on `device`, one after the other, measured in a process of its own.
 
-    Own, so that the GPU's memory is free again for the workers. A model that cannot be measured
-    (no memory, unreadable cases) has a `Speed` of None and a line says why.
+    Own, so that the GPU's memory is free again for the workers, and that it can be ended: after
+    `seconds` (None: no limit) the rest is left out. A model that cannot be measured (no memory,
+    unreadable cases) has a `Speed` of None. In all these cases a line says so.
     """
     wanted = {model_key(config): replace(config, device=device) for config in configs}
     if not wanted:
-        return {}
+        return
+    end = None if seconds is None else time.monotonic() + seconds
     context = get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_measure_all, args=(theirs, wanted))
     process.start()
     theirs.close()
     try:
-        speeds: dict[str, Speed] = ours.recv()
-    except EOFError:
+        while wanted:
+            if not ours.poll(None if end is None else max(end - time.monotonic(), 0.0)):
+                print(f"{len(wanted)} models not measured in {seconds:.0f} s", flush=True)
+                break
+            key, speed = ours.recv()
+            del wanted[key]
+            yield key, speed
+    except (EOFError, ConnectionResetError):
+        process.join()
         print(f"the measuring process ended (exit status {process.exitcode})", flush=True)
-        speeds = {}
     finally:
+        if wanted:
+            process.terminate()
+        process.join(LEAVE_S)
         process.kill()
         process.join()
-    return speeds
 
 
-def known_speeds(configs: Iterable[Config], device: str, memory: Path) -> dict[str, Speed]:
-    """`measure_speeds` of what the file `memory` does not hold for this device yet."""
+def known_speeds(
+    configs: Iterable[Config], device: str, memory: Path, seconds: float | None = None
+) -> dict[str, Speed]:
+    """`measure_speeds` of what the file `memory` does not hold for this device yet.
+
+    Each goes there as soon as it is measured, so that the next call goes on where this one ended.
+    """
     name = select_device(device)
     label = torch.cuda.get_device_name(name) if name.type == "cuda" else f"cpu {cpu_threads()}"
     all_known = json.loads(memory.read_text(encoding="utf-8")) if memory.is_file() else {}
     known = {key: Speed(**values) for key, values in all_known.get(label, {}).items()}
     wanted = {model_key(config): config for config in configs}
     missing = [config for key, config in wanted.items() if key not in known]
-    if missing:
-        print(f"measuring a few steps of {len(missing)} models on {device} ({label})", flush=True)
-        measured = measure_speeds(missing, device)
-        known |= {key: speed for key, speed in measured.items() if speed != Speed()}
-        all_known[label] = {key: asdict(speed) for key, speed in known.items()}
-        write_json(memory, all_known)
+    if not missing:
+        return known
+    print(f"measuring a few steps of {len(missing)} models on {device} ({label})", flush=True)
+    with contextlib.closing(measure_speeds(missing, device, seconds)) as measured:
+        for key, speed in measured:
+            if speed != Speed():
+                known[key] = speed
+                all_known[label] = {key: asdict(speed) for key, speed in known.items()}
+                write_json(memory, all_known)
     return known
 
 
@@ -184,17 +205,16 @@ def find_cases(config: Config, known: dict[CaseName, Found]) -> list[Found]:
 
 
 def _measure_all(connection: Connection, wanted: Mapping[str, Config]) -> None:
-    threading.Thread(target=leave_with_parent, daemon=True).start()
+    heed_starter()
     known: dict[tuple[float, ...], dict[CaseName, Found]] = {}
-    speeds = {}
     for key, config in wanted.items():
         try:
             found = find_cases(config, known.setdefault(config.spacing, {}))
-            speeds[key] = measure_speed(config, found)
+            speed = measure_speed(config, found)
         except (ValueError, RuntimeError, OSError) as error:  # torch's lack of memory is the second
             print(f"{key} cannot be measured: {error}", flush=True)
-            speeds[key] = Speed()
-    connection.send(speeds)
+            speed = Speed()
+        connection.send((key, speed))
 
 
 def mean_seconds(action: Callable[[], None], times: int, device: torch.device) -> float:

@@ -25,9 +25,12 @@ class Phantoms:
     seed: int = 2022
     centers: tuple[str, ...] = LIKE_TABLE_I
 
-    def draw(self, out: Path, workers: int = 0) -> Path:
-        """Draw in `out` the centers that are not there yet; returns their centers.toml."""
-        return make_centers(out, self.centers, self.cases, self.size, self.seed, workers)
+    def draw(self, out: Path, workers: int = 0, seconds: float | None = None) -> Path:
+        """Draw in `out` the cases that are not there yet; returns their centers.toml.
+
+        Raises TimeoutError where cases are left after `seconds` (None: no limit).
+        """
+        return make_centers(out, self.centers, self.cases, self.size, self.seed, workers, seconds)
 
 
 @dataclass(frozen=True)

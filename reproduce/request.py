@@ -45,6 +45,13 @@ class Request:
     started: float
 
     @property
+    def seconds_left(self) -> float | None:
+        """Until `minutes` are over, from the start of the script on; None: no limit."""
+        if self.minutes is None:
+            return None
+        return max(60 * self.minutes - (time.monotonic() - self.started), 0.0)
+
+    @property
     def tables(self) -> list[Table]:
         """The tables to fill."""
         if self.what == BENCHMARK:

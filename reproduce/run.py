@@ -12,7 +12,6 @@ import functools
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
@@ -33,6 +32,7 @@ from utils.config import run_script
 from utils.device import select_device
 
 SPEEDS = "speeds.json"  # measured on this machine; remove it to measure again
+MEASURE_PART = 0.1  # of --minutes: so much goes into measuring, then it does without
 EXIT = {"": 0, TIME: 0, "SIGINT": 128 + signal.SIGINT, "SIGTERM": 128 + signal.SIGTERM}
 
 
@@ -48,8 +48,8 @@ def run(request: Request) -> Report:
         if not request.dry_run:
             for folder in dict.fromkeys((request.out, request.plan.checkpoints)):
                 stack.enter_context(only_one(folder))
-        if request.phantoms is not None:
-            request.phantoms.draw(request.out / "centers", count_workers())
+        if not draw_phantoms(request):
+            return Report(stopped=TIME)
         steps = missing_steps(request.plan, collect_cells(request))
         print_steps(request, steps)
         loads = loads_of(request.plan, steps, request.devices[0])
@@ -69,6 +69,21 @@ def leave(report: Report) -> NoReturn:
     raise SystemExit(1 if report.failed else EXIT[report.stopped])
 
 
+def draw_phantoms(request: Request) -> bool:
+    """Draw the synthetic cases that are asked for and not there yet; False: the time is over."""
+    if request.phantoms is None:
+        return True
+    try:
+        request.phantoms.draw(request.out / "centers", count_workers(), request.seconds_left)
+    except TimeoutError:
+        print(
+            "the time is over: synthetic cases are left to be drawn. The same command goes on:\n"
+            f"  {request.command}"
+        )
+        return False
+    return True
+
+
 def print_steps(request: Request, steps: Sequence[Step]) -> None:
     """Each missing step, in order; in a dry run its command."""
     trainings = sum(step.kind == TRAIN for step in steps)
@@ -83,7 +98,10 @@ def estimate(request: Request, loads: Mapping[Step, Load], tasks: Sequence[Task]
     if not loads:
         return
     configs = [load.config for load in loads.values()]
-    speeds = known_speeds(configs, request.devices[0], request.out / SPEEDS)
+    seconds_left = request.seconds_left
+    if seconds_left is not None and request.minutes is not None and not request.dry_run:
+        seconds_left = min(seconds_left, MEASURE_PART * 60 * request.minutes)
+    speeds = known_speeds(configs, request.devices[0], request.out / SPEEDS, seconds_left)
     seconds = dict.fromkeys((task.name for task in tasks), 0.0)
     seconds |= {step_name(step): load.seconds(speeds) or 0.0 for step, load in loads.items()}
     needs = {task.name: task.needs for task in tasks}
@@ -94,15 +112,12 @@ def estimate(request: Request, loads: Mapping[Step, Load], tasks: Sequence[Task]
 def work_on(request: Request, tasks: Sequence[Task], steps: Sequence[Step]) -> Report:
     """Run the tasks on the devices until they are done, or the time is over."""
     by_name = {step_name(step): step for step in steps}
-    seconds = None
-    if request.minutes is not None:
-        seconds = 60 * request.minutes - (time.monotonic() - request.started)
     orders = Orders(
         action=run_step,
         logs=request.out / "logs",
         folder=request.out,
         is_done=lambda task: task.name in by_name and is_done(request.plan, by_name[task.name]),
-        seconds=seconds,
+        seconds=request.seconds_left,
         say=functools.partial(print, flush=True),
     )
     return run_tasks(tasks, request.devices, orders)

@@ -36,9 +36,7 @@ def work(connection: Connection, action: Action, device: str, lock: Path) -> Non
     SIGTERM ends it: a training saves first. So does the death of the process that started it.
     SIGINT is that process's business. `lock` is held, shared, as long as this process lives.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _leave)
-    threading.Thread(target=leave_with_parent, daemon=True).start()
+    heed_starter()
     with lock.open("a") as handle:
         fcntl.flock(handle, fcntl.LOCK_SH)
         with suppress(EOFError, BrokenPipeError, ConnectionResetError):
@@ -83,7 +81,14 @@ def _leave(number: int, frame: FrameType | None) -> None:
     raise SystemExit(SIGTERM_EXIT)
 
 
-def leave_with_parent() -> None:
+def heed_starter() -> None:
+    """SIGTERM and the starter's death raise SystemExit in this process; Ctrl-C is the starter's."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _leave)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent() -> None:
     """In a thread: wait for the starter's end, then go the way of SIGTERM, or in `GRACE_S` any."""
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import multiprocessing
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
 
@@ -247,9 +248,12 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many models each measurement was asked for; none takes any time."""
     asked: list[int] = []
 
-    def measure(configs: list[Config], device: str) -> dict[str, Speed]:
+    def measure(
+        configs: list[Config], device: str, seconds: float | None
+    ) -> Generator[tuple[str, Speed], None, None]:
         asked.append(len(configs))
-        return {model_key(config): Speed(1.0, 2.0) for config in configs}
+        for config in configs:
+            yield model_key(config), Speed(1.0, 2.0)
 
     monkeypatch.setattr(estimate, "measure_speeds", measure)
     return asked
@@ -272,8 +276,48 @@ def test_a_model_that_cannot_be_measured_is_asked_for_again(
     steps: dict[tuple[str, str], Step], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = config_of(steps[TRAIN, "tumor_fine"])
-    monkeypatch.setattr(estimate, "measure_speeds", lambda configs, device: {"x": Speed()})
+
+    def measure(*given: object) -> Generator[tuple[str, Speed], None, None]:
+        yield model_key(config), Speed()
+
+    monkeypatch.setattr(estimate, "measure_speeds", measure)
     assert known_speeds([config], "cpu", tmp_path / "speeds.json") == {}
+    assert not (tmp_path / "speeds.json").exists()
+
+
+def test_what_was_measured_before_the_end_is_kept(
+    steps: dict[tuple[str, str], Step], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(steps[TRAIN, "tumor_fine"])
+    other = replace(config, width=16)
+    ends = []
+
+    def measure(*given: object) -> Generator[tuple[str, Speed], None, None]:
+        try:
+            yield model_key(config), Speed(1.0, 2.0)
+            raise SystemExit(143)  # SIGTERM
+        finally:
+            ends.append("ended")
+
+    memory = tmp_path / "speeds.json"
+    with monkeypatch.context() as patch:
+        patch.setattr(estimate, "measure_speeds", measure)
+        with pytest.raises(SystemExit):
+            known_speeds([config, other], "cpu", memory)
+    assert ends == ["ended"]
+    assert known_speeds([config], "cpu", memory) == {model_key(config): Speed(1.0, 2.0)}
+
+
+def test_what_is_not_measured_in_time_is_left_out_and_its_process_ends(
+    steps: dict[tuple[str, str], Step], capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = config_of(steps[TRAIN, "tumor_fine"])
+    configs = [config, replace(config, width=16)]
+    assert list(estimate.measure_speeds(configs, "cpu", seconds=0.0)) == []
+    text, errors = capfd.readouterr()
+    assert text == "2 models not measured in 0 s\n"
+    assert errors == ""
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.slow
@@ -282,7 +326,7 @@ def test_the_measuring_process_names_what_it_cannot_measure(
 ) -> None:
     config = config_of(steps[TRAIN, "tumor_fine"])
     missing = replace(config, centers=tmp_path / "none.toml", width=16)
-    speeds = estimate.measure_speeds([config, missing], "cpu")
+    speeds = dict(estimate.measure_speeds([config, missing], "cpu"))
     assert speeds[model_key(missing)] == Speed()
     step_s = speeds[model_key(config)].step_s
     assert step_s is not None

@@ -149,6 +149,17 @@ def test_a_folder_of_other_phantoms_is_refused(tmp_path: Path) -> None:
         make.make_centers(tmp_path, ["SYN-C"], 1, "demo", SEED + 1)
 
 
+def test_cases_left_after_the_time_are_drawn_by_the_next_call(tmp_path: Path) -> None:
+    with pytest.raises(TimeoutError, match="1 of 2 jobs"):  # a case takes longer than that
+        make.make_centers(tmp_path, ["SYN-C"], 2, "demo", SEED, seconds=0.01)
+    files = list_all_cases(load_centers(tmp_path / "centers.toml"))["SYN-C"]
+    assert [case.case_id for case in files] == ["SYN-C_001"]
+    make.make_centers(tmp_path, ["SYN-C"], 2, "demo", SEED, seconds=600.0)
+    files = list_all_cases(load_centers(tmp_path / "centers.toml"))["SYN-C"]
+    assert [case.case_id for case in files] == ["SYN-C_001", "SYN-C_002"]
+    assert len((tmp_path / "cases.csv").read_text().splitlines()) == 3
+
+
 def test_what_a_killed_run_left_behind_is_removed(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()

@@ -14,9 +14,13 @@ from pathlib import Path
 import pytest
 
 from data.centers import load_centers
-from reproduce.request import Request, parse_request
-from reproduce.run import EXIT, run, share_processors, show_report
+from data.phantom.centers import LIKE_TABLE_I
+from reproduce.cells import missing_steps
+from reproduce.estimate import Speed
+from reproduce.request import Request, collect_cells, parse_request
+from reproduce.run import EXIT, draw_phantoms, estimate, run, share_processors, show_report
 from reproduce.tasks import Report, Task
+from reproduce.workload import loads_of, tasks_of
 from tests.conftest import write_tiny_centers
 from utils.checkpoint import load_checkpoint
 from utils.config import StoppedError
@@ -64,6 +68,58 @@ def test_the_end_names_what_failed_what_it_took_along_and_what_is_left(
     assert EXIT == {"": 0, "time": 0, "SIGINT": 130, "SIGTERM": 143}
 
 
+# The clock
+
+
+def test_drawing_the_synthetic_centers_ends_with_the_minutes_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("reproduce.run.count_workers", lambda: 1)
+    words = ["--what", "demo", "--preset", "quick", "--out", str(tmp_path), "--devices", "cpu"]
+    asked = request(*words, "--minutes", "0.01")
+    monkeypatch.setattr("data.phantom.make.make_case", lambda job: time.sleep(0.25))
+    report = run(asked)
+    assert report == Report(stopped="time")
+    assert EXIT[report.stopped] == 0
+    text = capsys.readouterr().out
+    assert "synthetic cases are left to be drawn. The same command goes on:\n  python " in text
+    assert text.count("trainings") == 0
+    assert (tmp_path / "centers" / "centers.toml").is_file()
+    begun: list[object] = []
+    monkeypatch.setattr("data.phantom.make.make_case", begun.append)
+    assert draw_phantoms(request(*words))
+    assert len(begun) == 4 * len(LIKE_TABLE_I)
+
+
+@pytest.mark.parametrize(
+    ("words", "seconds"),
+    [
+        ((), None),
+        (("--minutes", "10"), 60.0),  # a tenth
+        (("--minutes", "10", "--dry-run"), 600.0),  # it has nothing else to do
+    ],
+)
+def test_measuring_takes_a_part_of_the_minutes(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    seconds: float | None,
+) -> None:
+    place = Place(tmp_path)
+    given: list[float | None] = []
+
+    def know(configs: object, device: str, memory: Path, limit: float | None) -> dict[str, Speed]:
+        given.append(limit)
+        return {}
+
+    monkeypatch.setattr("reproduce.run.known_speeds", know)
+    asked = request(*place.words, *words)
+    steps = missing_steps(asked.plan, collect_cells(asked))
+    loads = loads_of(asked.plan, steps, "cpu")
+    estimate(asked, loads, tasks_of(asked.plan, loads))
+    assert given == [seconds if seconds is None else pytest.approx(seconds, abs=30.0)]
+
+
 # Real runs
 
 
@@ -74,16 +130,16 @@ class Place:
         self.folder, self.out = folder, folder / "out"
         self.toml = write_tiny_centers(folder / "centers", {"A": 2, "B": 2, "C": 2, "N": 1})
 
-    def start(self, *more: str) -> subprocess.Popen[str]:
-        words = [
+        self.words = (
             *("--what", "table2", "--preset", "quick", "--targets", "C", "--devices", "cpu"),
             *("--centers", str(self.toml), "--out", str(self.out)),
             *("--checkpoints", str(self.out / "checkpoints"), "--cache", str(self.out / "cache")),
             *("--options", "--spacing 3 1.5 1.5 --window-voxels 32 32 --checkpoint-seconds 0"),
-            *more,
-        ]
+        )
+
+    def start(self, *more: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, str(ROOT / "reproduce" / "run.py"), *words],
+            [sys.executable, str(ROOT / "reproduce" / "run.py"), *self.words, *more],
             cwd=self.folder,
             env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
             stdout=subprocess.PIPE,

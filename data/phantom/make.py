@@ -11,18 +11,14 @@ import argparse
 import csv
 import io
 import json
-import multiprocessing
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tqdm import tqdm
-
+from data.parallel import run_jobs
 from data.phantom.centers import CENTERS, LIKE_TABLE_I
 from data.phantom.generate import make_phantom, plan_case
 from data.phantom.layouts import LAYOUTS, remove_partials, to_disk_axes, write_text, write_volume
@@ -62,20 +58,22 @@ def make_case(job: Job) -> None:
     write_volume(to_disk_axes(phantom.image_hu, phantom, orientation), image_path)
 
 
-def make_centers(
+def make_centers(  # noqa: PLR0913 - which phantoms, then how they are made, all by name
     out: Path,
     centers: Sequence[str] | None,
     cases: int | Mapping[str, int],
     size: str = "demo",
     seed: int = 2022,
     workers: int = 0,
+    seconds: float | None = None,
 ) -> Path:
     """Make `cases` cases of each of `centers` under `out`; returns `out`/centers.toml.
 
     `centers`: keys of `CENTERS`; None: those that differ as Table I's do. `cases` may give a number
     per center. `workers` processes share the work (0: this one). Complete cases are kept; each
     depends on seed, center and its number only. Raises `ValueError` for unknown names, and where
-    `out` holds cases of another size, seed or generator.
+    `out` holds cases of another size, seed or generator; `TimeoutError` where cases are left after
+    `seconds` (None: no limit), with centers.toml and cases.csv of those that are there.
     """
     out = Path(out)
     names = list(LIKE_TABLE_I if centers is None else centers)
@@ -89,24 +87,12 @@ def make_centers(
     remove_partials(out)
     jobs = [Job(out, name, i, size, seed) for name in names for i in range(counts[name])]
     todo = [job for job in jobs if not job.done]
-    with _mapper(workers) as mapper:
-        progress = tqdm(
-            mapper(make_case, todo), "phantoms", len(todo), unit="case", disable=not todo,
-            mininterval=0.1 if sys.stderr.isatty() else 10,
-        )  # fmt: skip
-        for _ in progress:
-            pass
-    return _write_tables(out, total, size, seed)
-
-
-@contextmanager
-def _mapper(workers: int) -> Iterator:
-    if workers == 0:
-        yield map
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        yield pool.map
+    try:
+        if todo:
+            run_jobs(make_case, todo, workers, "phantoms", seconds)
+    finally:
+        path = _write_tables(out, total, size, seed)
+    return path
 
 
 def _record(out: Path, settings: dict, counts: dict[str, int]) -> dict[str, int]:
