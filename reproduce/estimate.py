@@ -68,8 +68,9 @@ class Found:
 
 
 def model_key(config: Config) -> str:
-    """What decides how long a step takes: a hash of the configuration, whatever it trains on."""
-    alike = replace(config, seed=0, holdout=0.0, fold=None, precision="auto")
+    """What decides how long a step takes: a hash without the data, the seed and the length."""
+    stage = replace(config.stage, epochs=1)
+    alike = replace(config, stage=stage, validate_epochs=0, patience=0, seed=0, precision="auto")
     return f"{config.stage.name}-{config.stage.variant}-{config_hash(alike)[:12]}"
 
 

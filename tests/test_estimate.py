@@ -174,6 +174,8 @@ def test_models_that_cost_the_same_share_a_measurement(
         replace(config, target="A", sources=("B", "C")),
         replace(config, sources=(), fold="2"),
         replace(config, holdout=0.2),
+        replace(config, holdout=0.2, validate_epochs=5, patience=6),
+        replace(config, stage=replace(config.stage, epochs=9)),
     ):
         assert model_key(alike) == model_key(config)
     for other in (
