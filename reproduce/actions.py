@@ -7,8 +7,10 @@ import sys
 
 import torch
 
+from reproduce.finished import newest_times
 from reproduce.prepare import prepare
 from reproduce.tasks import EVALUATE, PREPARE, TRAIN, Task
+from utils.commands import to_arguments
 from utils.config import parse_config, parse_evaluation, stage_named
 from utils.pipeline import run_stage
 from utils.training import fit
@@ -17,6 +19,8 @@ from utils.training import fit
 def run_step(task: Task, device: str) -> None:
     """Run a task as its script would, on `device`. Raises what the script's work raises."""
     argv = [*task.argv] if task.kind == PREPARE else [*task.argv, "--device", device]
+    if task.kind == EVALUATE:  # runs of other settings may lie beside them
+        argv += to_arguments({"time": newest_times(task.trainings)})
     sys.argv = [task.script, *argv]  # a run notes the command that began it
     try:
         if task.kind == TRAIN:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from data.centers import Center
-from reproduce.cells import Cell, Plan, find_folders, lesion_centers, make_cell
+from reproduce.cells import Cell, Plan, lesion_centers, make_cell
 from reproduce.compare import MEAN, METRICS, Line
+from reproduce.finished import find_folders
 from reproduce.shift import (
     BASELINE,
     COARSE,

@@ -1,4 +1,4 @@
-"""The cells of the tables: whose model, whose cases; what is there, the commands for the rest.
+"""The cells of the tables: whose model, whose cases, and the steps that fill them.
 
 A cell is one evaluation (or four, for four-fold cross-validation). Tables, figures and
 `reproduce/run.py` share cells by equality: Table V's Ours is Table III's F-Seg.
@@ -7,26 +7,16 @@ A cell is one evaluation (or four, for four-fold cross-validation). Tables, figu
 from __future__ import annotations
 
 import functools
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from data.centers import Center, load_centers
 from utils.commands import command_line, script, to_arguments
-from utils.config import parse_config, to_plain
-from utils.evaluation import Row, read_cases
-from utils.results import result_folder
-from utils.runs import Run, find_runs
 from utils.stages import N_FOLDS, STAGES, Config
 
 SEED = Config(STAGES["tumor_fine"]).seed
-# What may differ between a run and the plan that it is used for: where and how it was computed.
-NOT_COMPARED = (
-    *("centers", "checkpoints", "cache", "time", "resume", "device", "precision", "workers"),
-    *("checkpoint_seconds", "tensorboard", "sources", "target", "fold"),
-)
 
 
 @dataclass(frozen=True)
@@ -110,62 +100,29 @@ def make_cell(centers: Mapping[str, Center], stage: str, target: str, **more: An
     return Cell(stage, target, (target,) if more.get("folds") else others, **more)
 
 
-def find_folders(plan: Plan, cell: Cell) -> list[Path]:
-    """The finished result folders of a cell: one, or one a fold; [] where any is missing."""
-    folders = []
-    for fold in range(N_FOLDS) if cell.folds else (None,):
-        argv = _training(plan, cell, cell.stage, fold).argv
-        runs = [r for r in _matching(plan, cell.stage, argv, strict=False) if r.done]
-        asked = (cell.stage, cell.target, cell.roi_source, cell.protocol)
-        found = [folder for run in runs if (folder := _finished(run, *asked)) is not None]
-        folders += found[:1]
-    return folders if len(folders) == (N_FOLDS if cell.folds else 1) else []
-
-
-def read_cell(plan: Plan, cell: Cell) -> list[Row] | None:
-    """The rows of a cell's cases.csv, each with its center; None where the cell is missing."""
-    folders = find_folders(plan, cell)
-    if not folders:
-        return None
-    return [
-        row | {"center": cell.target}
-        for folder in folders
-        for row in read_cases(folder / "cases.csv")
-    ]
-
-
 def steps_of(plan: Plan, cell: Cell) -> tuple[Step, ...]:
     """Every step that fills a cell, each behind the steps that it needs."""
     steps: dict[Step, None] = {}
-    for fold in range(N_FOLDS) if cell.folds else (None,):
-        _collect(_evaluation(plan, cell, cell.stage, cell.protocol, fold), steps)
+    for step in evaluations_of(plan, cell):
+        _collect(step, steps)
     return tuple(steps)
 
 
-def is_done(plan: Plan, step: Step) -> bool:
-    """Whether a step's result is there, made with the plan's options."""
-    if step.kind == "train":
-        return any(run.done for run in _matching(plan, step.stage, step.argv))
-    asked = _options(step.argv)
-    train = step.needs[0]
-    for run in _matching(plan, train.stage, train.argv):
-        if not run.done:
-            continue
-        protocol, roi_source = asked.get("protocol", "paper"), asked.get("roi-source", "seg")
-        centers = [asked["target"]]
-        if protocol == "heldout":
-            centers = sorted({center for center, _ in run.heldout_cases})
-        found = [_finished(run, step.stage, c, roi_source, protocol) for c in centers]
-        if found and all(folder is not None for folder in found):
-            return True
-    return False
+def evaluations_of(plan: Plan, cell: Cell) -> list[Step]:
+    """The evaluations that are a cell: one, or one a fold."""
+    folds = range(N_FOLDS) if cell.folds else (None,)
+    return [_evaluation(plan, cell, cell.stage, cell.protocol, fold) for fold in folds]
 
 
-def missing_steps(plan: Plan, cells: Iterable[Cell]) -> list[Step]:
-    """The steps of the cells that are not done, each once, behind the steps that they need."""
-    todo = [cell for cell in cells if not find_folders(plan, cell)]
-    steps = dict.fromkeys(step for cell in todo for step in steps_of(plan, cell))
-    return [step for step in steps if not is_done(plan, step)]
+def evaluation_before(step: Step) -> Step | None:
+    """The evaluation of the stage before, which an evaluation reads; None where it reads none."""
+    return next((other for other in step.needs[1:] if other.stage != step.stage), None)
+
+
+def trainings_of(step: Step) -> tuple[Step, ...]:
+    """The trainings whose runs an evaluation reads: its stage's, and those of the stages before."""
+    before = evaluation_before(step)
+    return (step.needs[0], *(() if before is None else trainings_of(before)))
 
 
 def _evaluation(plan: Plan, cell: Cell, stage: str, protocol: str, fold: int | None) -> Step:
@@ -221,43 +178,3 @@ def _collect(step: Step, into: dict[Step, None]) -> None:
     for needed in step.needs:
         _collect(needed, into)
     into.setdefault(step)
-
-
-def _options(argv: tuple[str, ...]) -> dict[str, str]:
-    """Single values of an evaluation's arguments, by option."""
-    return {
-        word.removeprefix("--"): argv[i + 1] for i, word in enumerate(argv) if word.startswith("--")
-    }
-
-
-def _matching(plan: Plan, stage: str, argv: tuple[str, ...], strict: bool = True) -> list[Run]:
-    """The runs that a train command has made, wherever they were computed; newest first.
-
-    Unless `strict`, runs that hold out another part of the sources fit too: their results are
-    as true, only the threshold of the protocol `honest` asks for held-out cases.
-    """
-    config = parse_config(STAGES[stage], argv)
-    fold = None if config.fold is None else int(config.fold)
-    runs = find_runs(
-        plan.checkpoints,
-        stage,
-        method=config.method,
-        variant=config.stage.variant,
-        target=config.target,
-        seed=config.seed,
-        fold=fold,
-    )
-    sources = config.sources if fold is None else (config.target,)
-    ignored = NOT_COMPARED if strict else (*NOT_COMPARED, "holdout")
-    wanted = {k: v for k, v in to_plain(config).items() if k not in ignored}
-    fitting = []
-    for run in runs:
-        made = json.loads((run.folder / "config.json").read_text(encoding="utf-8"))
-        if set(run.sources) == set(sources) and wanted.items() <= made.items():
-            fitting.append(run)
-    return fitting
-
-
-def _finished(run: Run, stage: str, center: str, roi_source: str, protocol: str) -> Path | None:
-    folder = result_folder(run, stage, center, roi_source, protocol)
-    return folder if (folder / "done").is_file() else None

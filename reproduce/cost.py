@@ -10,8 +10,9 @@ import torch
 
 from benchmarks.bench_complexity import PATCH_SIZES, Complexity, count_complexity
 from methods import build_method
-from reproduce.cells import Cell, Plan, find_folders, read_cell
+from reproduce.cells import Cell, Plan
 from reproduce.compare import Line, Paper
+from reproduce.finished import find_folders, read_cell
 from reproduce.layout import show_number
 from reproduce.render import Group, Sheet
 from utils.config import read_config

@@ -72,7 +72,7 @@ def main() -> None:
         centers=args.centers,
         target=args.target,
         checkpoints=args.checkpoints,
-        time=args.time,
+        time=() if args.time is None else (args.time,),
         roi_source=args.roi_source,
     )
     run_script(lambda asked: print(*draw_center(asked, args.out), sep="\n"), request)

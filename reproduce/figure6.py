@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from data.preprocess import PrepareSettings, prepare_centers
-from reproduce.cells import Cell, Plan, find_folders
+from reproduce.cells import Cell, Plan
 from reproduce.embedding import (
     LAYERS,
     PERPLEXITY,
@@ -51,6 +51,7 @@ from reproduce.figures import (
     save_figure,
     write_numbers,
 )
+from reproduce.finished import find_folders
 from utils.config import run_script
 from utils.inference import load_model
 from utils.runs import Run, find_runs

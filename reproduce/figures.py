@@ -22,15 +22,8 @@ from data.case import Case
 from data.centers import Center, load_centers
 from data.readers import list_cases, load_case
 from data.readers.masks import read_mask
-from reproduce.cells import (
-    SEED,
-    Cell,
-    Plan,
-    choose_targets,
-    find_folders,
-    make_cell,
-    missing_steps,
-)
+from reproduce.cells import SEED, Cell, Plan, choose_targets, make_cell
+from reproduce.finished import exact_command, find_folders, missing_steps
 from reproduce.run_table import add_plan_arguments, plan_of
 from utils.evaluation import Row, read_cases
 
@@ -121,7 +114,7 @@ def report_missing(plan: Plan, cells: Iterable[Cell], *, fatal: str | None = Non
 
     `fatal`: with this sentence they are raised as FileNotFoundError instead.
     """
-    commands = [step.command for step in missing_steps(plan, cells)]
+    commands = [exact_command(step) for step in missing_steps(plan, cells)]
     if fatal is not None:
         raise FileNotFoundError("\n  ".join([f"{fatal}; give", *commands]))
     if commands:

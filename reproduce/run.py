@@ -20,8 +20,9 @@ from typing import NoReturn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from reproduce.actions import run_step
-from reproduce.cells import Step, is_done, missing_steps
+from reproduce.cells import Step
 from reproduce.estimate import known_speeds
+from reproduce.finished import exact_command, is_done, missing_steps
 from reproduce.prepare import count_workers
 from reproduce.publish import show_results
 from reproduce.request import Request, collect_cells, parse_request
@@ -89,7 +90,7 @@ def print_steps(request: Request, steps: Sequence[Step]) -> None:
     trainings = sum(step.kind == TRAIN for step in steps)
     print(f"{request.what}: {trainings} trainings, {len(steps) - trainings} evaluations to do")
     for step in steps:
-        print(f"  {step.command if request.dry_run else step_name(step)}")
+        print(f"  {exact_command(step) if request.dry_run else step_name(step)}")
     sys.stdout.flush()
 
 
@@ -116,7 +117,7 @@ def work_on(request: Request, tasks: Sequence[Task], steps: Sequence[Step]) -> R
         action=run_step,
         logs=request.out / "logs",
         folder=request.out,
-        is_done=lambda task: task.name in by_name and is_done(request.plan, by_name[task.name]),
+        is_done=lambda task: task.name in by_name and is_done(by_name[task.name]),
         seconds=request.seconds_left,
         say=functools.partial(print, flush=True),
     )

@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from data.centers import load_centers
-from reproduce.cells import SEED, Plan, missing_steps, read_cell
+from reproduce.cells import SEED, Plan
 from reproduce.compare import read_paper
+from reproduce.finished import exact_command, missing_steps, read_cell
 from reproduce.tables import Report, Table, make_report, protocols_of, table_cells
 from utils.config import run_script
 from utils.stages import STAGE_NAMES
@@ -53,7 +54,7 @@ def report_table(
     cells = table_cells(table, centers, targets, seeds, protocols_of(table, plan.holdout))
     report = make_report(table, cells, lambda cell: read_cell(plan, cell))
     absent = [cell for of_seeds in report.missing.values() for cell in of_seeds]
-    commands = tuple(step.command for step in missing_steps(plan, absent))
+    commands = tuple(exact_command(step) for step in missing_steps(plan, absent))
     report = replace(report, commands=commands, notes=(*report.notes, describe_plan(plan, seeds)))
     if table.extra is None:
         return report

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from data.centers import Center
-from reproduce.cells import Plan, find_folders, lesion_centers, make_cell
+from reproduce.cells import Plan, lesion_centers, make_cell
+from reproduce.finished import find_folders
 from reproduce.stats import bootstrap_mean, compare_pairs, mean_over_centers
 from utils.evaluation import read_cases
 

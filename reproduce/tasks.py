@@ -19,6 +19,7 @@ class Task:
     argv: tuple[str, ...]
     script: str
     needs: tuple[str, ...] = ()
+    trainings: tuple[tuple[str, tuple[str, ...]], ...] = ()  # an evaluation's: stage, arguments
 
     @property
     def command(self) -> str:

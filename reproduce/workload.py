@@ -11,7 +11,7 @@ import numpy as np
 
 from data.centers import Center, load_centers
 from data.splits import Split
-from reproduce.cells import Plan, Step
+from reproduce.cells import Plan, Step, trainings_of
 from reproduce.estimate import Speed, model_key
 from reproduce.tasks import PREPARE, TRAIN, Task
 from utils.checkpoint import load_checkpoint
@@ -113,7 +113,9 @@ def tasks_of(plan: Plan, loads: Mapping[Step, Load]) -> list[Task]:
     tasks = []
     for step, name in names_of.items():
         needs = (*first, *(names_of[other] for other in step.needs if other in names_of))
-        tasks.append(Task(name, step.kind, step.stage, step.argv, step.script, needs))
+        trained = () if step.kind == TRAIN else trainings_of(step)
+        argvs = tuple((train.stage, train.argv) for train in trained)
+        tasks.append(Task(name, step.kind, step.stage, step.argv, step.script, needs, argvs))
     return prepare + tasks
 
 

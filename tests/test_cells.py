@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,18 +14,17 @@ from reproduce.cells import (
     Cell,
     Plan,
     Step,
-    find_folders,
-    is_done,
+    evaluation_before,
     lesion_centers,
     make_cell,
-    missing_steps,
-    read_cell,
     steps_of,
 )
+from reproduce.finished import exact_command, find_folders, is_done, missing_steps, read_cell
 from tests.conftest import Tiny
+from utils.checkpoint import write_json
 from utils.config import Evaluation, parse_config, parse_evaluation
 from utils.evaluation import Row, write_cases, write_summary
-from utils.pipeline import run_stage
+from utils.pipeline import digest_result, run_stage
 from utils.results import result_folder
 from utils.runs import Run, create_run, mark_done
 from utils.splits import select_splits
@@ -73,7 +73,20 @@ def finish(plan: Plan, centers: dict[str, Center]) -> Callable[[Step], None]:
             place.mkdir()
             write_cases(place / "cases.csv", rows)
             write_summary(place / "summary.json", rows, {"target": name})
+            write_json(place / "origin.json", origin(step, name))
             mark_done(place)
+
+    def origin(step: Step, center: str) -> dict[str, str | None]:
+        before = evaluation_before(step)
+        if before is None:
+            return {"previous": None, "previous_sha256": None}
+        asked = parse_evaluation(STAGES[before.stage], before.argv)
+        run = runs[before.needs[0]]
+        folder = result_folder(run, before.stage, center, asked.roi_source, asked.protocol)
+        return {
+            "previous": str(folder.relative_to(plan.checkpoints)),
+            "previous_sha256": digest_result(folder),
+        }
 
     return do
 
@@ -164,9 +177,9 @@ def test_what_is_done_is_found_and_not_missing(
     steps = steps_of(plan, cell)
     for number, step in enumerate(steps):
         assert missing_steps(plan, [cell]) == list(steps[number:])
-        assert not is_done(plan, step)
+        assert not is_done(step)
         finish(step)
-        assert is_done(plan, step)
+        assert is_done(step)
     assert missing_steps(plan, [cell]) == []
     (folder,) = find_folders(plan, cell)
     assert folder.name == "evaluation_B_seg_honest"
@@ -197,6 +210,60 @@ def test_a_paper_cell_is_true_whatever_was_held_out(
     assert "train tumor_coarse" in missing  # no held-out case to choose a threshold on
 
 
+def test_a_result_counts_only_as_long_as_what_it_was_read_from(
+    plan: Plan, centers: dict[str, Center], finish: Callable[[Step], None]
+) -> None:
+    cell = make_cell(centers, "tumor_coarse", "B")
+    steps = steps_of(plan, cell)
+    for step in steps:
+        finish(step)
+    assert missing_steps(plan, [cell]) == []
+    (coarse,) = plan.checkpoints.glob("*_pancreas_coarse_*/evaluation_B_seg")
+    rows: list[Row] = [{"case_id": "B0", "dsc": 60.0, "seconds": 1.0}]
+    write_cases(coarse / "cases.csv", rows)  # it was evaluated again
+    assert find_folders(plan, cell) == []
+    assert names(missing_steps(plan, [cell])) == ["evaluate pancreas_fine", "evaluate tumor_coarse"]
+
+
+def test_another_setting_of_an_earlier_stage_asks_for_all_that_stands_on_it(
+    plan: Plan, centers: dict[str, Center], finish: Callable[[Step], None]
+) -> None:
+    cell = make_cell(centers, "tumor_coarse", "B")
+    for step in steps_of(plan, cell):
+        finish(step)
+    other = replace(plan, stage_options={"pancreas_coarse": ("--lr", "0.01")})
+    missing = missing_steps(other, [cell])
+    assert names(missing) == [
+        "train pancreas_coarse",
+        "evaluate pancreas_coarse",
+        "evaluate pancreas_fine",
+        "evaluate tumor_coarse",
+    ]
+    assert read_cell(other, cell) is None
+    assert read_cell(plan, cell) is not None
+
+
+def test_an_evaluation_names_its_runs_where_others_lie_beside_them(
+    plan: Plan, centers: dict[str, Center], finish: Callable[[Step], None]
+) -> None:
+    cell = make_cell(centers, "pancreas_fine", "B")
+    fine, coarse, of_coarse, of_fine = steps_of(plan, cell)
+    assert (exact_command(of_fine), exact_command(coarse)) == (of_fine.command, coarse.command)
+    for step in (coarse, of_coarse):
+        finish(step)
+    assert exact_command(of_fine) == of_fine.command  # its own is not there yet
+    finish(fine)
+    other = replace(plan, options=(*SMALL, "--lr", "0.01"))
+    for step in steps_of(other, cell):
+        if step.kind == "train":
+            finish(step)
+    times = " --time 20260101-000001 20260101-000000"
+    assert exact_command(of_fine) == of_fine.command + times
+    assert exact_command(of_coarse) == of_coarse.command + " --time 20260101-000000"
+    asked = parse_evaluation(STAGES["pancreas_fine"], shlex.split(exact_command(of_fine))[2:])
+    assert asked.time == ("20260101-000001", "20260101-000000")
+
+
 @pytest.mark.slow
 def test_the_commands_of_an_honest_cell_fill_it(tmp_path: Path, tiny: Tiny) -> None:
     small = ("--epochs", "1", "--jitter-voxels", "0", "4", "--window-voxels", "32", "32")
@@ -213,7 +280,7 @@ def test_the_commands_of_an_honest_cell_fill_it(tmp_path: Path, tiny: Tiny) -> N
             request = parse_evaluation(STAGES[step.stage], step.argv)
             assert isinstance(request, Evaluation)
             run_stage(replace(request, device="cpu", precision="fp32", workers=0))
-        assert is_done(plan, step)
+        assert is_done(step)
     rows = read_cell(plan, cell)
     assert rows is not None
     assert [(row["center"], row["case_id"]) for row in rows] == [("B", "b0")]

@@ -136,8 +136,8 @@ def test_settings_come_from_the_checkpoint(place: Place) -> None:
     for time, threshold in ((TIME, 0.3), (LATER, 0.7)):
         stage = small_stage("pancreas_coarse", threshold=threshold)
         write_run(place.checkpoints, stage, weights, time=time)
-    low = read_rows(place.evaluate("pancreas_coarse", time=TIME))
-    high = read_rows(place.evaluate("pancreas_coarse", time=LATER))
+    low = read_rows(place.evaluate("pancreas_coarse", time=(TIME,)))
+    high = read_rows(place.evaluate("pancreas_coarse", time=(LATER,)))
     assert {row["threshold"] for row in low.values()} == {"0.3"}
     assert all(float(row["dsc"]) > 80 for row in low.values())
     assert {row["threshold"] for row in high.values()} == {"0.7"}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from demo import parse_demo
-from reproduce.cells import missing_steps
+from reproduce.finished import missing_steps
 from reproduce.presets import PRESETS
 from reproduce.publish import plan_arguments
 from reproduce.request import TABLES, Request, collect_cells, parse_request

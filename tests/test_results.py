@@ -94,7 +94,7 @@ def test_a_missing_earlier_evaluation_is_named_and_its_command_makes_it(
     (command,) = printed_commands(caught.value)
     request = parsed(command)
     assert isinstance(request, Evaluation)
-    assert (request.stage, request.time, request.sources) == (previous, TIME, ("A", "B"))
+    assert (request.stage, request.time, request.sources) == (previous, (TIME,), ("A", "B"))
     if previous == "pancreas_coarse":  # what it says is enough
         run_stage(replace(request, device="cpu", precision="fp32", workers=0))
         assert place.evaluate(stage).is_dir()
@@ -128,11 +128,11 @@ def test_the_newest_finished_run_is_evaluated_or_the_one_of_the_given_time(place
     for time, done in ((TIME, True), (LATER, True), (newest, False)):
         write_run(place.checkpoints, stage, weights, time=time, done=done)
     assert place.evaluate("pancreas_coarse").parent.name.startswith(LATER)
-    assert place.evaluate("pancreas_coarse", time=TIME).parent.name.startswith(TIME)
+    assert place.evaluate("pancreas_coarse", time=(TIME,)).parent.name.startswith(TIME)
     with pytest.raises(FileNotFoundError, match="not finished"):
-        place.evaluate("pancreas_coarse", time=newest)
+        place.evaluate("pancreas_coarse", time=(newest,))
     with pytest.raises(FileNotFoundError, match=f"finished are: {LATER} .*{TIME} ") as caught:
-        place.evaluate("pancreas_coarse", time="20240101-000000")
+        place.evaluate("pancreas_coarse", time=("20240101-000000",))
     assert len(printed_commands(caught.value)) == 1
 
 
@@ -141,8 +141,21 @@ def test_a_stage_reads_the_earlier_result_of_its_own_time(evaluated: Place) -> N
     for name in ("pancreas_coarse", "pancreas_fine"):
         evaluated.evaluate(name)
     assert read_summary(evaluated.evaluate("pancreas_fine"))["previous"].startswith(LATER)
-    old = evaluated.evaluate("tumor_coarse", time=TIME)
+    old = evaluated.evaluate("tumor_coarse", time=(TIME,))
     assert read_summary(old)["previous"].startswith(TIME)
+
+
+def test_a_stage_reads_the_earlier_result_of_the_time_that_was_asked_for(evaluated: Place) -> None:
+    """Its own has none of its time: without asking it would be the newest, of another setting."""
+    own = "20250404-000000"
+    write_run(evaluated.checkpoints, small_stage("tumor_coarse"), hu_window(TUMOR_CUT), time=own)
+    write_four_runs(evaluated.checkpoints, time=LATER)
+    for name in ("pancreas_coarse", "pancreas_fine"):
+        evaluated.evaluate(name)
+    newest = read_summary(evaluated.evaluate("tumor_coarse", time=(own,)))
+    assert newest["previous"].startswith(LATER)
+    asked = read_summary(evaluated.evaluate("tumor_coarse", time=(own, TIME)))
+    assert asked["previous"].startswith(TIME)
 
 
 def test_a_stage_without_a_partner_of_its_time_reads_the_newest_and_no_older_one(

@@ -15,8 +15,8 @@ import pytest
 
 from data.centers import load_centers
 from data.phantom.centers import LIKE_TABLE_I
-from reproduce.cells import missing_steps
 from reproduce.estimate import Speed
+from reproduce.finished import missing_steps
 from reproduce.request import Request, collect_cells, parse_request
 from reproduce.run import EXIT, draw_phantoms, estimate, run, share_processors, show_report
 from reproduce.tasks import Report, Task

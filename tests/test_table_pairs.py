@@ -11,7 +11,7 @@ from scipy import stats
 from benchmarks.bench_complexity import ROWS
 from data.centers import load_centers
 from reproduce import table3, table5, table6
-from reproduce.cells import missing_steps
+from reproduce.finished import missing_steps
 from reproduce.run_table import report_table
 from reproduce.tables import table_cells
 from tests._table_fixtures import (

@@ -50,7 +50,7 @@ class Evaluation:
     target: str | None = None
     checkpoints: Path = Path("checkpoints")
     cache: Path = Path("cache")
-    time: str | None = None
+    time: tuple[str, ...] = ()
     roi_source: str = "seg"
     protocol: str = "paper"
     method: str | None = None
@@ -95,7 +95,12 @@ def parse_evaluation(stage: Stage, argv: Sequence[str] | None = None) -> Evaluat
     add("--centers", type=Path, default=default.centers, help="the file that lists the centers")
     add("--sources", nargs="+", default=(), help="only runs trained on exactly these centers")
     add("--target", help="center to evaluate on; none: the target of each newest run")
-    add("--time", help="timestamp of the run to evaluate; none: the newest finished one")
+    add(
+        "--time",
+        nargs="+",
+        default=(),
+        help="timestamp of the run to evaluate, and of those before it; none: the newest finished",
+    )
     add("--roi-source", choices=ROI_SOURCES, default="seg", help="pancreas ROI: segmented or label")
     add(
         "--protocol",
@@ -114,7 +119,7 @@ def parse_evaluation(stage: Stage, argv: Sequence[str] | None = None) -> Evaluat
     add("--precision", choices=("auto", "bf16", "fp16", "fp32"), default="auto", help="arithmetic")
     add("--workers", type=int, default=default.workers, help="processes that prepare cases")
     given = vars(parser.parse_args(argv))
-    given["sources"] = tuple(given["sources"])
+    given |= {name: tuple(given[name]) for name in ("sources", "time")}
     return Evaluation(stage.name, **given)
 
 

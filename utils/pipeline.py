@@ -202,7 +202,6 @@ def provenance(
 ) -> Row:
     """What a result was made from: its model's file, its threshold, the result before it."""
     relative = previous.folder.relative_to(evaluation.checkpoints) if previous else None
-    before = [previous.folder / name for name in ("origin.json", "cases.csv")] if previous else []
     return {
         "stage": model.stage.name,
         "method": run.method,
@@ -218,8 +217,13 @@ def provenance(
         "threshold": model.threshold,
         "checkpoint_sha256": _sha256(run.checkpoint),
         "previous": str(relative) if relative else None,
-        "previous_sha256": _sha256(*before) if before else None,
+        "previous_sha256": digest_result(previous.folder) if previous else None,
     }
+
+
+def digest_result(folder: Path) -> str:
+    """Changes with every new evaluation into this folder."""
+    return _sha256(folder / "origin.json", folder / "cases.csv")
 
 
 def kept_rows(result: Result, origin: Row, prepared: Sequence[PreparedCase]) -> list[Row]:

@@ -61,7 +61,7 @@ def pick_runs(evaluation: Evaluation, centers: Mapping[str, Center]) -> list[tup
     wanted |= {} if evaluation.method is None else {"method": evaluation.method}
     found = find_runs(evaluation.checkpoints, evaluation.stage, **wanted)
     all_runs = [run for run in found if _is_of(run, evaluation)]
-    runs = [run for run in all_runs if evaluation.time in (None, run.time)]
+    runs = [run for run in all_runs if not evaluation.time or run.time in evaluation.time]
     if evaluation.sources:
         runs = [run for run in runs if set(run.sources) == set(evaluation.sources)]
     if target is not None and evaluation.fold is None:
@@ -108,7 +108,7 @@ def _heldout_centers(run: Run) -> list[str]:
 def find_previous(
     evaluation: Evaluation, run: Run, target: str, centers: Mapping[str, Center]
 ) -> Result | None:
-    """The result of the stage before on the same center, of the timestamp of `run` or the newest.
+    """The result of the stage before on the same center, of the run that `_earlier_runs` prefers.
 
     With ROIs from labels ("mask") the tumor's coarse stage needs no result. Raises
     FileNotFoundError, with the commands to give, where training or evaluation is not finished.
@@ -144,9 +144,9 @@ def find_previous(
 def _earlier_runs(evaluation: Evaluation, stage: Stage, run: Run, target: str) -> list[Run]:
     """Runs of an earlier stage that saw what `run` saw and not the target.
 
-    Those of the same timestamp where there are any, else all; of the same seed where there are
-    any; newest first. A tumor stage is of the same method and the same row of Table V, and has
-    the same sources; a pancreas stage may have more (the centers without lesions).
+    Those of the timestamps that were asked for, else those of the same one, else all; of the same
+    seed where there are any; newest first. A tumor stage is of the same method and the same row of
+    Table V, and has the same sources; a pancreas stage may have more (centers without lesions).
     """
     own = set(run.sources)
     runs = []
@@ -159,7 +159,8 @@ def _earlier_runs(evaluation: Evaluation, stage: Stage, run: Run, target: str) -
             unseen = run.heldout_cases <= earlier.heldout_cases
         if unseen and (own == sources or (not tumor and own < sources)):
             runs.append(earlier)
-    runs = [earlier for earlier in runs if earlier.time == run.time] or runs
+    asked = [earlier for earlier in runs if earlier.time in evaluation.time]
+    runs = asked or [earlier for earlier in runs if earlier.time == run.time] or runs
     return [earlier for earlier in runs if earlier.seed == run.seed] or runs
 
 
