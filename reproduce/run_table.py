@@ -103,7 +103,8 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
         "--options",
         default="",
         metavar="'ARGUMENTS'",
-        help="what the train scripts were given beyond that, as one word: '--width 8 --lr 3e-3'",
+        help="what the train scripts were given beyond that, as one word: '--width 8 --lr 3e-3'; "
+        "with = where it is a single one: --options=--mirror-axes",
     )
     add(
         "--stage-options",
