@@ -95,12 +95,8 @@ def parse_evaluation(stage: Stage, argv: Sequence[str] | None = None) -> Evaluat
     add("--centers", type=Path, default=default.centers, help="the file that lists the centers")
     add("--sources", nargs="+", default=(), help="only runs trained on exactly these centers")
     add("--target", help="center to evaluate on; none: the target of each newest run")
-    add(
-        "--time",
-        nargs="+",
-        default=(),
-        help="timestamp of the run to evaluate, and of those before it; none: the newest finished",
-    )
+    times = "timestamp of the run, and of those of the stages before; none: the newest finished"
+    add("--time", nargs="+", default=(), help=times)
     add("--roi-source", choices=ROI_SOURCES, default="seg", help="pancreas ROI: segmented or label")
     add(
         "--protocol",
