@@ -16,7 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from reproduce.draw_overlays import draw_center
-from reproduce.request import Request, parse_request
+from reproduce.experiments.request import Request, parse_request
 from reproduce.run import leave, run, run_request
 from utils.commands import to_arguments
 from utils.config import Evaluation

@@ -20,8 +20,7 @@ import nibabel as nib
 import numpy as np
 
 from data.case import Case, Grid
-from data.prepared import IMAGE, LABEL
-from data.preprocess import PreparedCase, PrepareSettings, prepare_case
+from data.prepare.prepared_case import IMAGE, LABEL, PreparedCase, PrepareSettings, prepare_case
 
 SHAPE = (150, 512, 512)
 CROPS = {"coarse, Table VI": (64, 224, 224), "fine, Table VI": (32, 128, 128)}

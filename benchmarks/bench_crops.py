@@ -25,16 +25,15 @@ from tqdm import tqdm
 from benchmarks.arguments import parse_arguments
 from data.centers import load_centers
 from data.dataset import target_mask
-from data.prepared import PreparedCase, prepare_case
-from data.preprocess import PrepareSettings
+from data.prepare.prepared_case import PreparedCase, PrepareSettings, prepare_case
 from data.readers import list_cases, load_case
 from data.roi import expand_box
-from reproduce.cells import choose_targets
+from engine.inference import Model, load_model, predict_box
+from engine.results import pick_runs
+from reproduce.experiments.cells import choose_targets
 from utils.config import Evaluation, run_script
-from utils.inference import Model, load_model, predict_box
 from utils.metrics import dsc
 from utils.postprocess import keep_components
-from utils.results import pick_runs
 
 MARGINS = (0.0, 0.5, 1.0, 1.5, 2.0)  # times the stage's margin in inference
 

@@ -30,9 +30,9 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data.anchors import DILATION, anchor_masks, dilate
 from data.augment import AugmentSettings, apply_affine, augment, rotation_matrix
-from data.sdm import signed_distance, signed_distance_map
+from data.targets.anchors import DILATION, anchor_masks, dilate
+from data.targets.sdm import signed_distance, signed_distance_map
 from data.views import Convolver, random_views
 
 SPACING = (1.5, 0.8, 0.8)  # mm (z, y, x), the resampled grid (Sec. IV-A)

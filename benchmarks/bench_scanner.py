@@ -26,17 +26,16 @@ from benchmarks.arguments import parse_arguments
 from data.case import Case
 from data.centers import load_centers
 from data.dataset import target_mask
-from data.prepared import PreparedCase, prepare_case
-from data.preprocess import PrepareSettings
+from data.prepare.prepared_case import PreparedCase, PrepareSettings, prepare_case
 from data.readers import list_cases, load_case
 from data.roi import bounding_box
-from reproduce.cells import choose_targets
-from reproduce.stats import bootstrap_mean
+from engine.inference import Model, load_model, predict_case
+from engine.results import pick_runs
+from reproduce.analysis.stats import bootstrap_mean
+from reproduce.experiments.cells import choose_targets
 from utils.config import Evaluation, run_script
-from utils.inference import Model, load_model, predict_case
 from utils.metrics import dsc
 from utils.postprocess import keep_components
-from utils.results import pick_runs
 
 SOFT_TISSUE_HU = 40  # what is brighter is taken to be enhanced
 LOWEST_HU, HIGHEST_HU = -1024, 3071

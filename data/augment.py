@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data.anchors import dilate
 from data.case import LABEL_TUMOR
-from data.sdm import bounding_box
+from data.targets.anchors import dilate
+from data.targets.sdm import bounding_box
 
 Triple = tuple[float, float, float]
 Shape = tuple[int, int, int]

@@ -1,9 +1,10 @@
-"""`Case`: one CT with its label and geometry, the type that every reader returns."""
+"""`Case`: one CT with its label and geometry, as every reader returns it; `Center`: a data set."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +13,7 @@ CANONICAL_ORIENTATION = "LPS"  # x to the left, y to the back, z to the head; ar
 HU_RANGE = (-1024, 3071)  # what a 12-bit CT can hold; below it lies padding (-3024, -2048), not air
 
 Triple = tuple[float, float, float]
+LabelMap = Mapping[str, tuple[int, ...]]
 
 
 class DataError(ValueError):
@@ -58,3 +60,26 @@ class Case:
     grid: Grid
     notes: tuple[str, ...] = ()
     acquisition: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Center:
+    """One hospital's data set: one table of centers.toml, see docs/data.md for each key.
+
+    `path` is absolute. `label_map` None: the reader's own. `label_geometry` None: the reader's.
+    """
+
+    name: str
+    reader: str
+    path: Path
+    has_lesions: bool = True
+    tumor_threshold: float | None = None
+    label_map: LabelMap | None = None
+    label_geometry: str | None = None
+    images: str | None = None
+    labels: str | None = None
+    image_suffix: str = ""
+    label_suffix: str = ""
+    patient_pattern: str | None = None
+    exclude: tuple[str, ...] = ()
+    drop_doubles: bool = False

@@ -4,36 +4,12 @@ from __future__ import annotations
 
 import re
 import tomllib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.case import DataError
+from data.case import Center, DataError
 from data.readers import READERS
-from data.readers.label import CLASSES, LABEL_GEOMETRIES, LabelMap
-
-
-@dataclass(frozen=True)
-class Center:
-    """One hospital's data set: one table of centers.toml, see docs/data.md for each key.
-
-    `path` is absolute. `label_map` None: the reader's own. `label_geometry` None: the reader's.
-    """
-
-    name: str
-    reader: str
-    path: Path
-    has_lesions: bool = True
-    tumor_threshold: float | None = None
-    label_map: LabelMap | None = None
-    label_geometry: str | None = None
-    images: str | None = None
-    labels: str | None = None
-    image_suffix: str = ""
-    label_suffix: str = ""
-    patient_pattern: str | None = None
-    exclude: tuple[str, ...] = ()
-    drop_doubles: bool = False
+from data.readers.label import CLASSES, LABEL_GEOMETRIES
 
 
 def load_centers(path: Path) -> dict[str, Center]:

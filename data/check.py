@@ -16,15 +16,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data.case import DataError
-from data.centers import Center, load_centers
-from data.check_picture import draw_check
-from data.doubles import judge_doubles
-from data.parallel import run_jobs
-from data.readers import label_map_of, list_cases
-from data.readers.files import CaseFiles
-from data.survey import TINY_LESION_MM3, CaseFacts, survey_case
-from data.table1 import (
+from data.case import Center, DataError
+from data.centers import load_centers
+from data.prepare.duplicates import judge_doubles
+from data.prepare.parallel import run_jobs
+from data.quality.picture import draw_check
+from data.quality.survey import TINY_LESION_MM3, CaseFacts, survey_case
+from data.quality.table1 import (
     describe_center,
     format_table,
     write_cases,
@@ -32,6 +30,8 @@ from data.table1 import (
     write_lesions,
     write_table,
 )
+from data.readers import label_map_of, list_cases
+from data.readers.files import CaseFiles
 
 
 @dataclass

@@ -15,19 +15,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.anchors import anchor_masks
 from data.augment import resize
 from data.case import LABEL_PANCREAS, LABEL_TUMOR
-from data.preprocess import PreparedCase
+from data.intensity import PAD_HU, window_hu
+from data.prepare.prepared_case import PreparedCase
 from data.roi import Box, center_box, crop, jitter_box, pad_to_multiple
-from data.sdm import signed_distance_map
-from data.slices import slice_labels
+from data.targets.anchors import anchor_masks
+from data.targets.sdm import signed_distance_map
+from data.targets.slices import slice_labels
 from utils.stages import Stage
 
-HU_WINDOW = (-100.0, 240.0)  # Sec. IV-A
-PAD_HU = -1024  # below the window: padding becomes 0
 NETWORK_MULTIPLE = 8  # three halvings
-LabelMap = TypeVar("LabelMap", Tensor, np.ndarray)
+LabelArray = TypeVar("LabelArray", Tensor, np.ndarray)
 
 
 @dataclass(frozen=True)
@@ -64,13 +63,7 @@ class Sample:
     center: str
 
 
-def window_hu(image_hu: Tensor) -> Tensor:
-    """Clip to [-100, 240] HU and scale to [0, 1], float32 (Sec. IV-A)."""
-    low, high = HU_WINDOW
-    return (image_hu.float().clamp(low, high) - low) / (high - low)
-
-
-def target_mask(label: LabelMap, target: str) -> LabelMap:
+def target_mask(label: LabelArray, target: str) -> LabelArray:
     """Label, tensor or array -> bool mask of "pancreas" (lesion included) or "tumor"."""
     return label >= (LABEL_TUMOR if target == "tumor" else LABEL_PANCREAS)
 

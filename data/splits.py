@@ -7,8 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from data.case import DataError
-from data.centers import Center
+from data.case import Center, DataError
 from data.readers import list_cases
 from data.readers.files import CaseFiles
 from utils.stages import N_FOLDS

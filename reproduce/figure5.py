@@ -19,8 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from data.case import Case
-from reproduce.cells import Cell
-from reproduce.figures import (
+from reproduce.analysis.figures import (
     CellResult,
     Request,
     find_case,
@@ -35,7 +34,7 @@ from reproduce.figures import (
     save_figure,
     write_below,
 )
-from reproduce.overlays import (
+from reproduce.analysis.overlays import (
     COLORS_SAID,
     Cut,
     absence_note,
@@ -46,6 +45,7 @@ from reproduce.overlays import (
     result_outline,
     write_in_panel,
 )
+from reproduce.experiments.cells import Cell
 from utils.config import run_script
 
 INPUTS = ("Input", "Zoom", "Label")

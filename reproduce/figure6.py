@@ -27,9 +27,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from data.preprocess import PrepareSettings, prepare_centers
-from reproduce.cells import Cell, Plan
-from reproduce.embedding import (
+from data.prepare.prepare_centers import prepare_centers
+from data.prepare.prepared_case import PrepareSettings
+from engine.inference import load_model
+from engine.run_folders import Run, find_runs
+from reproduce.analysis.embedding import (
     LAYERS,
     PERPLEXITY,
     VIEWS,
@@ -42,7 +44,7 @@ from reproduce.embedding import (
     join_points,
     measure_points,
 )
-from reproduce.figures import (
+from reproduce.analysis.figures import (
     Request,
     make_parser,
     print_style,
@@ -51,10 +53,9 @@ from reproduce.figures import (
     save_figure,
     write_numbers,
 )
-from reproduce.finished import find_folders
+from reproduce.experiments.cells import Cell, Plan
+from reproduce.experiments.finished import find_folders
 from utils.config import run_script
-from utils.inference import load_model
-from utils.runs import Run, find_runs
 
 VARIANTS = ("BL", "Ours")
 # Apart in color, in gray, and by their rim.

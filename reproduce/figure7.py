@@ -21,8 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from methods import METHODS
-from reproduce.cells import Cell
-from reproduce.figures import (
+from reproduce.analysis.figures import (
     PAGE_IN,
     SMALL_PT,
     CellResult,
@@ -36,6 +35,7 @@ from reproduce.figures import (
     save_figure,
     write_numbers,
 )
+from reproduce.experiments.cells import Cell
 from utils.config import run_script
 from utils.stages import VARIANTS
 

@@ -18,7 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from data.case import Case
-from reproduce.figures import (
+from engine.case_metrics import Row
+from reproduce.analysis.figures import (
     PAGE_IN,
     CellResult,
     Request,
@@ -34,7 +35,7 @@ from reproduce.figures import (
     save_figure,
     write_below,
 )
-from reproduce.overlays import (
+from reproduce.analysis.overlays import (
     absence_note,
     choose_cut,
     draw_panel,
@@ -44,7 +45,6 @@ from reproduce.overlays import (
     write_in_panel,
 )
 from utils.config import run_script
-from utils.evaluation import Row
 
 LARGEST_PANEL_IN = 2.2
 Lesions = Mapping[tuple[str, str], str]  # (center, case_id) -> kind of lesion

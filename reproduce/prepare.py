@@ -15,7 +15,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data.centers import load_centers
-from data.preprocess import PrepareSettings, prepare_centers
+from data.prepare.prepare_centers import prepare_centers
+from data.prepare.prepared_case import PrepareSettings
 from utils.config import run_script
 from utils.stages import STAGES, Config
 

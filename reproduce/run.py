@@ -19,16 +19,23 @@ from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from reproduce.actions import run_step
-from reproduce.cells import Step
-from reproduce.estimate import known_speeds
-from reproduce.finished import exact_command, is_done, missing_steps
+from reproduce.analysis.publish import show_results
+from reproduce.experiments.cells import Step
+from reproduce.experiments.estimate import known_speeds
+from reproduce.experiments.finished import exact_command, is_done, missing_steps
+from reproduce.experiments.request import Request, collect_cells, parse_request
+from reproduce.experiments.workload import (
+    Load,
+    describe_loads,
+    loads_of,
+    plan_wall,
+    step_name,
+    tasks_of,
+)
 from reproduce.prepare import count_workers
-from reproduce.publish import show_results
-from reproduce.request import Request, collect_cells, parse_request
-from reproduce.schedule import TIME, Orders, only_one, run_tasks
-from reproduce.tasks import TRAIN, Report, Task
-from reproduce.workload import Load, describe_loads, loads_of, plan_wall, step_name, tasks_of
+from reproduce.workflow.actions import run_step
+from reproduce.workflow.schedule import TIME, Orders, only_one, run_tasks
+from reproduce.workflow.tasks import TRAIN, Report, Task
 from utils.config import run_script
 from utils.device import select_device
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data.table1 import TITLES, UNKNOWN
-from reproduce.render import Group, Sheet, to_latex, to_markdown, write_table
+from data.quality.table1 import TITLES, UNKNOWN
+from reproduce.analysis.render import Group, Sheet, to_latex, to_markdown, write_table
 
 PAPER = Path(__file__).resolve().parents[1] / "paper" / "table1_datasets.csv"
 TITLE = "Table I: the centers"

@@ -10,15 +10,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from reproduce.run_table import run_table
-from reproduce.tables import Table, TableRow
-
-TABLE = Table(
-    name="table2",
-    title="Table II: generalized pancreas segmentation",
-    paper="table2_pancreas_generalized",
-    rows=(TableRow("Coarse", "pancreas_coarse"), TableRow("Fine", "pancreas_fine")),
-)
+from reproduce.analysis.paper_tables import TABLE2
+from reproduce.analysis.run_table import run_table
 
 if __name__ == "__main__":
-    run_table(TABLE)
+    run_table(TABLE2)

@@ -10,20 +10,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from reproduce.run_table import run_table
-from reproduce.tables import Table, TableRow
-
-TABLE = Table(
-    name="table3",
-    title="Table III: generalized tumor segmentation",
-    paper="table3_tumor_generalized",
-    rows=(
-        TableRow("C-Seg", "tumor_coarse"),
-        TableRow("F-Seg", "tumor_fine"),
-        TableRow("C-Mask", "tumor_coarse", roi_source="mask"),
-        TableRow("F-Mask", "tumor_fine", roi_source="mask"),
-    ),
-)
+from reproduce.analysis.paper_tables import TABLE3
+from reproduce.analysis.run_table import run_table
 
 if __name__ == "__main__":
-    run_table(TABLE)
+    run_table(TABLE3)

@@ -6,21 +6,12 @@ python reproduce/table4.py --centers centers.toml --checkpoints checkpoints --ou
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from reproduce.run_table import run_table
-from reproduce.table3 import TABLE as GENERALIZED
-from reproduce.tables import Table
-
-TABLE = Table(
-    name="table4",
-    title="Table IV: tumor segmentation, four-fold cross-validation in each center",
-    paper="table4_tumor_fourfold",
-    rows=tuple(replace(row, folds=True) for row in GENERALIZED.rows),
-)
+from reproduce.analysis.paper_tables import TABLE4
+from reproduce.analysis.run_table import run_table
 
 if __name__ == "__main__":
-    run_table(TABLE)
+    run_table(TABLE4)

@@ -10,17 +10,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from reproduce.run_table import run_table
-from reproduce.tables import Table, TableRow
-from utils.stages import VARIANTS
-
-TABLE = Table(
-    name="table5",
-    title="Table V: ablation, tumor, F-Seg",
-    paper="table5_ablation",
-    rows=tuple(TableRow(variant, "tumor_fine", variant=variant) for variant in VARIANTS),
-    baseline="BL",
-)
+from reproduce.analysis.paper_tables import TABLE5
+from reproduce.analysis.run_table import run_table
 
 if __name__ == "__main__":
-    run_table(TABLE)
+    run_table(TABLE5)

@@ -19,13 +19,14 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from data.case import HU_RANGE
-from data.dataset import HU_WINDOW
+from data.intensity import HU_WINDOW
 from data.splits import Split
+from engine.checkpointing import save_checkpoint
+from engine.evaluation import run_stage
+from engine.run_folders import Run, create_run, mark_done
 from methods import Method
-from utils.checkpoint import save_checkpoint, write_text
 from utils.config import Evaluation, parse_config, parse_evaluation, to_plain
-from utils.pipeline import run_stage
-from utils.runs import Run, create_run, mark_done
+from utils.files import write_text
 from utils.stages import STAGE_NAMES, STAGES, Config, Stage
 
 SPACING = (2.5, 2.0, 2.0)  # mm of the files, (z, y, x)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-import utils.pipeline
+import engine.evaluation
 from methods import METHODS
 from tests._evaluation_fixtures import (
     CASES,
@@ -62,11 +62,11 @@ def evaluated(data: Place, finished: dict[str, Path], place: Place) -> Place:
 def predicted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The cases that are predicted from here on."""
     names: list[str] = []
-    evaluate_case = utils.pipeline.evaluate_case
+    evaluate_case = engine.evaluation.evaluate_case
 
     def noted(*args: Any) -> Any:
         names.append(args[3].case_id)
         return evaluate_case(*args)
 
-    monkeypatch.setattr(utils.pipeline, "evaluate_case", noted)
+    monkeypatch.setattr(engine.evaluation, "evaluate_case", noted)
     return names

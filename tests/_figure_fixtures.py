@@ -14,10 +14,10 @@ from matplotlib.text import Text
 
 from data.readers import list_cases, load_case
 from data.readers.masks import write_mask
-from reproduce.cells import Cell
-from reproduce.figures import Request
+from engine.case_metrics import Row
+from reproduce.analysis.figures import Request
+from reproduce.experiments.cells import Cell
 from tests._table_fixtures import fill, make_row
-from utils.evaluation import Row
 
 NAMES, CASES = ("A", "B", "C"), 4
 OPTIONS = ("--width", "8", "--spacing", "3", "2.4", "2.4", "--margin-voxels", "1", "2", "2")

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from data.centers import load_centers
-from reproduce.cells import Plan
-from reproduce.figures import Request
+from reproduce.analysis.figures import Request
+from reproduce.experiments.cells import Plan
 from tests._evaluation_fixtures import write_center, write_toml
 from tests._figure_fixtures import CASES, NAMES, OPTIONS
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from tests._evaluation_fixtures import WindowMethod
-from utils.inference import (
+from engine.inference import (
     Model,
 )
+from tests._evaluation_fixtures import WindowMethod
 from utils.stages import TUMOR_FINE, Config, Stage
 
 CPU = torch.device("cpu")

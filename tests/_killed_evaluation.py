@@ -11,7 +11,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import utils.pipeline
+import engine.evaluation
 from methods import METHODS
 from tests._evaluation_fixtures import WindowMethod
 from utils.config import Evaluation
@@ -19,7 +19,7 @@ from utils.config import Evaluation
 
 def kill_at(name: str, call: int, when: str) -> None:
     """Make the given call (from 1) of a function that the pipeline uses the process's last."""
-    real: Callable[..., Any] = getattr(utils.pipeline, name)
+    real: Callable[..., Any] = getattr(engine.evaluation, name)
     calls = []
 
     def deadly(*args: Any, **kwargs: Any) -> Any:
@@ -31,7 +31,7 @@ def kill_at(name: str, call: int, when: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return value
 
-    setattr(utils.pipeline, name, deadly)
+    setattr(engine.evaluation, name, deadly)
 
 
 def main() -> None:
@@ -65,7 +65,7 @@ def _evaluate_and_die(evaluation: Evaluation, log: Path, point: str) -> None:
     if point:
         name, call, when = point.split(":")
         kill_at(name, int(call), when)
-    evaluate_case = utils.pipeline.evaluate_case
+    evaluate_case = engine.evaluation.evaluate_case
 
     def logged(*args: Any) -> Any:
         row = evaluate_case(*args)
@@ -73,8 +73,8 @@ def _evaluate_and_die(evaluation: Evaluation, log: Path, point: str) -> None:
             handle.write(f"{row['case_id']}\n")
         return row
 
-    setattr(utils.pipeline, evaluate_case.__name__, logged)
-    utils.pipeline.run_stage(evaluation)
+    setattr(engine.evaluation, evaluate_case.__name__, logged)
+    engine.evaluation.run_stage(evaluation)
     os._exit(0)
 
 

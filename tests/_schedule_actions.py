@@ -8,8 +8,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from reproduce.schedule import Orders, run_tasks
-from reproduce.tasks import Report, Task
+from reproduce.workflow.schedule import Orders, run_tasks
+from reproduce.workflow.tasks import Report, Task
 
 PATIENCE_S = 120.0  # a busy machine is no error
 

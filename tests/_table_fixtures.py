@@ -12,13 +12,13 @@ import numpy as np
 
 from data.centers import load_centers
 from data.splits import Split
-from reproduce.cells import Cell, Plan, make_cell, steps_of
-from reproduce.tables import Report
+from engine.case_metrics import Row, write_cases
+from engine.run_folders import create_run, mark_done
+from reproduce.analysis.tables import Report
+from reproduce.experiments.cells import Cell, Plan, make_cell, steps_of
 from tests._evaluation_fixtures import write_toml
-from utils.checkpoint import write_json
 from utils.config import parse_config
-from utils.evaluation import Row, write_cases
-from utils.runs import create_run, mark_done
+from utils.files import write_json
 from utils.stages import STAGES
 
 TIME = "20250101-000000"

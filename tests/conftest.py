@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from data.centers import load_centers
-from data.preprocess import PreparedCase, PrepareSettings, prepare_centers
+from data.prepare.prepare_centers import prepare_centers
+from data.prepare.prepared_case import PreparedCase, PrepareSettings
+from engine.checkpointing import load_checkpoint
+from engine.run_folders import Run
+from engine.training import fit
 from tests.volumes import to_image, write_volume
-from utils.checkpoint import load_checkpoint
-from utils.runs import Run
 from utils.stages import STAGES, Config, Stage, setting_names
-from utils.training import fit
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPE, SPACING = (24, 32, 40), (3.0, 1.5, 1.5)  # voxels and mm, (z, y, x)

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from data.centers import load_centers
-from reproduce.actions import run_step
-from reproduce.cells import Plan, make_cell
-from reproduce.finished import find_folders, missing_steps, read_cell
-from reproduce.tasks import Task
-from reproduce.workload import loads_of, tasks_of
+from engine.run_folders import find_runs
+from reproduce.experiments.cells import Plan, make_cell
+from reproduce.experiments.finished import find_folders, missing_steps, read_cell
+from reproduce.experiments.workload import loads_of, tasks_of
+from reproduce.workflow.actions import run_step
+from reproduce.workflow.tasks import Task
 from tests._evaluation_fixtures import read_summary
 from tests.conftest import Tiny
-from utils.runs import find_runs
 
 SMALL = (
     *("--width", "8", "--spacing", "3", "1.5", "1.5", "--workers", "0", "--no-tensorboard"),

@@ -5,7 +5,7 @@ import pytest
 import torch
 from skimage.morphology import dilation
 
-from data.anchors import anchor_masks, dilate
+from data.targets.anchors import anchor_masks, dilate
 
 
 def box_mask(*boxes: tuple[slice, slice, slice]) -> torch.Tensor:

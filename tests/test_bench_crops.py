@@ -11,7 +11,7 @@ import pytest
 from benchmarks import bench_crops, bench_scanner
 from benchmarks.bench_crops import MARGINS, Found, measure, to_markdown
 from data.centers import load_centers
-from data.prepared import PreparedCase
+from data.prepare.prepared_case import PreparedCase
 from data.readers import list_cases, load_case
 from data.roi import Box
 from tests.conftest import Tiny

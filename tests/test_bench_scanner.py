@@ -21,7 +21,7 @@ from benchmarks.bench_scanner import (
     to_markdown,
 )
 from data.centers import load_centers
-from data.prepared import PreparedCase
+from data.prepare.prepared_case import PreparedCase
 from data.readers import list_cases, load_case
 from tests.conftest import Tiny
 from utils.config import Evaluation

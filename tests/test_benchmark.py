@@ -11,7 +11,7 @@ import pytest
 
 from data.centers import load_centers
 from data.phantom.centers import APART
-from reproduce.benchmark import (
+from reproduce.analysis.benchmark import (
     CLAIM_DSC,
     benchmark_markdown,
     coarse_markdown,
@@ -20,11 +20,11 @@ from reproduce.benchmark import (
     seeds_markdown,
     verdict_markdown,
 )
-from reproduce.cells import Plan
-from reproduce.compare import MEAN, METRICS, Line
-from reproduce.presets import PRESETS, Phantoms
-from reproduce.run_table import report_table
-from reproduce.table5 import TABLE
+from reproduce.analysis.compare import MEAN, METRICS, Line
+from reproduce.analysis.paper_tables import TABLE5 as TABLE
+from reproduce.analysis.run_table import report_table
+from reproduce.experiments.cells import Plan
+from reproduce.experiments.presets import PRESETS, Phantoms
 from tests._table_fixtures import cell, fill, fill_model, make_plan, make_rows, markdown_cells
 from utils.config import parse_config
 from utils.stages import STAGES, VARIANTS

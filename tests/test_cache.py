@@ -16,14 +16,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from data import preprocess
-from data.case import DataError
-from data.centers import Center
-from data.preprocess import (
-    PreparedCase,
-    PrepareSettings,
-    prepare_centers,
-)
+from data.case import Center, DataError
+from data.prepare import prepare_centers as preprocess
+from data.prepare.prepare_centers import prepare_centers
+from data.prepare.prepared_case import PreparedCase, PrepareSettings
 from tests.volumes import BLOB_SHAPE as SHAPE
 from tests.volumes import BLOB_SPACING as SPACING
 from tests.volumes import make_center, make_pair, to_image, write_volume
@@ -257,8 +253,9 @@ SCRIPT = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from data.centers import Center
-from data.preprocess import PrepareSettings, prepare_centers
+from data.case import Center
+from data.prepare.prepare_centers import prepare_centers
+from data.prepare.prepared_case import PrepareSettings
 if __name__ == "__main__":
     center = Center("A", "folder", Path({data!r}))
     prepare_centers([center], Path({cache!r}), PrepareSettings(), workers={workers})

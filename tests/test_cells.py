@@ -9,8 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from data.centers import Center, load_centers
-from reproduce.cells import (
+from data.case import Center
+from data.centers import load_centers
+from engine.case_metrics import Row, write_cases, write_summary
+from engine.evaluation import digest_result, run_stage
+from engine.results import result_folder
+from engine.run_folders import Run, create_run, mark_done
+from engine.split_selection import select_splits
+from engine.training import fit
+from reproduce.experiments.cells import (
     Cell,
     Plan,
     Step,
@@ -19,17 +26,17 @@ from reproduce.cells import (
     make_cell,
     steps_of,
 )
-from reproduce.finished import exact_command, find_folders, is_done, missing_steps, read_cell
+from reproduce.experiments.finished import (
+    exact_command,
+    find_folders,
+    is_done,
+    missing_steps,
+    read_cell,
+)
 from tests.conftest import Tiny
-from utils.checkpoint import write_json
 from utils.config import Evaluation, parse_config, parse_evaluation
-from utils.evaluation import Row, write_cases, write_summary
-from utils.pipeline import digest_result, run_stage
-from utils.results import result_folder
-from utils.runs import Run, create_run, mark_done
-from utils.splits import select_splits
+from utils.files import write_json
 from utils.stages import STAGES, VARIANTS
-from utils.training import fit
 
 SMALL = ("--width", "8", "--spacing", "3", "1.5", "1.5", "--workers", "0", "--no-tensorboard")
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from data.case import DataError
-from data.centers import Center, load_centers
+from data.case import Center, DataError
+from data.centers import load_centers
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "centers.example.toml"
 

@@ -11,20 +11,19 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from data.anchors import anchor_masks
 from data.case import Case, Grid
 from data.dataset import (
     NETWORK_MULTIPLE,
-    PAD_HU,
     Crop,
     StageDataset,
     load_on_device,
     make_sample,
     sample_seed,
     target_mask,
-    window_hu,
 )
-from data.preprocess import PreparedCase, PrepareSettings, prepare_case
+from data.intensity import PAD_HU, window_hu
+from data.prepare.prepared_case import PreparedCase, PrepareSettings, prepare_case
+from data.targets.anchors import anchor_masks
 from utils.stages import PANCREAS_COARSE, PANCREAS_FINE, STAGES, TUMOR_COARSE, TUMOR_FINE, Stage
 
 CPU = torch.device("cpu")

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from tests.conftest import ROOT, start_script
-from utils.device import World, autocast, join_world, select_device, select_precision
+from utils.device import autocast, select_device, select_precision
+from utils.distributed import World, join_world
 
 CPU = torch.device("cpu")
 
@@ -72,7 +73,7 @@ def test_a_single_process_is_first_and_changes_nothing(monkeypatch: pytest.Monke
 
 TWO_PROCESSES = """
 import torch
-from utils.device import join_world
+from utils.distributed import join_world
 cpu = torch.device("cpu")
 with join_world(cpu) as world:
     a, b = torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(1, 2))

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from data.case import DataError
-from data.centers import Center
+from data.case import Center, DataError
 from data.readers import list_cases, load_case, load_image
 from tests.volumes import (
     folder_center,

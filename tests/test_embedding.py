@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from data.anchors import anchor_masks
 from data.dataset import target_mask
-from data.prepared import PreparedCase
+from data.prepare.prepared_case import PreparedCase
+from data.targets.anchors import anchor_masks
+from engine.inference import Model
 from methods import build_method
 from models.backbone import Outputs, ResidualEncoderDecoder
-from reproduce.embedding import (
+from reproduce.analysis.embedding import (
     NothingToShowError,
     Points,
     case_points,
@@ -25,7 +26,6 @@ from reproduce.embedding import (
     measure_points,
     to_unit_length,
 )
-from utils.inference import Model
 from utils.stages import Config
 
 MakeConfig = Callable[..., Config]

@@ -11,9 +11,14 @@ import pytest
 import torch
 
 from data.centers import load_centers
-from reproduce import estimate
-from reproduce.cells import Plan, Step, make_cell, steps_of
-from reproduce.estimate import (
+from engine.case_metrics import write_cases
+from engine.checkpointing import save_checkpoint
+from engine.results import result_folder
+from engine.run_folders import create_run, mark_done
+from engine.split_selection import select_splits
+from reproduce.experiments import estimate
+from reproduce.experiments.cells import Plan, Step, make_cell, steps_of
+from reproduce.experiments.estimate import (
     Speed,
     find_cases,
     known_speeds,
@@ -22,16 +27,11 @@ from reproduce.estimate import (
     model_key,
     spread,
 )
-from reproduce.tasks import EVALUATE, PREPARE, TRAIN
-from reproduce.workload import describe_loads, loads_of, plan_wall, tasks_of
+from reproduce.experiments.workload import describe_loads, loads_of, plan_wall, tasks_of
+from reproduce.workflow.tasks import EVALUATE, PREPARE, TRAIN
 from tests.conftest import Tiny
-from utils.checkpoint import save_checkpoint
 from utils.config import parse_config
 from utils.device import select_device, select_precision
-from utils.evaluation import write_cases
-from utils.results import result_folder
-from utils.runs import create_run, mark_done
-from utils.splits import select_splits
 from utils.stages import STAGES, Config
 
 SMALL = (

@@ -1,135 +1,289 @@
-"""cases.csv and summary.json: every metric equals a library's, no case leaves a mean."""
+"""The evaluation of the four stages: results on disk, fallbacks, centers that lack something."""
 
 from __future__ import annotations
 
-import csv
-import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from medpy.metric import binary
-from scipy import ndimage
 
-from utils.evaluation import (
-    COLUMNS,
-    METRICS,
-    measure_case,
-    read_cases,
-    summarize,
-    write_cases,
-    write_summary,
+import engine.evaluation
+from data.centers import load_centers
+from data.prepare.prepare_centers import prepare_centers
+from data.prepare.prepared_case import PrepareSettings
+from engine.case_metrics import COLUMNS, METRICS
+from engine.training import fit
+from tests._evaluation_fixtures import (
+    CASES,
+    LATER,
+    NOTHING,
+    PANCREAS_CUT,
+    PANCREAS_SIZE,
+    PREPARED_SPACING,
+    SPACING,
+    TIME,
+    TUMOR_CUT,
+    TUMOR_SIZE,
+    Place,
+    hu_window,
+    parsed,
+    printed_commands,
+    read_rows,
+    read_summary,
+    run_of,
+    small_stage,
+    write_four_runs,
+    write_run,
 )
+from utils.config import Evaluation
+from utils.stages import STAGE_NAMES, Config
 
-SPACING = (2.5, 0.9, 0.7)
-EMPTY = np.zeros((5, 6, 7), bool)
-
-
-def blob(seed: int, shape: tuple[int, int, int] = (14, 30, 33)) -> np.ndarray:
-    """A ragged mask of about a fifth of the volume."""
-    noise = ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal(shape), 1.5)
-    return noise > np.quantile(noise, 0.8)
+pytest_plugins = ["tests._evaluation_plugin"]
 
 
-@pytest.mark.parametrize("seed", [0, 2, 4])
-def test_every_metric_equals_that_of_a_library(seed: int) -> None:
-    pred, mask = blob(seed), blob(seed + 1) | blob(seed)
-    row = measure_case(pred, mask, SPACING)
-    assert row["dsc"] == pytest.approx(100 * binary.dc(pred, mask), abs=1e-9)
-    assert row["recall"] == pytest.approx(binary.recall(pred, mask), abs=1e-9)
-    assert row["precision"] == pytest.approx(binary.precision(pred, mask), abs=1e-9)
-    assert row["asd_mm"] == pytest.approx(binary.assd(pred, mask, SPACING), abs=1e-5)
-    assert row["hd95_mm"] == pytest.approx(binary.hd95(pred, mask, SPACING), abs=1e-5)
-    directed = [binary.__surface_distances(*pair, SPACING) for pair in ((pred, mask), (mask, pred))]
-    largest = max(np.percentile(distances, 95) for distances in directed)
-    assert row["hd95_max_mm"] == pytest.approx(largest, abs=1e-5)
-    centers = [np.array(ndimage.center_of_mass(m)) * SPACING for m in (pred, mask)]
-    assert row["centroid_mm"] == pytest.approx(np.linalg.norm(centers[0] - centers[1]), abs=1e-9)
-    assert row["empty"] == ""
+@pytest.mark.parametrize("stage", STAGE_NAMES)
+def test_every_stage_finds_its_target_through_the_stages_before(
+    stage: str, finished: dict[str, Path]
+) -> None:
+    rows = read_rows(finished[stage])
+    assert tuple(rows) == CASES
+    for row in rows.values():
+        assert float(row["dsc"]) > 80
+        assert row["empty"] == row["fallback"] == ""
+        assert float(row["seconds"]) > 0
+        assert float(row["peak_memory_mib"]) > 0
 
 
-def test_volumes_are_in_milliliters() -> None:
-    pred, mask = np.zeros((2, 10, 10, 10), bool)
-    pred[:5], mask[:, :2] = True, True
-    row = measure_case(pred, mask, (2.0, 1.0, 1.0))
-    assert row["pred_ml"] == pytest.approx(1.0)
-    assert row["label_ml"] == pytest.approx(0.4)
+@pytest.mark.parametrize("stage", STAGE_NAMES)
+def test_masks_lie_exactly_on_the_grid_of_their_image_in_every_orientation(
+    stage: str, data: Place, finished: dict[str, Path]
+) -> None:
+    directions = set()
+    for case in CASES:
+        image = sitk.ReadImage(str(data.centers.parent / "C" / "images" / f"{case}.nii.gz"))
+        mask = sitk.ReadImage(str(finished[stage] / "predictions" / f"{case}.nii.gz"))
+        assert mask.GetSize() == image.GetSize()
+        assert mask.GetSpacing() == image.GetSpacing()
+        assert mask.GetOrigin() == image.GetOrigin()
+        assert mask.GetDirection() == image.GetDirection()
+        assert set(np.unique(sitk.GetArrayFromImage(mask))) == {0, 1}
+        directions.add(image.GetDirection())
+    assert len(directions) == len(CASES)
+
+
+@pytest.mark.parametrize("stage", STAGE_NAMES)
+def test_the_table_of_cases_is_what_medpy_makes_of_the_files(
+    stage: str, data: Place, finished: dict[str, Path]
+) -> None:
+    rows = read_rows(finished[stage])
+    assert tuple(next(iter(rows.values()))) == COLUMNS
+    for case, row in rows.items():
+        label = sitk.ReadImage(str(data.centers.parent / "C" / "labels" / f"{case}.nii.gz"))
+        pred = sitk.ReadImage(str(finished[stage] / "predictions" / f"{case}.nii.gz"))
+        mask = sitk.GetArrayFromImage(label) >= (2 if stage.startswith("tumor") else 1)
+        found = sitk.GetArrayFromImage(pred) > 0
+        spacing = label.GetSpacing()[::-1]
+        assert float(row["dsc"]) == pytest.approx(100 * binary.dc(found, mask), rel=1e-5)
+        assert float(row["asd_mm"]) == pytest.approx(binary.assd(found, mask, spacing), rel=1e-5)
+        assert float(row["hd95_mm"]) == pytest.approx(binary.hd95(found, mask, spacing), rel=1e-5)
+        assert float(row["recall"]) == pytest.approx(binary.recall(found, mask), rel=1e-5)
+        assert float(row["precision"]) == pytest.approx(binary.precision(found, mask), rel=1e-5)
+        ml = np.prod(spacing) / 1000
+        assert float(row["pred_ml"]) == pytest.approx(found.sum() * ml, rel=1e-5)
+        assert float(row["label_ml"]) == pytest.approx(mask.sum() * ml, rel=1e-5)
+
+
+@pytest.mark.parametrize("stage", STAGE_NAMES)
+def test_the_summary_is_the_mean_of_the_table(stage: str, finished: dict[str, Path]) -> None:
+    rows, summary = read_rows(finished[stage]).values(), read_summary(finished[stage])
+    assert summary["cases"] == len(rows) == len(CASES)
+    for name in METRICS:
+        assert summary[name] == pytest.approx(np.mean([float(row[name]) for row in rows]))
+    assert (summary["stage"], summary["target"], summary["time"]) == (stage, "C", TIME)
+    assert summary["sources"] == ["A", "B"]
+
+
+def test_the_coverage_of_the_roi_is_counted_in_voxels_of_the_label(
+    data: Place, finished: dict[str, Path]
+) -> None:
+    center = load_centers(data.centers)["C"]
+    settings = PrepareSettings(spacing=PREPARED_SPACING)
+    cases = prepare_centers([center], data.cache, settings, 0)["C"]
+    rows = read_rows(finished["tumor_coarse"])
+    for case in cases:
+        label = case.label
+        assert label is not None
+        assert float(rows[case.case_id]["roi_coverage_margin"]) == 1
+        assert float(rows[case.case_id]["roi_coverage"]) > 0.95
+    coarse = read_rows(finished["pancreas_coarse"])
+    assert all(row["roi_coverage"] == "" for row in coarse.values())  # it has no ROI
+    assert engine.evaluation.coverage(cases[0], "tumor", cases[0].boxes["tumor"]) == 1
+    whole = cases[0].boxes["pancreas"]
+    half = replace(whole, stop=(whole.start[0] + 1, *whole.stop[1:]))
+    label = cases[0].label
+    assert label is not None
+    expected = (label[half.slices] > 0).sum() / (label > 0).sum()
+    assert 0 < expected < 0.5
+    assert engine.evaluation.coverage(cases[0], "pancreas", half) == pytest.approx(expected)
+
+
+def test_settings_come_from_the_checkpoint(place: Place) -> None:
+    weights = hu_window(PANCREAS_CUT, inside=0.6)
+    for time, threshold in ((TIME, 0.3), (LATER, 0.7)):
+        stage = small_stage("pancreas_coarse", threshold=threshold)
+        write_run(place.checkpoints, stage, weights, time=time)
+    low = read_rows(place.evaluate("pancreas_coarse", time=(TIME,)))
+    high = read_rows(place.evaluate("pancreas_coarse", time=(LATER,)))
+    assert {row["threshold"] for row in low.values()} == {"0.3"}
+    assert all(float(row["dsc"]) > 80 for row in low.values())
+    assert {row["threshold"] for row in high.values()} == {"0.7"}
+    assert {row["empty"] for row in high.values()} == {"pred"}
+
+
+def test_a_centers_threshold_is_for_the_tumor_stages_only(evaluated: Place, tmp_path: Path) -> None:
+    folder = evaluated.centers.parent
+    toml = tmp_path / "centers.toml"
+    text = evaluated.centers.read_text().replace('path = "', f'path = "{folder}/')
+    toml.write_text(text.replace("[centers.C]", "[centers.C]\ntumor_threshold = 0.97"))
+    rows = {s: read_rows(evaluated.evaluate(s, centers=toml)) for s in STAGE_NAMES}
+    for stage in ("pancreas_coarse", "pancreas_fine"):
+        assert {row["threshold"] for row in rows[stage].values()} == {"0.5"}
+        assert all(float(row["dsc"]) > 80 for row in rows[stage].values())
+    for stage in ("tumor_coarse", "tumor_fine"):  # the network says 0.95
+        assert {row["threshold"] for row in rows[stage].values()} == {"0.97"}
+        assert {row["empty"] for row in rows[stage].values()} == {"pred"}
+        assert {(row["dsc"], row["asd_mm"], row["hd95_mm"]) for row in rows[stage].values()} == {
+            ("0", "40", "100")
+        }
+    summary = read_summary(run_of(evaluated, "tumor_coarse").folder / "evaluation_C_seg_paper")
+    assert (summary["dsc"], summary["asd_mm"], summary["hd95_mm"]) == (0, 40, 100)
+    assert summary["empty"] == dict.fromkeys(CASES, "pred")
+
+
+def four_runs(place: Place, **weights: dict[str, Any]) -> None:
+    """`write_four_runs`, some of them with other weights."""
+    for name in write_four_runs(place.checkpoints):
+        if name in weights:
+            write_run(place.checkpoints, small_stage(name), weights[name])
 
 
 @pytest.mark.parametrize(
-    ("pred", "mask", "empty"),
-    [(EMPTY, ~EMPTY, "pred"), (~EMPTY, EMPTY, "label"), (EMPTY, EMPTY, "pred label")],
+    ("empty", "expected"),
+    [
+        (("tumor_coarse",), {"tumor_coarse": "", "tumor_fine": "pancreas_fine"}),
+        (
+            ("pancreas_fine", "tumor_coarse"),
+            {
+                "pancreas_fine": "",
+                "tumor_coarse": "pancreas_coarse",
+                "tumor_fine": "pancreas_coarse",
+            },
+        ),
+        (
+            ("pancreas_coarse",),
+            {"pancreas_fine": "whole volume", "tumor_coarse": "", "tumor_fine": ""},
+        ),
+    ],
 )
-def test_an_empty_mask_gets_the_protocols_constants_and_is_named(
-    pred: np.ndarray, mask: np.ndarray, empty: str
+def test_an_empty_result_falls_back_to_the_roi_before_it(
+    empty: tuple[str, ...], expected: dict[str, str], place: Place
 ) -> None:
-    row = measure_case(pred, mask, SPACING)
-    assert row["empty"] == empty
-    assert (row["dsc"], row["asd_mm"], row["hd95_mm"], row["hd95_max_mm"]) == (0, 40, 100, 100)
-    assert (row["recall"], row["precision"]) == (0, 0)
+    four_runs(place, **dict.fromkeys(empty, NOTHING))
+    folders = place.all_stages()
+    for stage, fallback in expected.items():
+        rows = read_rows(folders[stage])
+        assert {row["fallback"] for row in rows.values()} == {fallback}
+        summary = read_summary(folders[stage])
+        assert summary["fallback"] == (dict.fromkeys(CASES, fallback) if fallback else {})
+    # "Even where coarse segmentation fails completely, the fine model can compensate."
+    assert all(float(row["dsc"]) > 80 for row in read_rows(folders["tumor_fine"]).values())
 
 
-def test_without_a_label_there_are_volumes_and_no_metrics() -> None:
-    row = measure_case(~EMPTY, None, SPACING)
-    assert set(row) == {"pred_ml", "empty"}
-    assert not set(row) & set(METRICS)
-    assert row["pred_ml"] == pytest.approx(5 * 6 * 7 * 2.5 * 0.9 * 0.7 / 1000)
-    assert measure_case(EMPTY, None, SPACING)["empty"] == "pred"
+def test_with_rois_from_labels_the_tumor_stages_need_no_pancreas_stage(place: Place) -> None:
+    for name in ("tumor_coarse", "tumor_fine"):
+        write_run(place.checkpoints, small_stage(name), hu_window(TUMOR_CUT))
+    with pytest.raises(FileNotFoundError, match="reads the masks of tumor_coarse") as caught:
+        place.evaluate("tumor_fine", roi_source="mask")
+    (command,) = printed_commands(caught.value)
+    request = parsed(command)
+    assert isinstance(request, Evaluation)
+    assert request.roi_source == "mask"
+    for name in ("tumor_coarse", "tumor_fine"):
+        folder = place.evaluate(name, roi_source="mask")
+        assert folder.name == "evaluation_C_mask_paper"
+        rows = read_rows(folder)
+        assert all(float(row["dsc"]) > 80 for row in rows.values())
+        assert {row["fallback"] for row in rows.values()} == {""}
+    coarse = read_rows(run_of(place, "tumor_coarse").folder / "evaluation_C_mask_paper")
+    assert {row["roi_coverage"] for row in coarse.values()} == {"1"}
 
 
-def full_row(case_id: str, pred: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
-    own = {"case_id": case_id, "fallback": "", "rounds": 1, "threshold": 0.5, "seconds": 2.0}
-    return {**measure_case(pred, mask, SPACING), **own}
+def test_with_rois_from_labels_an_empty_coarse_result_falls_back_to_the_label(place: Place) -> None:
+    for name, weights in (("tumor_coarse", NOTHING), ("tumor_fine", hu_window(TUMOR_CUT))):
+        write_run(place.checkpoints, small_stage(name), weights)
+        folder = place.evaluate(name, roi_source="mask")
+    rows = read_rows(folder)
+    assert {row["fallback"] for row in rows.values()} == {"pancreas label"}
+    assert all(float(row["dsc"]) > 80 for row in rows.values())
 
 
-def test_cases_come_back_as_they_were_written(tmp_path: Path) -> None:
-    rows = [full_row("007", blob(0), blob(1)), full_row("b", EMPTY, ~EMPTY)]
-    rows[1]["fallback"] = "pancreas_fine"
-    path = tmp_path / "cases.csv"
-    write_cases(path, rows)
-    with path.open(newline="") as handle:
-        plain = list(csv.DictReader(handle))
-    assert tuple(plain[0]) == COLUMNS
-    assert plain[1]["centroid_mm"] == plain[1]["roi_coverage"] == ""  # unknown, and not 0
-    back = read_cases(path)
-    assert [row["case_id"] for row in back] == ["007", "b"]
-    assert back[1]["fallback"] == "pancreas_fine"
-    for row, own in zip(rows, back, strict=True):
-        for name in METRICS:
-            if np.isfinite(row[name]):
-                assert own[name] == pytest.approx(row[name], rel=1e-5)
-    write_cases(tmp_path / "again.csv", back)
-    assert (tmp_path / "again.csv").read_bytes() == path.read_bytes()
+def test_rois_from_labels_are_refused_where_they_make_no_sense(place: Place) -> None:
+    write_four_runs(place.checkpoints)
+    with pytest.raises(ValueError, match="--roi-source mask is for the tumor stages"):
+        place.evaluate("pancreas_fine", roi_source="mask")
+    with pytest.raises(ValueError, match="case_0: --roi-source mask needs a pancreas label"):
+        place.evaluate("tumor_coarse", roi_source="mask", target="U")
 
 
-def test_before_the_first_case_there_are_no_rows(tmp_path: Path) -> None:
-    assert read_cases(tmp_path / "cases.csv") == []
+def test_a_center_without_labels_gets_masks_and_volumes(place: Place) -> None:
+    write_four_runs(place.checkpoints)
+    for stage, folder in place.all_stages(target="U").items():
+        rows = read_rows(folder)
+        assert tuple(rows) == ("case_0", "case_1")
+        for case, row in rows.items():
+            mask = sitk.ReadImage(str(folder / "predictions" / f"{case}.nii.gz"))
+            ml = sitk.GetArrayFromImage(mask).sum() * np.prod(mask.GetSpacing()) / 1000
+            assert float(row["pred_ml"]) == pytest.approx(ml, rel=1e-5)
+            size = TUMOR_SIZE if stage.startswith("tumor") else PANCREAS_SIZE
+            assert ml == pytest.approx(np.prod(size) * np.prod(SPACING) / 1000, rel=0.25)
+            assert {row[name] for name in (*METRICS, "label_ml", "roi_coverage_margin")} == {""}
+        assert [read_summary(folder)[name] for name in METRICS] == [None] * len(METRICS)
 
 
-def test_a_mean_is_over_all_cases_and_the_empty_ones_are_listed() -> None:
-    mask = blob(1)
-    rows = [
-        full_row("a", blob(0), mask),
-        full_row("b", np.zeros_like(mask), mask),
-        full_row("c", mask, mask),
-    ]
-    rows[1]["fallback"] = "whole volume"
-    summary = summarize(rows)
-    assert summary["cases"] == 3
-    assert summary["dsc"] == pytest.approx((rows[0]["dsc"] + 0 + 100) / 3)
-    assert summary["asd_mm"] == pytest.approx((rows[0]["asd_mm"] + 40 + 0) / 3)
-    assert summary["hd95_mm"] == pytest.approx((rows[0]["hd95_mm"] + 100 + 0) / 3)
-    assert summary["seconds_per_case"] == 2.0
-    assert summary["empty"] == {"b": "pred"}
-    assert summary["fallback"] == {"b": "whole volume"}
-    # An empty mask has no centroid: the only mean with fewer cases.
-    assert summary["centroid_mm"] == pytest.approx(rows[0]["centroid_mm"] / 2)
+def test_a_center_without_lesions_passes_the_tumor_stages(place: Place) -> None:
+    write_four_runs(place.checkpoints)
+    folders = place.all_stages(target="N")
+    for stage in ("tumor_coarse", "tumor_fine"):
+        rows = read_rows(folders[stage])
+        assert {row["empty"] for row in rows.values()} == {"pred label"}
+        values = {(row["dsc"], row["asd_mm"], row["hd95_mm"]) for row in rows.values()}
+        assert values == {("0", "40", "100")}
+        assert {row["centroid_mm"] for row in rows.values()} == {""}
+        assert read_summary(folders[stage])["centroid_mm"] is None
+    assert all(float(row["dsc"]) > 80 for row in read_rows(folders["pancreas_fine"]).values())
 
 
-def test_a_summary_without_labels_has_no_means(tmp_path: Path) -> None:
-    row = {**measure_case(~EMPTY, None, SPACING), "case_id": "a", "seconds": 1.0}
-    write_summary(tmp_path / "summary.json", [row], {"target": "X"})
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    assert [summary[name] for name in METRICS] == [None] * len(METRICS)
-    assert (summary["cases"], summary["target"]) == (1, "X")
+@pytest.mark.slow
+def test_four_stages_trained_for_an_epoch_are_evaluated_end_to_end(
+    tiny_config: Callable[..., Config],
+) -> None:
+    configs = {name: tiny_config(name, time=TIME) for name in STAGE_NAMES}
+    for config in configs.values():
+        fit(config)
+    config = configs["tumor_fine"]
+    place = Place(config.centers, config.checkpoints, config.cache)
+    folders = list(place.all_stages().values())
+    folders += [place.evaluate(s, roi_source="mask") for s in ("tumor_coarse", "tumor_fine")]
+    for folder in folders:
+        summary = read_summary(folder)
+        assert summary["cases"] == len(read_rows(folder)) == 2
+        assert 0 <= summary["dsc"] <= 100
+        assert len(list((folder / "predictions").glob("*.nii.gz"))) == 2
+        assert (folder / "done").is_file()
+    assert "A+B+N" in folders[0].parent.name
+    assert folders[2].parent.name.endswith("A+B")

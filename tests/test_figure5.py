@@ -12,8 +12,15 @@ from matplotlib import pyplot as plt
 
 from data.readers.masks import write_mask
 from reproduce import figure5
-from reproduce.figures import PAGE_IN, CellResult, Request, find_case, find_result, print_style
-from reproduce.overlays import PANCREAS_LABEL, PANCREAS_PRED, TUMOR_LABEL, TUMOR_PRED
+from reproduce.analysis.figures import (
+    PAGE_IN,
+    CellResult,
+    Request,
+    find_case,
+    find_result,
+    print_style,
+)
+from reproduce.analysis.overlays import PANCREAS_LABEL, PANCREAS_PRED, TUMOR_LABEL, TUMOR_PRED
 from tests._figure_fixtures import (
     commands,
     count_pixels,

@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from engine.checkpointing import save_checkpoint
 from methods import build_method
 from reproduce import figure6
-from reproduce.cells import Cell
-from reproduce.figures import Request
+from reproduce.analysis.figures import Request
+from reproduce.experiments.cells import Cell
 from tests._figure_fixtures import (
     commands,
     count_pixels,
@@ -19,7 +20,6 @@ from tests._figure_fixtures import (
     read_csv,
     rows_of,
 )
-from utils.checkpoint import save_checkpoint
 from utils.config import read_config, to_plain
 
 pytest_plugins = ["tests._figure_plugin"]

@@ -10,7 +10,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from reproduce import figure7
-from reproduce.figures import CellResult, Request, print_style
+from reproduce.analysis.figures import CellResult, Request, print_style
 from tests._figure_fixtures import (
     NAMES,
     commands,

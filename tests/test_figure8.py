@@ -8,8 +8,8 @@ import pytest
 from matplotlib import pyplot as plt
 
 from reproduce import figure8
-from reproduce.figures import Request, find_result, print_style
-from reproduce.overlays import PANCREAS_LABEL, TUMOR_LABEL, TUMOR_PRED
+from reproduce.analysis.figures import Request, find_result, print_style
+from reproduce.analysis.overlays import PANCREAS_LABEL, TUMOR_LABEL, TUMOR_PRED
 from tests._figure_fixtures import (
     commands,
     count_pixels,

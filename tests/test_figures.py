@@ -14,8 +14,7 @@ from matplotlib import image as mpl_image
 from matplotlib import pyplot as plt
 
 from reproduce import figure5, figure6, figure7, figure8
-from reproduce.cells import Plan
-from reproduce.figures import (
+from reproduce.analysis.figures import (
     PAGE_IN,
     Request,
     find_case,
@@ -26,6 +25,7 @@ from reproduce.figures import (
     save_figure,
     write_numbers,
 )
+from reproduce.experiments.cells import Plan
 from tests._figure_fixtures import (
     commands,
     digest,

@@ -13,10 +13,7 @@ import torch
 from torch import Tensor
 
 from data.roi import Box
-from methods import METHODS, build_method
-from tests._evaluation_fixtures import WindowMethod, hu_window, small_stage, write_run
-from tests._inference_models import identity, make_model
-from utils.inference import (
+from engine.inference import (
     Model,
     input_box,
     load_model,
@@ -26,6 +23,9 @@ from utils.inference import (
     predict_mirrored,
     upsample_axis,
 )
+from methods import METHODS, build_method
+from tests._evaluation_fixtures import WindowMethod, hu_window, small_stage, write_run
+from tests._inference_models import identity, make_model
 from utils.stages import PANCREAS_COARSE, STAGES, TUMOR_COARSE, TUMOR_FINE, Config
 
 

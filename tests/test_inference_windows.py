@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests._inference_models import make_model
-from utils.inference import (
+from engine.inference import (
     predict_mirrored,
     predict_windows,
     window_shape,
 )
+from tests._inference_models import make_model
 
 
 def test_a_window_has_sides_of_8_fits_the_volume_and_is_as_large_as_allowed() -> None:

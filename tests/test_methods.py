@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from data.augment import AugmentSettings
 from data.dataset import Crop, StageDataset
-from data.preprocess import PreparedCase
+from data.prepare.prepared_case import PreparedCase
 from data.views import ViewSettings
+from engine.checkpointing import State, build_state
+from engine.training import backward
 from methods import METHODS, build_method
 from methods.base import MethodSettings, override
 from utils.stages import STAGES, TUMOR_FINE, Config
-from utils.state import State, build_state
-from utils.training import backward
 
 CPU = torch.device("cpu")
 MakeConfig = Callable[..., Config]

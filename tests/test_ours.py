@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from data.dataset import Crop, Sample, load_on_device, make_sample
+from engine.training import weighted_sum
 from losses.consistency import consistency_loss
 from losses.segmentation import segmentation_loss
 from methods.base import Method
@@ -19,7 +20,6 @@ from models.backbone import ResidualEncoderDecoder
 from tests.conftest import SPACING, make_tiny_case
 from utils.config import parse_config
 from utils.stages import TUMOR_FINE, Config, with_variant
-from utils.training import weighted_sum
 
 MakeConfig = Callable[..., Config]
 

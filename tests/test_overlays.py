@@ -13,7 +13,7 @@ from matplotlib import pyplot as plt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from data.case import Case, Grid
-from reproduce.overlays import (
+from reproduce.analysis.overlays import (
     PANCREAS_LABEL,
     PANCREAS_PRED,
     PANEL_PIXELS,

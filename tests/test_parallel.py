@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from data.case import DataError
-from data.parallel import run_jobs
+from data.prepare.parallel import run_jobs
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE_S = 60.0
@@ -65,7 +65,7 @@ def test_a_signal_ends_it_with_the_jobs_that_have_begun(tmp_path: Path, number: 
     lines = [
         "import signal, sys",
         "from pathlib import Path",
-        "from data.parallel import run_jobs",
+        "from data.prepare.parallel import run_jobs",
         "from tests.test_parallel import note",
         "if __name__ == '__main__':",
         "    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))",

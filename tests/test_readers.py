@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.case import DataError
-from data.centers import Center
+from data.case import Center, DataError
 from data.readers import READERS, list_cases, load_case
 from tests.volumes import (
     folder_center,

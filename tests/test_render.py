@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from reproduce.render import (
+from reproduce.analysis.render import (
     Group,
     Sheet,
     escape_latex,

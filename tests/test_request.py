@@ -1,4 +1,4 @@
-"""`reproduce/request.py`: what the command line of run.py and demo.py asks for."""
+"""`reproduce/experiments/request.py`: what the command line of run.py and demo.py asks for."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from demo import parse_demo
-from reproduce.finished import missing_steps
-from reproduce.presets import PRESETS
-from reproduce.publish import plan_arguments
-from reproduce.request import TABLES, Request, collect_cells, parse_request
-from reproduce.run_table import add_plan_arguments, plan_of
+from reproduce.analysis.publish import plan_arguments
+from reproduce.analysis.run_table import add_plan_arguments, plan_of
+from reproduce.experiments.finished import missing_steps
+from reproduce.experiments.presets import PRESETS
+from reproduce.experiments.request import TABLES, Request, collect_cells, parse_request
 from tests.conftest import Tiny
 
 

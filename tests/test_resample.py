@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from data.resample import (
+from data.prepare.resample import (
     axis_weights,
     grid_weights,
     output_shape,

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from engine.evaluation import run_stage
+from engine.results import result_folder
 from tests._evaluation_fixtures import (
     LATER,
     NOTHING,
@@ -26,8 +28,6 @@ from tests._evaluation_fixtures import (
     write_run,
 )
 from utils.config import Evaluation
-from utils.pipeline import run_stage
-from utils.results import result_folder
 from utils.stages import STAGE_NAMES, STAGES, Config
 
 pytest_plugins = ["tests._evaluation_plugin"]

@@ -15,16 +15,16 @@ import pytest
 
 from data.centers import load_centers
 from data.phantom.centers import LIKE_TABLE_I
-from reproduce.estimate import Speed
-from reproduce.finished import missing_steps
-from reproduce.request import Request, collect_cells, parse_request
+from engine.checkpointing import load_checkpoint
+from engine.run_folders import find_runs
+from reproduce.experiments.estimate import Speed
+from reproduce.experiments.finished import missing_steps
+from reproduce.experiments.request import Request, collect_cells, parse_request
+from reproduce.experiments.workload import loads_of, tasks_of
 from reproduce.run import EXIT, draw_phantoms, estimate, run, share_processors, show_report
-from reproduce.tasks import Report, Task
-from reproduce.workload import loads_of, tasks_of
+from reproduce.workflow.tasks import Report, Task
 from tests.conftest import write_tiny_centers
-from utils.checkpoint import load_checkpoint
 from utils.config import StoppedError
-from utils.runs import find_runs
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE_S = 300.0
@@ -77,7 +77,7 @@ def test_drawing_the_synthetic_centers_ends_with_the_minutes_and_goes_on(
     monkeypatch.setattr("reproduce.run.count_workers", lambda: 1)
     words = ["--what", "demo", "--preset", "quick", "--out", str(tmp_path), "--devices", "cpu"]
     asked = request(*words, "--minutes", "0.01")
-    monkeypatch.setattr("data.phantom.make.make_case", lambda job: time.sleep(0.25))
+    monkeypatch.setattr("data.phantom.make_centers.make_case", lambda job: time.sleep(0.25))
     report = run(asked)
     assert report == Report(stopped="time")
     assert EXIT[report.stopped] == 0
@@ -86,7 +86,7 @@ def test_drawing_the_synthetic_centers_ends_with_the_minutes_and_goes_on(
     assert text.count("trainings") == 0
     assert (tmp_path / "centers" / "centers.toml").is_file()
     begun: list[object] = []
-    monkeypatch.setattr("data.phantom.make.make_case", begun.append)
+    monkeypatch.setattr("data.phantom.make_centers.make_case", begun.append)
     assert draw_phantoms(request(*words))
     assert len(begun) == 4 * len(LIKE_TABLE_I)
 

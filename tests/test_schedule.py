@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from reproduce.schedule import last_line, only_one
-from reproduce.tasks import Answer, Queue, Task
+from reproduce.workflow.schedule import last_line, only_one
+from reproduce.workflow.tasks import Answer, Queue, Task
 from tests._schedule_actions import PATIENCE_S, Place
 from utils.config import StoppedError
 
@@ -210,7 +210,7 @@ def start_call(place: Place, deed: str) -> subprocess.Popen[str]:
         "import sys\n"
         "from pathlib import Path\n"
         "from tests._schedule_actions import Place\n"
-        "from reproduce.schedule import only_one\n"
+        "from reproduce.workflow.schedule import only_one\n"
         "if __name__ == '__main__':\n"
         "    place = Place(Path(sys.argv[1]))\n"
         "    with only_one(place.folder):\n"

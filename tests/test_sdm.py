@@ -6,7 +6,7 @@ import torch
 from scipy.ndimage import distance_transform_edt
 from skimage.segmentation import find_boundaries
 
-from data.sdm import bounding_box, distance_transform, signed_distance, signed_distance_map
+from data.targets.sdm import bounding_box, distance_transform, signed_distance, signed_distance_map
 
 SPACING = (2.5, 0.7, 0.9)
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from data.centers import load_centers
-from reproduce.cells import Plan
-from reproduce.shift import Shift, measure_shift, shift_markdown
+from reproduce.analysis.shift import Shift, measure_shift, shift_markdown
+from reproduce.experiments.cells import Plan
 from tests._table_fixtures import fill_model, make_plan
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from data.slices import slice_labels
+from data.targets.slices import slice_labels
 
 
 def test_slice_labels_mark_the_slices_that_hold_enough_voxels() -> None:

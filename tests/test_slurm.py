@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from engine.run_folders import find_runs
 from tests.conftest import ROOT, Tiny
-from utils.runs import find_runs
 
 TEMPLATE = ROOT / "docs" / "slurm.sbatch"
 PATIENCE_S = 300.0

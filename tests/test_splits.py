@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from data.case import DataError
-from data.centers import Center
+from data.case import Center, DataError
 from data.readers.files import CaseFiles
 from data.splits import Split, four_folds, hold_out, make_split, round_robin
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from reproduce.stats import Interval, bootstrap_mean, compare_pairs, mean_over_centers
+from reproduce.analysis.stats import Interval, bootstrap_mean, compare_pairs, mean_over_centers
 
 
 def test_the_mean_is_over_centers_however_many_cases_each_has() -> None:

@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.case import DataError
-from data.centers import Center
+from data.case import Center, DataError
+from data.quality.survey import CaseFacts, survey_case
 from data.readers import list_cases
-from data.survey import CaseFacts, survey_case
 from tests.volumes import ORIGIN_XYZ, SPACING, to_image, write_volume
 
 SHAPE = (10, 12, 14)

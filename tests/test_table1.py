@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.survey import CaseFacts, Lesion
-from data.table1 import describe_center
+from data.quality.survey import CaseFacts, Lesion
+from data.quality.table1 import describe_center
 from reproduce.table1 import main
 
 

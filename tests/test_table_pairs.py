@@ -10,10 +10,10 @@ from scipy import stats
 
 from benchmarks.bench_complexity import ROWS
 from data.centers import load_centers
-from reproduce import table3, table5, table6
-from reproduce.finished import missing_steps
-from reproduce.run_table import report_table
-from reproduce.tables import table_cells
+from reproduce.analysis.paper_tables import TABLE3, TABLE5, TABLE6
+from reproduce.analysis.run_table import report_table
+from reproduce.analysis.tables import table_cells
+from reproduce.experiments.finished import missing_steps
 from tests._table_fixtures import (
     PAPER_CENTERS,
     cell,
@@ -33,12 +33,12 @@ def test_a_case_is_averaged_over_the_seeds_first(tmp_path: Path) -> None:
     for seed, dscs in zip(seeds, ([10.0, 50.0], [20.0, 50.0], [60.0, 80.0]), strict=True):
         rows = make_rows(dscs) if seed < 3 else [make_rows(dscs)[0], empty_row("b")]
         fill(plan, cell(plan, "tumor_fine", "MSD", seed=seed), rows)
-    line = csv_lines(report_table(table3.TABLE, plan, seeds=seeds))["paper", "F-Seg", "MSD", "dsc"]
+    line = csv_lines(report_table(TABLE3, plan, seeds=seeds))["paper", "F-Seg", "MSD", "dsc"]
     assert float(line["ours"]) == pytest.approx((30 + 100 / 3) / 2)
     assert (line["cases"], line["seeds"], line["results"], line["empty"]) == ("2", "3", "6", "1")
     # Draws of the two cases' means: the interval goes from one to the other.
     assert (float(line["low"]), float(line["high"])) == pytest.approx((30, 100 / 3))
-    four = report_table(table3.TABLE, plan, seeds=(*seeds, 4))
+    four = report_table(TABLE3, plan, seeds=(*seeds, 4))
     assert csv_lines(four)["paper", "F-Seg", "MSD", "dsc"]["ours"] == ""
     assert "F-Seg, protocol paper: RMYY (seed 1, 2, 3, 4), MSD (seed 4)" in four.markdown
 
@@ -47,7 +47,7 @@ def test_seeds_of_different_cases_are_not_averaged(tmp_path: Path) -> None:
     plan = make_plan(tmp_path)
     for seed, cases in ((1, [50.0, 60.0]), (2, [50.0])):
         fill(plan, cell(plan, "tumor_fine", "MSD", seed=seed), make_rows(cases))
-    report = report_table(table3.TABLE, plan, seeds=(1, 2))
+    report = report_table(TABLE3, plan, seeds=(1, 2))
     assert csv_lines(report)["paper", "F-Seg", "MSD", "dsc"]["ours"] == ""
     assert any("only the first seed has b" in note for note in report.notes)
 
@@ -61,7 +61,7 @@ def test_table_fives_p_values_and_gains_are_those_of_the_paired_cases(tmp_path: 
         fill(plan, cell(plan, "tumor_fine", target, variant="BL"), before)
         # In another order: cases are paired by name.
         fill(plan, cell(plan, "tumor_fine", target), shifted(before, gains[target].tolist())[::-1])
-    report = report_table(table5.TABLE, plan)
+    report = report_table(TABLE5, plan)
     found = csv_lines(report)
     for target in PAPER_CENTERS:
         line = found["paper", "Ours", target, "dsc"]
@@ -94,7 +94,7 @@ def test_variants_of_different_cases_are_not_compared_and_the_cases_are_named(
     rows = make_rows([10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0])
     fill(plan, cell(plan, "tumor_fine", "MSD", variant="BL"), rows[:-1])
     fill(plan, cell(plan, "tumor_fine", "MSD"), shifted(rows[1:], [1, 2, 3, 4, 5, 6, 7]))
-    report = report_table(table5.TABLE, plan, targets=["MSD"])
+    report = report_table(TABLE5, plan, targets=["MSD"])
     line = csv_lines(report)["paper", "Ours", "MSD", "dsc"]
     assert line["ours"] != ""
     assert (line["p"], line["gain"]) == ("", "")
@@ -106,7 +106,7 @@ def test_too_few_cases_are_not_tested_and_it_is_said(tmp_path: Path) -> None:
     plan, rows = make_plan(tmp_path), make_rows([10.0, 20.0, 30.0])
     fill(plan, cell(plan, "tumor_fine", "MSD", variant="BL"), rows)
     fill(plan, cell(plan, "tumor_fine", "MSD"), shifted(rows, [5.0, 6.0, 0.0]))
-    line = csv_lines(report_table(table5.TABLE, plan))["paper", "Ours", "MSD", "dsc"]
+    line = csv_lines(report_table(TABLE5, plan))["paper", "Ours", "MSD", "dsc"]
     assert (line["p"], line["pairs"], line["ties"]) == ("", "3", "1")
     assert float(line["gain"]) == pytest.approx(11 / 3)
     assert "only 2 cases differ" in line["note"]
@@ -114,7 +114,7 @@ def test_too_few_cases_are_not_tested_and_it_is_said(tmp_path: Path) -> None:
 
 def test_tables_share_their_cells(tmp_path: Path) -> None:
     centers = load_centers(make_plan(tmp_path).centers)
-    three, five, six = (table_cells(m.TABLE, centers) for m in (table3, table5, table6))
+    three, five, six = (table_cells(m, centers) for m in (TABLE3, TABLE5, TABLE6))
     for protocol in ("paper", "honest"):
         for target in PAPER_CENTERS:
             ours = five[protocol, "Ours", target]
@@ -131,7 +131,7 @@ def test_table_six_has_every_system_and_what_ours_costs(tmp_path: Path) -> None:
     for target in PAPER_CENTERS:
         for stage in ("tumor_coarse", "tumor_fine"):
             fill(plan, cell(plan, stage, target, variant="BL"), make_rows([40.0, 50.0]))
-    report = report_table(table6.TABLE, plan)
+    report = report_table(TABLE6, plan)
     paper, _, cost = markdown_cells(report.markdown)
     assert len([name for name in paper if name.startswith("DSC")]) == len(cost) == 17
     assert cost["BigAug"] == {

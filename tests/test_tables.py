@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from data.centers import load_centers
-from reproduce import table2, table3, table4, table5, table6
-from reproduce.compare import PAPER, read_paper, wrong_means
-from reproduce.run_table import report_table, run_table
-from reproduce.tables import Table, make_report, table_cells
+from reproduce.analysis.compare import PAPER, read_paper, wrong_means
+from reproduce.analysis.paper_tables import TABLE2, TABLE3, TABLE4, TABLE5, TABLE6
+from reproduce.analysis.run_table import report_table, run_table
+from reproduce.analysis.tables import Table, make_report, table_cells
 from tests._table_fixtures import (
     PAPER_CENTERS,
     cell,
@@ -31,7 +31,7 @@ from tests._table_fixtures import (
 )
 
 ROOT = Path(__file__).resolve().parents[1]
-TABLES = [module.TABLE for module in (table2, table3, table4, table5, table6)]
+TABLES = [TABLE2, TABLE3, TABLE4, TABLE5, TABLE6]
 PAPER_MEANS = {  # copied from the paper's pages: DSC, ASD, HD
     "table2": {"Coarse": (78.20, 2.49, 8.79), "Fine": (84.07, 1.83, 6.95)},
     "table3": {"C-Seg": (40.69, 12.58, 25.76), "F-Mask": (47.33, 10.81, 21.29)},
@@ -71,9 +71,9 @@ def test_every_number_is_the_one_computed_by_hand_from_cases_csv(tmp_path: Path)
     centers = load_centers(plan.centers)
     sizes = dict(zip(PAPER_CENTERS, (9, 14, 5), strict=True))
     folders = {}
-    for number, (place, (one,)) in enumerate(table_cells(table3.TABLE, centers).items()):
+    for number, (place, (one,)) in enumerate(table_cells(TABLE3, centers).items()):
         (folders[place],) = fill(plan, one, random_rows(sizes[one.target], 30 + number, number))
-    report = report_table(table3.TABLE, plan)
+    report = report_table(TABLE3, plan)
     found = csv_lines(report)
     with (PAPER / "table3_tumor_generalized.csv").open(newline="") as stream:
         paper = {row["roi"]: row for row in csv.DictReader(stream)}
@@ -107,7 +107,7 @@ def test_the_mean_weighs_centers_alike_and_is_a_dash_where_one_is_missing(tmp_pa
     for target, dscs in (("RMYY", [10.0]), ("MSD", [40.0, 50.0, 60.0]), ("RENJI", [90.0, 92.0])):
         fill(plan, cell(plan, "pancreas_coarse", target), make_rows(dscs))
     fill(plan, cell(plan, "pancreas_fine", "MSD"), make_rows([70.0, 80.0]))
-    (shown,) = markdown_cells(report_table(table2.TABLE, plan).markdown)
+    (shown,) = markdown_cells(report_table(TABLE2, plan).markdown)
     coarse, fine = shown["DSC (%) / Coarse"], shown["DSC (%) / Fine"]
     # No interval: a center of one case has none. (10 + 50 + 91) / 3 = 50.33
     assert coarse["mean [95 % interval]"] == "50.33 (78.20, -27.87)"
@@ -121,7 +121,7 @@ def test_missing_cells_are_named_with_the_commands_that_fill_them_in_order_and_o
 ) -> None:
     plan = make_plan(tmp_path)
     fill(plan, cell(plan, "pancreas_coarse", "RMYY"), make_rows([50.0, 60.0]))
-    report = report_table(table2.TABLE, plan)
+    report = report_table(TABLE2, plan)
     assert "- Coarse, protocol paper: MSD (seed 2022), RENJI (seed 2022)" in report.markdown
     assert len(set(report.commands)) == len(report.commands) == 10
     kinds = [command.split()[1].split("/")[1] for command in report.commands]
@@ -142,7 +142,7 @@ def test_missing_cells_are_named_with_the_commands_that_fill_them_in_order_and_o
     for target in PAPER_CENTERS:
         for stage in ("pancreas_coarse", "pancreas_fine"):
             fill(plan, cell(plan, stage, target), make_rows([50.0, 60.0]))
-    full = report_table(table2.TABLE, plan).markdown
+    full = report_table(TABLE2, plan).markdown
     assert "Missing" not in full
     assert "python" not in full
 
@@ -150,9 +150,9 @@ def test_missing_cells_are_named_with_the_commands_that_fill_them_in_order_and_o
 def test_results_of_other_options_do_not_fill_a_cell(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, options=("--width", "8"))
     fill(plan, cell(plan, "pancreas_fine", "MSD"), make_rows([50.0, 60.0]))
-    ours = csv_lines(report_table(table2.TABLE, plan))["paper", "Fine", "MSD", "dsc"]["ours"]
+    ours = csv_lines(report_table(TABLE2, plan))["paper", "Fine", "MSD", "dsc"]["ours"]
     assert float(ours) == 55
-    other = report_table(table2.TABLE, replace(plan, options=()))
+    other = report_table(TABLE2, replace(plan, options=()))
     assert csv_lines(other)["paper", "Fine", "MSD", "dsc"]["ours"] == ""
     assert "holdout 0.1 and the default options" in other.markdown
 
@@ -162,7 +162,7 @@ def test_empty_predictions_are_counted_and_stay_in_the_mean(tmp_path: Path) -> N
     rows = [make_row("a", 60.0, 2.0, 10.0), empty_row("b"), empty_row("c")]
     rows[2]["empty"] = "pred label"
     fill(plan, cell(plan, "tumor_fine", "MSD"), rows)
-    report = report_table(table3.TABLE, plan)
+    report = report_table(TABLE3, plan)
     line = csv_lines(report)["paper", "F-Seg", "MSD", "hd95_mm"]
     assert (float(line["ours"]), line["empty"], line["results"]) == (70.0, "2", "3")
     shown = markdown_cells(report.markdown)[0]
@@ -174,7 +174,7 @@ def test_cases_without_a_label_are_said_and_not_counted(tmp_path: Path) -> None:
     plan = make_plan(tmp_path)
     fill(plan, cell(plan, "pancreas_fine", "MSD"), [*make_rows([50.0]), {"case_id": "z"}])
     fill(plan, cell(plan, "pancreas_fine", "RMYY"), [{"case_id": "z"}])
-    report = report_table(table2.TABLE, plan)
+    report = report_table(TABLE2, plan)
     assert csv_lines(report)["paper", "Fine", "MSD", "dsc"]["cases"] == "1"
     assert "Fine, MSD, protocol paper: 1 cases have no label, not counted." in report.notes
     assert "Fine, RMYY, protocol paper is left out: no case has a label." in report.notes
@@ -185,24 +185,24 @@ def test_the_four_folds_are_read_together_and_three_are_missing(tmp_path: Path) 
     whole = cell(plan, "tumor_fine", "MSD", folds=True)
     folders = fill(plan, whole, make_rows([10.0, 20.0, 30.0, 40.0, 50.0]))
     assert len(folders) == 4
-    line = csv_lines(report_table(table4.TABLE, plan))["paper", "F-Seg", "MSD", "dsc"]
+    line = csv_lines(report_table(TABLE4, plan))["paper", "F-Seg", "MSD", "dsc"]
     assert (float(line["ours"]), line["cases"]) == (30.0, "5")
     assert float(line["difference"]) == pytest.approx(30 - 43.86)
     (folders[2] / "done").unlink()
-    assert csv_lines(report_table(table4.TABLE, plan))["paper", "F-Seg", "MSD", "dsc"]["ours"] == ""
+    assert csv_lines(report_table(TABLE4, plan))["paper", "F-Seg", "MSD", "dsc"]["ours"] == ""
 
 
 def test_other_centers_stand_beside_the_papers_means_only(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, ("SYN-A", "msd", "SYN-C"))
     for target in ("SYN-A", "msd", "SYN-C"):
         fill(plan, cell(plan, "pancreas_fine", target), make_rows([70.0, 80.0]))
-    report = report_table(table2.TABLE, plan)
+    report = report_table(TABLE2, plan)
     shown = markdown_cells(report.markdown)[0]["DSC (%) / Fine"]
     assert shown["SYN-A"] == "75.00"
     assert shown["msd"] == "75.00 (82.23, -7.23)"
     assert shown["mean [95 % interval]"].endswith("(84.07, -9.07)")
     assert "not the paper's three" in report.markdown
-    alone = report_table(table2.TABLE, plan, targets=["SYN-C"])
+    alone = report_table(TABLE2, plan, targets=["SYN-C"])
     assert list(markdown_cells(alone.markdown)[0]["DSC (%) / Fine"]) == [
         "",
         "SYN-C",
@@ -215,7 +215,7 @@ def test_both_protocols_have_their_own_numbers_and_thresholds(tmp_path: Path) ->
     for protocol, dsc, threshold in (("paper", 40.0, 0.7), ("honest", 30.0, 0.35)):
         rows = [row | {"threshold": threshold} for row in make_rows([dsc, dsc + 10])]
         fill(plan, cell(plan, "tumor_fine", "MSD", protocol=protocol), rows)
-    report = report_table(table3.TABLE, plan)
+    report = report_table(TABLE3, plan)
     paper, honest = markdown_cells(report.markdown)
     assert paper["DSC (%) / F-Seg"]["MSD"].startswith("45.00 ")
     assert honest["DSC (%) / F-Seg"]["MSD"].startswith("35.00 ")
@@ -232,7 +232,7 @@ def test_a_table_reads_and_changes_nothing_but_its_own_files(
     fill(plan, cell(plan, "pancreas_fine", "MSD"), make_rows([70.0, 80.0]))
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
     arguments = ["--centers", str(plan.centers), "--checkpoints", str(plan.checkpoints)]
-    run_table(table2.TABLE, [*arguments, "--out", str(tmp_path / "new")])
+    run_table(TABLE2, [*arguments, "--out", str(tmp_path / "new")])
     after = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if "new" not in p.parts}
     assert {p: t for p, t in after.items() if p != tmp_path} == {
         p: t for p, t in before.items() if p != tmp_path
@@ -255,7 +255,7 @@ def test_what_cannot_be_shown_ends_with_a_message(
 ) -> None:
     plan = make_plan(tmp_path)
     with pytest.raises(SystemExit) as ended:
-        run_table(table2.TABLE, ["--centers", str(plan.centers), *arguments])
+        run_table(TABLE2, ["--centers", str(plan.centers), *arguments])
     assert message in capsys.readouterr().err + str(ended.value)
 
 
@@ -297,11 +297,11 @@ def test_a_table_script_says_what_and_not_how() -> None:
 
 def test_a_report_is_made_of_any_rows_that_a_function_reads(tmp_path: Path) -> None:
     centers = load_centers(make_plan(tmp_path, ("SYN-A", "SYN-B", "SYN-C")).centers)
-    cells = table_cells(table3.TABLE, centers, ["SYN-C"], (7,), ("paper",))
+    cells = table_cells(TABLE3, centers, ["SYN-C"], (7,), ("paper",))
     assert {one.seed for (one,) in cells.values()} == {7}
     dscs = {"tumor_coarse": 30.0, "tumor_fine": 40.0}
     report = make_report(
-        table3.TABLE,
+        TABLE3,
         cells,
         lambda one: make_rows([dscs[one.stage]] * 2) if one.roi_source == "seg" else None,
     )

@@ -11,15 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from data.dataset import Crop, StageDataset
-from data.preprocess import PreparedCase
+from data.prepare.prepared_case import PreparedCase
+from engine.checkpointing import build_state, load_checkpoint
+from engine.training import backward, weighted_sum
 from methods import METHODS, build_method
 from methods.ours import Ours
 from tests.conftest import read_log, same, train, weights
-from utils.checkpoint import load_checkpoint
 from utils.config import config_from_plain, read_config
 from utils.stages import STAGES, Config
-from utils.state import build_state
-from utils.training import backward, weighted_sum
 
 CPU = torch.device("cpu")
 MakeConfig = Callable[..., Config]

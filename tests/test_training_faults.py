@@ -12,7 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from data.dataset import Sample
-from data.preprocess import PreparedCase
+from data.prepare.prepared_case import PreparedCase
+from engine.checkpointing import load_checkpoint, save_checkpoint
+from engine.run_folders import Run
+from engine.training import (
+    NonFiniteLossError,
+    fit,
+)
 from methods import METHODS
 from methods.ours import Ours
 from tests.conftest import (
@@ -22,13 +28,7 @@ from tests.conftest import (
     weights,
     write_tiny_centers,
 )
-from utils.checkpoint import load_checkpoint, save_checkpoint
-from utils.runs import Run
 from utils.stages import Config
-from utils.training import (
-    NonFiniteLossError,
-    fit,
-)
 
 CPU = torch.device("cpu")
 MakeConfig = Callable[..., Config]
@@ -101,7 +101,7 @@ def test_with_fp16_gradients_that_stay_not_finite_stop_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(faulty, "fault", "gradient")
-    monkeypatch.setattr("utils.training.MIN_LOSS_SCALE", 2.0**14)  # two skips below the first scale
+    monkeypatch.setattr("engine.training.MIN_LOSS_SCALE", 2.0**14)  # after two skips
     centers = write_tiny_centers(tmp_path, {"B": 1, "C": 1})
     config = tiny_config(method="faulty", precision="fp16", epochs=9, centers=centers)
     with pytest.raises(NonFiniteLossError, match=r"step 4: .* at B/b0"):

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import torch
 
+from engine.checkpointing import load_checkpoint
+from engine.run_folders import Run, find_runs
+from engine.training import SIGTERM_EXIT
 from tests.conftest import Tiny, read_log, same, start_script, train, weights
-from utils.checkpoint import load_checkpoint
 from utils.config import parse_config
-from utils.runs import Run, find_runs
 from utils.stages import TUMOR_COARSE
-from utils.training import SIGTERM_EXIT
 
 SCRIPT = "train_tumor/train_sh_tumor_coarse.py"
 STEPS = 60  # 20 epochs of three cases

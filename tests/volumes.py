@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from data.case import Case
-from data.centers import Center
+from data.case import Case, Center
 from data.readers import list_cases, load_case
 
 SPACING = (2.9, 1.3, 0.7)  # mm, (z, y, x): three different, none of them round

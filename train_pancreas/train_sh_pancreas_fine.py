@@ -5,9 +5,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from engine.training import fit
 from utils.config import parse_config, run_script
 from utils.stages import PANCREAS_FINE
-from utils.training import fit
 
 if __name__ == "__main__":
     run_script(fit, parse_config(PANCREAS_FINE))

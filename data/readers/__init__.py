@@ -6,20 +6,16 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.case import HU_RANGE, LABEL_TUMOR, Case, DataError
+from data.case import HU_RANGE, LABEL_TUMOR, Case, Center, DataError, LabelMap
 from data.readers import folder, msd, nih, nnunet_raw, panorama
 from data.readers.dicom import read_dicom_folder
 from data.readers.files import CaseFiles
-from data.readers.label import LabelMap, read_label
+from data.readers.label import read_label
 from data.readers.masks import read_mask, write_mask
 from data.readers.volume import Volume, canonical_spacing, grid_axis_map, read_volume
-
-if TYPE_CHECKING:
-    from data.centers import Center
 
 __all__ = [
     "READERS",

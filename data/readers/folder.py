@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from data.case import Center
 from data.readers.dicom import list_series_folders
 from data.readers.files import CaseFiles, list_volumes, match_by_name, strip_suffix
-
-if TYPE_CHECKING:
-    from data.centers import Center
 
 LABEL_MAP = {"background": (0,), "pancreas": (1,), "tumor": (2,)}
 LABEL_GEOMETRY = "strict"

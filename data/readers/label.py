@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
-from data.case import LABEL_BACKGROUND, LABEL_PANCREAS, LABEL_TUMOR, DataError, Grid
+from data.case import LABEL_BACKGROUND, LABEL_PANCREAS, LABEL_TUMOR, DataError, Grid, LabelMap
 from data.readers.volume import (
     AxisMap,
     Volume,
@@ -23,8 +22,6 @@ CLASSES = {"background": LABEL_BACKGROUND, "pancreas": LABEL_PANCREAS, "tumor": 
 LABEL_GEOMETRIES = ("strict", "image", "resample")
 MAX_OFFSET_VOXELS = 0.25  # a label may lie this far off its image, from rounded headers
 MAX_NON_INTEGER = 1e-3  # float labels hold 1.0000001 after a detour over a scale factor
-
-LabelMap = Mapping[str, tuple[int, ...]]
 
 
 def read_label(path: Path, image: Volume, label_map: LabelMap, geometry: str) -> np.ndarray:

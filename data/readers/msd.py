@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from data.case import Center
 from data.readers.files import CaseFiles, list_volumes, match_by_name
-
-if TYPE_CHECKING:
-    from data.centers import Center
 
 LABEL_MAP = {"background": (0,), "pancreas": (1,), "tumor": (2,)}
 LABEL_GEOMETRY = "strict"

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from data.case import DataError
+from data.case import Center, DataError
 from data.readers.dicom import list_series_folders
 from data.readers.files import CaseFiles, check_exclude, list_volumes, patient_of
-
-if TYPE_CHECKING:
-    from data.centers import Center
 
 LABEL_MAP = {"background": (0,), "pancreas": (1,)}
 # Published labels run against y of their DICOM series, and their headers do not place them: unless

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from data.case import DataError
+from data.case import Center, DataError, LabelMap
 from data.readers.files import CaseFiles, list_volumes, match_by_name, read_json, strip_suffix
-
-if TYPE_CHECKING:
-    from data.centers import Center
-    from data.readers.label import LabelMap
 
 CHANNEL = "_0000"  # nnU-Net numbers the channels; a CT has one
 LABEL_GEOMETRY = "strict"

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from data.case import DataError
+from data.case import Center, DataError
 from data.readers.files import CaseFiles, list_volumes, match_by_name, strip_suffix
-
-if TYPE_CHECKING:
-    from data.centers import Center
 
 # 1 PDAC lesion, 2 veins, 3 arteries, 4 pancreas parenchyma, 5 pancreatic duct, 6 common bile duct
 LABEL_MAP = {"background": (0, 2, 3, 6), "pancreas": (1, 4, 5), "tumor": (1,)}

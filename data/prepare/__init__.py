@@ -1,0 +1,1 @@
+"""From data sets to prepared cases: one grid, a cache, duplicates refused."""

@@ -1,0 +1,147 @@
+"""Prepared cases: one spacing, int16 HU and uint8 labels on disk, read by memory map.
+
+The window to [-100, 240] HU and the crops are taken when a sample is read, since they cost nothing
+there and differ between stages; resampling is what the cache saves (1.5 x 0.8 x 0.8 mm, Sec. IV-A).
+"""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.case import Center, DataError
+from data.prepare.cache import content_key, read_meta, remove_leftovers, write_folder
+from data.prepare.duplicates import judge_doubles
+from data.prepare.parallel import run_jobs, track
+from data.prepare.prepared_case import (
+    PreparedCase,
+    PrepareSettings,
+    prepared_from_meta,
+    resample_case,
+)
+from data.readers import label_map_of, load_case
+from data.readers.files import CaseFiles
+from data.readers.header import estimate_voxels
+from data.splits import list_all_cases
+
+BYTES_PER_VOXEL = 3  # int16 image and uint8 label
+
+
+def prepare_centers(
+    centers: Iterable[Center], cache: Path, settings: PrepareSettings, workers: int = 1
+) -> dict[str, list[PreparedCase]]:
+    """Prepare every case of every center that the cache does not hold yet, then open them all.
+
+    Says beforehand how much disk it needs, goes on where a killed run was, and refuses scans that
+    are in the given centers twice: pass all centers of a split, the target too. A center with
+    `drop_doubles` loses its copies instead. Raises one `DataError` with every case's problem; the
+    other cases are kept.
+    """
+    centers = list(centers)
+    files = list_all_cases({center.name: center for center in centers})
+    jobs = [
+        _Job(center, case, cache, settings) for center in centers for case in files[center.name]
+    ]
+    cache.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(cache)
+    with ThreadPoolExecutor(max(1, workers)) as pool:  # hashing files: threads are enough
+        found = list(track(pool.map(_look_up, jobs), len(jobs), "reading the cache"))
+    missing = [job for job, result in zip(jobs, found, strict=True) if result is None]
+    if missing:
+        _announce(missing, len(jobs), cache, settings)
+        made = iter(run_jobs(_prepare_job, missing, workers, "preparing"))
+        found = [next(made) if result is None else result for result in found]
+    problems = [p for result in found if isinstance(result, DataError) for p in result.problems]
+    cases = [result for result in found if isinstance(result, PreparedCase)]
+    problems += _unlabeled(cases)
+    dropping = {center.name for center in centers if center.drop_doubles}
+    dropped, doubles = judge_doubles(cases, dropping)
+    if problems or doubles:
+        raise DataError(list(dict.fromkeys([*problems, *doubles])))
+    for (name, case_id), other in dropped.items():
+        print(f"{name}/{case_id} is left out: it is the same scan as {other}", flush=True)
+    kept = [case for case in cases if (case.center, case.case_id) not in dropped]
+    return {c.name: [case for case in kept if case.center == c.name] for c in centers}
+
+
+@dataclass(frozen=True)
+class _Job:
+    center: Center
+    files: CaseFiles
+    cache: Path
+    settings: PrepareSettings
+
+    def place(self) -> tuple[Path, str]:
+        """The folder of this case as its files and settings now are, and its key."""
+        center = self.center
+        rule = (center.reader, center.label_geometry, center.has_lesions)
+        label_map = sorted(label_map_of(center).items()) if self.files.label else None
+        key = content_key(self.files, self.cache, self.settings.spacing, rule, label_map)
+        return self.cache / center.name / f"{self.files.case_id}-{key}", key
+
+
+_Result = PreparedCase | DataError | None
+
+
+def _look_up(job: _Job) -> _Result:
+    """The cached case, None where there is none, or why its files cannot be read."""
+    name = f"{job.center.name}/{job.files.case_id}"
+    if job.files.problem is not None:
+        return DataError(f"{name}: {job.files.problem}")
+    try:
+        folder, key = job.place()
+    except OSError as error:
+        return DataError(f"{name}: {error.filename} cannot be read ({error.strerror}); restore it")
+    except DataError as error:
+        return error
+    meta = read_meta(folder, key)
+    return None if meta is None else prepared_from_meta(meta, folder, job.files)
+
+
+def _prepare_job(job: _Job) -> _Result:
+    """Read, resample and store one case."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the notes are kept in meta.json
+        try:
+            case = load_case(job.center, job.files)
+            folder, key = job.place()
+            meta, arrays = resample_case(case, job.settings)
+            write_folder(folder, arrays, meta, key)
+        except DataError as error:
+            return error
+        except OSError as error:
+            return DataError(f"{job.center.name}/{job.files.case_id}: {error}; see to the disk")
+    result = _look_up(job)
+    if result is None:
+        return DataError(f"{folder}: changed while it was written; run again")
+    return result
+
+
+def _announce(jobs: list[_Job], total: int, cache: Path, settings: PrepareSettings) -> None:
+    """Say what will be made and what disk it takes. Raises `DataError` where it cannot fit."""
+    needed = BYTES_PER_VOXEL * sum(
+        estimate_voxels(job.files.image, settings.spacing) for job in jobs
+    )
+    free = shutil.disk_usage(cache).free
+    print(
+        f"preparing {len(jobs)} of {total} cases: about {needed / 2**30:.2f} GiB in {cache} "
+        f"({free / 2**30:.1f} GiB free)",
+        flush=True,
+    )
+    if needed > free:
+        raise DataError(f"{cache}: too little space on its disk; give another folder for the cache")
+
+
+def _unlabeled(cases: Sequence[PreparedCase]) -> Iterator[str]:
+    """A center has labels for all of its cases or for none (prediction only)."""
+    labeled = {case.center for case in cases if case.has_label}
+    for case in cases:
+        if case.center in labeled and not case.has_label:
+            yield (
+                f"{case.center}/{case.case_id}: has no label, other cases of the center have; "
+                "add the label or list the case under exclude"
+            )

@@ -1,0 +1,1 @@
+"""What the check of a data set reports: figures, pictures, Table I."""

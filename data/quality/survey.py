@@ -1,0 +1,148 @@
+"""What one case is: geometry, label, lesions, scanner, and what is odd about it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy import ndimage
+
+from data.case import LABEL_TUMOR, Case, Center, DataError, Triple
+from data.prepare.duplicates import fingerprint, thumbnail
+from data.readers import load_case
+from data.readers.files import CaseFiles
+from data.readers.volume import canonical_matrix
+from data.roi import bounding_box
+
+TINY_LESION_MM3 = 10.0
+AIR_HU = -200  # every CT of a body shows something darker
+SOFT_TISSUE_HU = (-150, 350)  # pancreas, its fat, contrast and calcium at the edges
+MIN_SOFT_PART = 0.5  # of a label's voxels; a mirrored label lies on bowel gas, lung and bone
+PANCREAS_ML = (5.0, 500.0)
+SPACING_MM = (0.2, 12.0)
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """One 26-connected part of the tumor label.
+
+    `centroid_mm`: (x, y, z), world, LPS. `place`: (z, y, x) in the pancreas's box, 0 to 1; x runs
+    from the patient's right (head of the pancreas) to the left (tail), z from the feet upward.
+    """
+
+    volume_mm3: float
+    centroid_mm: Triple
+    place: Triple
+
+    @property
+    def part(self) -> str:
+        """Third of the pancreas from right to left: only a rough guess, since it curves."""
+        return ("head", "body", "tail")[min(2, int(3 * self.place[2]))]
+
+
+@dataclass(frozen=True)
+class CaseFacts:
+    """A readable case in figures. `spacing` mm, (z, y, x), canonical; volumes in ml and mm3."""
+
+    center: str
+    case_id: str
+    patient_id: str
+    shape: tuple[int, ...]
+    spacing: Triple
+    labeled: bool
+    pancreas_ml: float
+    lesions: tuple[Lesion, ...]
+    acquisition: Mapping[str, str]
+    oddities: tuple[str, ...]
+    fingerprint: str
+    thumbnail: np.ndarray = field(repr=False)
+
+
+def survey_case(center: Center, files: CaseFiles) -> CaseFacts | DataError:
+    """Read one case and describe it, or say why it is refused."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the notes are among the oddities
+        try:
+            case = load_case(center, files)
+        except DataError as error:
+            return error
+    voxel_mm3 = float(np.prod(case.spacing))
+    pancreas_ml = 0.0
+    if case.label is not None:
+        pancreas_ml = np.count_nonzero(case.label) * voxel_mm3 / 1000
+    lesions = find_lesions(case)
+    return CaseFacts(
+        center=center.name,
+        case_id=case.case_id,
+        patient_id=files.patient_id,
+        shape=case.image_hu.shape,
+        spacing=case.spacing,
+        labeled=case.label is not None,
+        pancreas_ml=pancreas_ml,
+        lesions=lesions,
+        acquisition=case.acquisition,
+        oddities=(*case.notes, *_odd_image(case), *_odd_label(case, center, pancreas_ml)),
+        fingerprint=fingerprint(case.image_hu),
+        thumbnail=thumbnail(case.image_hu),
+    )
+
+
+def find_lesions(case: Case) -> tuple[Lesion, ...]:
+    """Every 26-connected part of the tumor label, largest first."""
+    if case.label is None:
+        return ()
+    tumor = bounding_box(case.label == LABEL_TUMOR)
+    pancreas = bounding_box(case.label > 0)
+    if tumor is None or pancreas is None:
+        return ()
+    parts, count = ndimage.label(case.label[tumor.slices] == LABEL_TUMOR, np.ones((3, 3, 3)))
+    numbers = range(1, count + 1)
+    sizes = np.bincount(parts.ravel(), minlength=count + 1)[1:]
+    middles = ndimage.center_of_mass(parts > 0, parts, numbers)
+    matrix = canonical_matrix(case.grid)
+    lesions = []
+    for size, middle in zip(sizes, middles, strict=True):
+        index = np.add(middle, tumor.start)
+        world = matrix @ (*index[::-1], 1.0)
+        place = (index + 0.5 - pancreas.start) / np.subtract(pancreas.stop, pancreas.start)
+        lesions.append(
+            Lesion(float(size * np.prod(case.spacing)), _triple(world[:3]), _triple(place))
+        )
+    return tuple(sorted(lesions, key=lambda lesion: -lesion.volume_mm3))
+
+
+def _odd_image(case: Case) -> list[str]:
+    found = []
+    if case.image_hu.min() > AIR_HU:
+        found.append(
+            f"no voxel is below {AIR_HU} HU: are these Hounsfield units? (a windowed or shifted "
+            "image cannot be used; convert it again from DICOM)"
+        )
+    if min(case.spacing) < SPACING_MM[0] or max(case.spacing) > SPACING_MM[1]:
+        spacing = ", ".join(f"{step:.3g}" for step in case.spacing)
+        found.append(f"spacing ({spacing}) mm is not believable; look at the header")
+    return found
+
+
+def _odd_label(case: Case, center: Center, pancreas_ml: float) -> list[str]:
+    if case.label is None:
+        return []
+    found = []
+    if center.has_lesions and not (case.label == LABEL_TUMOR).any():
+        found.append("no tumor in its label: it trains the pancreas stages only")
+    if not PANCREAS_ML[0] <= pancreas_ml <= PANCREAS_ML[1]:
+        found.append(f"pancreas with lesion has {pancreas_ml:.1f} ml; look at the label")
+    under = case.image_hu[case.label > 0]
+    soft = float(np.mean((under >= SOFT_TISSUE_HU[0]) & (under <= SOFT_TISSUE_HU[1])))
+    if soft < MIN_SOFT_PART:
+        found.append(
+            f"only {100 * soft:.0f} % of its label lie on soft tissue "
+            f"({SOFT_TISSUE_HU[0]} to {SOFT_TISSUE_HU[1]} HU): is it mirrored or another case's?"
+        )
+    return found
+
+
+def _triple(values: np.ndarray) -> Triple:
+    return float(values[0]), float(values[1]), float(values[2])

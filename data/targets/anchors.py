@@ -1,0 +1,105 @@
+"""Eq. 8's choice of voxels: where the features of tumor and of normal tissue are read."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from data.targets.sdm import bounding_box
+
+# Sides in voxels (z, y, x) of the box that dilates the lesion: 10 to 20 in the protocol.
+DILATION = (12, 15, 15)
+STRIDE = 8  # of the projected features
+
+
+@torch.no_grad()
+def anchor_masks(
+    mask: Tensor, *, dilation: tuple[int, int, int] = DILATION, stride: int = STRIDE
+) -> tuple[Tensor, Tensor]:
+    """Candidates of Eq. 8: the lesion's center line, and the normal tissue around the lesion.
+
+    `mask`: bool (1, 1, z, y, x), sides divisible by `stride`. Returns two bool masks (1, 1,
+    z/stride, y/stride, x/stride), of which one cell stands for stride^3 voxels.
+
+    Positive: one cell of each slice of cells that holds lesion. Of the cells that are lesion for
+    one half or more, or else hold the slice's most lesion, it is the one nearest the centroid of
+    the slice's lesion: the line stays inside a curved lesion, and a lesion smaller than a cell
+    has an anchor too. (Released scripts: one skeleton voxel per slice.) Negative: cells without
+    any lesion voxel that the lesion, dilated by a box of `dilation` voxels, reaches. Without
+    lesion both are empty. ValueError: a shape that does not fit.
+    """
+    if mask.dim() != 5 or mask.shape[:2] != (1, 1) or any(n % stride for n in mask.shape[2:]):
+        raise ValueError(
+            f"anchor_masks needs (1, 1, z, y, x) with sides divisible by {stride}, "
+            f"not {tuple(mask.shape)}"
+        )
+    volume = mask[0, 0] if mask.dtype == torch.bool else mask[0, 0] != 0
+    positive, negative = volume.new_zeros(2, *(n // stride for n in volume.shape))
+    box = bounding_box(volume, margin=max(dilation))
+    if box is not None:
+        cells = tuple(slice(s.start // stride, -(-s.stop // stride)) for s in box)
+        voxels = tuple(slice(s.start * stride, s.stop * stride) for s in cells)
+        lesion = volume[voxels]
+        counts = _voxels_per_cell(lesion, stride)
+        reached = _voxels_per_cell(dilate(lesion, dilation), stride) > 0
+        positive[cells] = _center_line(counts, stride**3)
+        negative[cells] = reached & (counts == 0)
+    return positive[None, None], negative[None, None]
+
+
+@torch.no_grad()
+def dilate(mask: Tensor, sides: tuple[int, int, int] = DILATION) -> Tensor:
+    """Dilation by a box of `sides` voxels (z, y, x): bool (z, y, x) -> the same shape.
+
+    Equals `skimage.morphology.dilation(mask, np.ones(sides))`; an even side reaches one voxel
+    further towards index 0. Only the surroundings of the mask are worked on.
+    """
+    dilated = torch.zeros_like(mask)
+    box = bounding_box(mask, margin=max(sides))
+    if box is not None:
+        region = mask[box]
+        for axis, side in enumerate(sides):
+            region = _any_in_window(region, axis, side)
+        dilated[box] = region
+    return dilated
+
+
+def _any_in_window(mask: Tensor, axis: int, side: int) -> Tensor:
+    """Whether `mask` (z, y, x) holds a voxel up to (side - 1) // 2 before, side // 2 after."""
+    padding = [0, 0] * (2 - axis) + [(side - 1) // 2, side // 2] + [0, 0] * axis
+    found = F.pad(mask, padding)
+    width = 1
+    while width < side:  # the union of two windows is one of up to twice the width
+        step = min(width, side - width)
+        kept = found.shape[axis] - step
+        found = found.narrow(axis, 0, kept) | found.narrow(axis, step, kept)
+        width += step
+    return found
+
+
+def _voxels_per_cell(mask: Tensor, stride: int) -> Tensor:
+    """How many voxels of each cell are in the bool mask: (z, y, x) -> int64 (z/s, y/s, x/s)."""
+    z, y, x = (n // stride for n in mask.shape)
+    parts = mask.view(z, stride, y, stride, x, stride)
+    return parts.sum(dim=(1, 3, 5))
+
+
+def _center_line(counts: Tensor, voxels: int) -> Tensor:
+    """One cell of each slice with lesion: `counts` of lesion voxels (z, y, x) -> bool.
+
+    In whole numbers, and of equals the first: the same line on each device.
+    """
+    depth, height, width = counts.shape
+    total = counts.sum(dim=(1, 2), keepdim=True)  # (z, 1, 1)
+    enough = torch.minimum(counts.amax(dim=(1, 2), keepdim=True), counts.new_tensor(voxels) // 2)
+    y = torch.arange(height, device=counts.device)[None, :, None]
+    x = torch.arange(width, device=counts.device)[None, None, :]
+    from_centroid = (total * y - (counts * y).sum(dim=(1, 2), keepdim=True)) ** 2 + (
+        total * x - (counts * x).sum(dim=(1, 2), keepdim=True)
+    ) ** 2
+    order = from_centroid * (height * width) + y * width + x
+    order = order.masked_fill(counts < enough, torch.iinfo(torch.int64).max)
+    line = torch.zeros(depth, height * width, dtype=torch.bool, device=counts.device)
+    line.scatter_(1, order.flatten(1).argmin(dim=1, keepdim=True), total.flatten(1) > 0)
+    return line.view_as(counts)

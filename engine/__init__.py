@@ -1,0 +1,1 @@
+"""The only place that trains and predicts: one loop, one inference path, one evaluation."""

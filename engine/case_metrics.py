@@ -1,0 +1,106 @@
+"""Masks -> cases.csv and summary.json: the protocol's metrics, on the original grid, in mm."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.files import write_json, write_text
+from utils.metrics import centroid_distance, dsc, precision, recall, surface_metrics
+
+Row = dict[str, Any]
+METRICS = ("dsc", "asd_mm", "hd95_mm", "hd95_max_mm", "recall", "precision", "centroid_mm")
+COLUMNS = (
+    "case_id",
+    *METRICS,
+    "roi_coverage",
+    "roi_coverage_margin",
+    "pred_ml",
+    "label_ml",
+    "empty",
+    "fallback",
+    "rounds",
+    "threshold",
+    "seconds",
+    "peak_memory_mib",
+)
+
+
+def measure_case(
+    pred: np.ndarray, mask: np.ndarray | None, spacing: tuple[float, float, float]
+) -> Row:
+    """Every metric of one case; bool (z, y, x) on the original grid, spacing in mm.
+
+    Without a label (`mask` None) there are volumes only. An empty prediction or label gets the
+    protocol's constants, and `empty` names which of the two it is.
+    """
+    ml = float(np.prod(spacing)) / 1000.0
+    row: Row = {"pred_ml": np.count_nonzero(pred) * ml, "empty": "" if pred.any() else "pred"}
+    if mask is None:
+        return row
+    surface = surface_metrics(pred, mask, spacing)
+    if not mask.any():
+        row["empty"] = (row["empty"] + " label").strip()
+    return row | {
+        "label_ml": np.count_nonzero(mask) * ml,
+        "dsc": dsc(pred, mask),
+        "asd_mm": surface.asd_mm,
+        "hd95_mm": surface.hd95_mm,
+        "hd95_max_mm": surface.hd95_max_mm,
+        "recall": recall(pred, mask),
+        "precision": precision(pred, mask),
+        "centroid_mm": centroid_distance(pred, mask, spacing),
+    }
+
+
+def write_cases(path: Path, rows: Sequence[Row]) -> None:
+    """cases.csv: one row per case, what is unknown left empty; written atomically."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({key: _cell(row.get(key)) for key in COLUMNS})
+    write_text(path, buffer.getvalue())
+
+
+def read_cases(path: Path) -> list[Row]:
+    """The rows of cases.csv, numbers as floats, empty cells left out."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as handle:
+        return [{k: _value(k, v) for k, v in row.items() if v} for row in csv.DictReader(handle)]
+
+
+def summarize(rows: Sequence[Row]) -> Row:
+    """Mean of each metric over the cases (none dropped), and which cases were empty."""
+    summary: Row = {"cases": len(rows)}
+    for name in METRICS:
+        values = [float(row[name]) for row in rows if name in row and math.isfinite(row[name])]
+        summary[name] = float(np.mean(values)) if values else None
+    summary["seconds_per_case"] = float(np.mean([row["seconds"] for row in rows])) if rows else None
+    summary["empty"] = {str(row["case_id"]): row["empty"] for row in rows if row.get("empty")}
+    summary["fallback"] = {
+        str(row["case_id"]): row["fallback"] for row in rows if row.get("fallback")
+    }
+    return summary
+
+
+def write_summary(path: Path, rows: Sequence[Row], provenance: Row) -> None:
+    """summary.json: `summarize`, and where it came from."""
+    write_json(path, {**summarize(rows), **provenance})
+
+
+def _cell(value: Any) -> str:
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _value(name: str, text: str) -> Any:
+    return text if name in ("case_id", "empty", "fallback") else float(text)

@@ -1,0 +1,151 @@
+"""The state of a training run: built from the seed, saved, loaded.
+
+Checkpoints hold tensors and plain types only; they are written atomically and read with
+`weights_only=True`.
+"""
+
+from __future__ import annotations
+
+import time
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from data.splits import Split
+from engine.run_folders import Run, environment
+from engine.run_log import RunLog
+from methods import Method
+from utils.config import to_plain
+from utils.distributed import World
+from utils.files import write_atomic
+from utils.stages import Config
+
+FORMAT = 1  # raise when a reader of the old layout would misread the new one
+PLAIN_TYPES = (torch.Tensor, torch.nn.Parameter, bool, int, float, str, type(None))
+
+
+@dataclass
+class State:
+    """Everything that a step changes."""
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    step: int = 0
+    heldout_dsc: list[float] = field(default_factory=list)
+
+    def to_plain(self) -> dict[str, Any]:
+        """Tensors and plain types, for a checkpoint."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "step": self.step,
+            "heldout_dsc": self.heldout_dsc,
+        }
+
+    def load(self, content: dict[str, Any]) -> None:
+        """Go back to what `to_plain` gave."""
+        self.network.load_state_dict(content["network"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.scaler.load_state_dict(content["scaler"])
+        self.step = content["step"]
+        self.heldout_dsc = list(content["heldout_dsc"])
+
+
+def build_state(method: Method, config: Config, device: torch.device) -> State:
+    """Network, Adam (Sec. IV-C) and loss scaler, from the seed."""
+    torch.manual_seed(config.seed)
+    network = method.build_network().to(device)
+    optimizer = torch.optim.Adam(
+        network.parameters(), lr=config.lr, weight_decay=config.weight_decay
+    )
+    scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
+    return State(network, optimizer, scaler)
+
+
+def load_state(state: State, run: Run, world: World) -> None:
+    """Go back to the run's last state; a ValueError where other processes shared its samples."""
+    device = next(state.network.parameters()).device
+    content = load_checkpoint(run.checkpoint, device)
+    if content["processes"] != world.size:
+        raise ValueError(
+            f"{run.folder}: trained by {content['processes']} processes, now there are "
+            f"{world.size}: start as many again, or a new run with --no-resume"
+        )
+    state.load(content)
+
+
+class Saver:
+    """Writes the checkpoint of a run, and holds its log."""
+
+    def __init__(self, config: Config, run: Run, split: Split, state: State, world: World) -> None:
+        self.config, self.run, self.split, self.state, self.world = (
+            config, run, split, state, world,
+        )  # fmt: skip
+        self.log = RunLog(run.folder, config, state.step, active=world.first)
+        self._last = time.monotonic()
+
+    def __call__(self, force: bool = False) -> None:
+        """Save now, or, unless forced, when `checkpoint_seconds` have passed."""
+        due = time.monotonic() - self._last >= self.config.checkpoint_seconds
+        if not self.world.first or not (force or due):
+            return
+        content = {
+            **self.state.to_plain(),
+            "processes": self.world.size,
+            "config": to_plain(self.config),
+            "split": to_plain(self.split),
+            "split_hash": self.split.hash,
+            "environment": environment(),
+            "random_state": {"seed": self.config.seed, "torch": torch.get_rng_state()},
+        }
+        self.log.flush()
+        save_checkpoint(self.run.checkpoint, content)
+        self._last = time.monotonic()
+
+
+def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Save tensors and plain types; anything else raises TypeError before a byte is written."""
+    _refuse_objects(content, "checkpoint")
+    write_atomic(path, lambda handle: torch.save({"format": FORMAT, **content}, handle))
+
+
+def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Load what `save_checkpoint` wrote.
+
+    Raises FileNotFoundError, or ValueError with the file's name where it is cut short, is no
+    checkpoint, holds objects, or is of another format.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no checkpoint there; train the stage first")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch.load compares no checksums
+        if damaged is not None:
+            raise ValueError(f"{damaged} is damaged")
+        content = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # bytes that are no checkpoint can raise nearly anything
+        raise ValueError(
+            f"{path}: not a readable checkpoint ({str(error).partition(chr(10))[0]}); "
+            "delete the run folder and train again, or restore the file"
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"{path}: not a checkpoint of format {FORMAT}; it was made by other code")
+    return content
+
+
+def _refuse_objects(value: Any, place: str) -> None:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _refuse_objects(key, f"a key of {place}")
+            _refuse_objects(item, f"{place}[{key!r}]")
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            _refuse_objects(item, f"{place}[{index}]")
+    elif type(value) not in PLAIN_TYPES:  # numpy.float64 is a float, but would not load
+        raise TypeError(f"{place} is a {type(value).__name__}; only tensors and plain types")

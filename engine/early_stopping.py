@@ -1,0 +1,84 @@
+"""Dice on held-out cases of the source centers while training: when it stops rising, stop."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from data.dataset import target_mask
+from data.prepare.prepared_case import PreparedCase
+from engine.inference import Model, input_box, predict_box
+from methods import Method
+from utils.files import write_text
+from utils.metrics import dsc
+from utils.postprocess import keep_components
+from utils.stages import Config
+
+
+class Watch:
+    """Measures the network every `validate_epochs` epochs and says when it no longer improves.
+
+    Only held-out cases of the *sources* are looked at, in a crop around their label, so nothing of
+    the unseen center can decide when a training ends.
+    """
+
+    def __init__(self, config: Config, cases: Sequence[PreparedCase]) -> None:
+        """Raise ValueError where there is nothing to measure on."""
+        self.config = config
+        self.cases = [c for c in cases if c.has_label and config.stage.target in c.boxes]
+        if config.validate_epochs > 0 and not self.cases:
+            raise ValueError(
+                f"--validate-epochs {config.validate_epochs} needs held-out cases with a "
+                f"{config.stage.target}; add --holdout 0.1"
+            )
+
+    def is_due(self, epoch: int) -> bool:
+        """Whether the network is measured at the end of this epoch."""
+        every = self.config.validate_epochs
+        return every > 0 and epoch % every == 0
+
+    def measure(self, method: Method, network: nn.Module) -> float:
+        """Dice (%) at the stage's threshold: mean over a center's cases, then over the centers.
+
+        One prediction a case, without mirroring; the network is left in training mode.
+        """
+        device = next(network.parameters()).device
+        config = replace(self.config, stage=replace(self.config.stage, mirror_axes=()))
+        stage = config.stage
+        model = Model(
+            config, method, network, device, config.precision, stage.max_voxels, stage.threshold
+        )
+        network.eval()
+        by_center: dict[str, list[float]] = {}
+        for case in self.cases:
+            assert case.label is not None
+            around = None if stage.roi == "volume" else case.boxes[stage.roi]
+            box = input_box(stage, case.image_hu.shape, around)
+            pred = np.zeros(case.image_hu.shape, bool)
+            pred[box.slices] = predict_box(model, case.image_hu, box) > stage.threshold
+            dice = dsc(keep_components(pred), target_mask(case.label, stage.target))
+            by_center.setdefault(case.center, []).append(dice)
+        network.train()
+        return float(np.mean([np.mean(values) for values in by_center.values()]))
+
+    def has_plateaued(self, history: Sequence[float]) -> bool:
+        """Whether the last `patience` measures brought nothing better than the best before them."""
+        patience = self.config.patience
+        if patience == 0 or len(history) <= patience:
+            return False
+        return max(history[-patience:]) <= max(history[:-patience])
+
+    def write(self, path: Path, history: Sequence[float]) -> None:
+        """heldout.csv: epoch and Dice of every measure."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("epoch", "dsc"))
+        for number, dice in enumerate(history, start=1):
+            writer.writerow((number * self.config.validate_epochs, f"{dice:.6g}"))
+        write_text(path, text.getvalue())

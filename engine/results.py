@@ -1,0 +1,234 @@
+"""What an evaluation stands on: its run, and the results of the stages before it, in order."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data.case import Center
+from engine.run_folders import Run, find_runs
+from utils.commands import command_line, to_arguments
+from utils.config import Evaluation, stage_named
+from utils.stages import Stage
+
+
+@dataclass(frozen=True)
+class Result:
+    """The evaluation of one run on one center: masks that the next stage reads."""
+
+    folder: Path
+    stage: str
+    previous: Result | None
+
+    def mask_path(self, case_id: str) -> Path:
+        """Where the mask of a case is, on the grid of its image."""
+        return self.folder / "predictions" / f"{case_id}.nii.gz"
+
+    @property
+    def done(self) -> bool:
+        """Whether every case is there; the mark is written last."""
+        return (self.folder / "done").is_file()
+
+
+def result_folder(run: Run, stage: str, center: str, roi_source: str, protocol: str) -> Path:
+    """Where the evaluation of a stage's run on a center lies.
+
+    A pancreas stage has one threshold, so `paper` and `honest` share its result.
+    """
+    name = f"evaluation_{center}_{roi_source}"
+    if stage_named(stage).target == "tumor" or protocol == "heldout":
+        name += f"_{protocol}"
+    return run.folder / name
+
+
+def pick_runs(evaluation: Evaluation, centers: Mapping[str, Center]) -> list[tuple[Run, str]]:
+    """The finished runs to evaluate, each with its center: the newest timestamp, or --time.
+
+    In the protocol `heldout` a run comes with each of its sources that has held-out cases.
+    Raises FileNotFoundError with the command to give where there is none, and ValueError where
+    the center is unknown or several runs fit.
+    """
+    target = evaluation.target
+    if target is not None and target not in centers:
+        raise ValueError(
+            f"--target {target}: not in {evaluation.centers}, which has {', '.join(centers)}"
+        )
+    wanted = {"variant": evaluation.variant}
+    wanted |= {} if evaluation.method is None else {"method": evaluation.method}
+    found = find_runs(evaluation.checkpoints, evaluation.stage, **wanted)
+    all_runs = [run for run in found if _is_of(run, evaluation)]
+    runs = [run for run in all_runs if not evaluation.time or run.time in evaluation.time]
+    if evaluation.sources:
+        runs = [run for run in runs if set(run.sources) == set(evaluation.sources)]
+    if target is not None and evaluation.fold is None:
+        runs = [run for run in runs if target not in run.sources]
+        runs = [run for run in runs if run.target == target] or runs
+    finished = [run for run in runs if run.done]
+    if not finished:
+        raise FileNotFoundError(_missing_run(evaluation, runs, all_runs))
+    newest = [run for run in finished if run.time == finished[0].time]
+    if target is not None and evaluation.fold != "all" and len(newest) > 1:
+        choices = "; ".join(f"--sources {' '.join(r.sources)} --seed {r.seed}" for r in newest)
+        raise ValueError(f"--target {target}: several runs fit; add one of: {choices}")
+    if evaluation.protocol == "heldout":
+        pairs = [(run, name) for run in newest for name in _heldout_centers(run)]
+    else:
+        pairs = [(run, target or run.target or "") for run in newest]
+    for run, name in pairs:
+        if name not in centers:
+            raise ValueError(f"{run.folder}: its center {name!r} is not in {evaluation.centers}")
+    return pairs
+
+
+def _is_of(run: Run, evaluation: Evaluation) -> bool:
+    """Whether a run is of the seed and of the fold that are asked for."""
+    if evaluation.seed not in (None, run.seed):
+        return False
+    if evaluation.fold is None:
+        return run.fold is None
+    own = evaluation.target in (None, run.target)
+    return own and run.fold is not None and evaluation.fold in ("all", str(run.fold))
+
+
+def _heldout_centers(run: Run) -> list[str]:
+    """The sources of which the run holds cases out; a ValueError where there is none."""
+    names = [name for name in run.sources if any(c == name for c, _ in run.heldout_cases)]
+    if not names:
+        raise ValueError(
+            f"{run.folder}: trained on every case of its sources, so none is left to choose a "
+            "threshold on; train it with --holdout 0.1, or use --protocol paper"
+        )
+    return names
+
+
+def find_previous(
+    evaluation: Evaluation, run: Run, target: str, centers: Mapping[str, Center]
+) -> Result | None:
+    """The result of the stage before on the same center, of the run that `_earlier_runs` prefers.
+
+    With ROIs from labels ("mask") the tumor's coarse stage needs no result. Raises
+    FileNotFoundError, with the commands to give, where training or evaluation is not finished.
+    """
+    stage = stage_named(evaluation.stage)
+    if evaluation.roi_source == "mask" and stage.target == "pancreas":
+        raise ValueError("--roi-source mask is for the tumor stages: it replaces the pancreas ones")
+    if stage.previous is None or (evaluation.roi_source == "mask" and stage.roi == "pancreas"):
+        return None
+    earlier_stage = stage_named(stage.previous)
+    runs = _earlier_runs(evaluation, earlier_stage, run, target)
+    finished = [earlier for earlier in runs if earlier.done]
+    if not finished:
+        train = _train_again(runs[0]) if runs else ""
+        sources = runs[0].sources if runs else _training_sources(earlier_stage, run, centers)
+        raise FileNotFoundError(
+            f"{evaluation.stage} needs {stage.previous}, whose training is "
+            f"{f'unfinished in {runs[0].folder}' if runs else 'missing'}; give\n  "
+            f"{train or _command('train', stage.previous, evaluation, sources, run)}\n  "
+            f"{_command('evaluate', stage.previous, evaluation, sources, run, target)}"
+        )
+    earlier, roi_source = finished[0], evaluation.roi_source
+    folder = result_folder(earlier, stage.previous, target, roi_source, evaluation.protocol)
+    if not Result(folder, stage.previous, None).done:
+        command = _command("evaluate", stage.previous, evaluation, earlier.sources, run, target)
+        raise FileNotFoundError(
+            f"{evaluation.stage} reads the masks of {stage.previous} on {target}, and they are "
+            f"missing or unfinished in {folder}; give\n  {command} --time {earlier.time}"
+        )
+    return _chain(evaluation.checkpoints, folder)
+
+
+def _earlier_runs(evaluation: Evaluation, stage: Stage, run: Run, target: str) -> list[Run]:
+    """Runs of an earlier stage that saw what `run` saw and not the target.
+
+    Those of the timestamps that were asked for, else those of the same one, else all; of the same
+    seed where there are any; newest first. A tumor stage is of the same method and the same row of
+    Table V, and has the same sources; a pancreas stage may have more (centers without lesions).
+    """
+    own = set(run.sources)
+    runs = []
+    tumor = stage.target == "tumor"
+    same = {"method": run.method, "variant": run.variant} if tumor else {}
+    for earlier in find_runs(evaluation.checkpoints, stage.name, fold=run.fold, **same):
+        sources = set(earlier.sources)
+        unseen = earlier.target == run.target if run.fold is not None else target not in sources
+        if evaluation.protocol == "heldout":
+            unseen = run.heldout_cases <= earlier.heldout_cases
+        if unseen and (own == sources or (not tumor and own < sources)):
+            runs.append(earlier)
+    asked = [earlier for earlier in runs if earlier.time in evaluation.time]
+    runs = asked or [earlier for earlier in runs if earlier.time == run.time] or runs
+    return [earlier for earlier in runs if earlier.seed == run.seed] or runs
+
+
+def _training_sources(stage: Stage, run: Run, centers: Mapping[str, Center]) -> list[str]:
+    """What a stage that `run` builds on is trained on: its sources, and NIH's like if it may."""
+    if run.fold is not None:
+        return []
+    free = [name for name, center in centers.items() if not center.has_lesions]
+    more = free if stage.target == "pancreas" else []
+    return [*run.sources, *(n for n in more if n not in (*run.sources, run.target))]
+
+
+def _command(
+    kind: str,
+    stage: str,
+    evaluation: Evaluation,
+    sources: Sequence[str],
+    run: Run | None = None,
+    target: str | None = None,
+) -> str:
+    """A command line that can be given as it stands, from the current folder."""
+    tumor = stage.startswith("tumor")
+    fold = evaluation.fold if run is None or run.fold is None else str(run.fold)
+    options: dict[str, Any] = {"sources": tuple(sources) if fold is None else ()}
+    options["target"] = run.target if run is not None else evaluation.target
+    options["fold"] = fold
+    if tumor and evaluation.variant != "Ours":
+        options["variant"] = evaluation.variant
+    if tumor:
+        options["method"] = evaluation.method if run is None else run.method
+    options["seed"] = evaluation.seed
+    for name in ("centers", "checkpoints", "cache"):
+        options[name] = getattr(evaluation, name)
+    if kind == "evaluate":
+        held_out = evaluation.protocol == "heldout"
+        if target is not None and not held_out:
+            options["target"] = target
+        if tumor and evaluation.roi_source != "seg":
+            options["roi_source"] = evaluation.roi_source
+        if held_out or (tumor and evaluation.protocol != "paper"):
+            options["protocol"] = evaluation.protocol
+    elif run is not None and run.holdout > 0:
+        options["holdout"] = run.holdout
+    return command_line(kind, stage, to_arguments(options))
+
+
+def _train_again(run: Run) -> str:
+    """The command that began an unfinished run: given again, it goes on."""
+    facts = json.loads((run.folder / "environment.json").read_text(encoding="utf-8"))
+    return "python " + shlex.join(facts["command"])
+
+
+def _missing_run(evaluation: Evaluation, unfinished: Sequence[Run], others: Sequence[Run]) -> str:
+    """Why there is nothing to evaluate, and what to do."""
+    if unfinished:
+        again = _train_again(unfinished[0])
+        return f"the training in {unfinished[0].folder} is not finished; it goes on with\n  {again}"
+    message = f"no trained {evaluation.stage} in {evaluation.checkpoints} fits"
+    there = [f"{run.time} trained on {' '.join(run.sources)}" for run in others if run.done]
+    if there:
+        message += f" (finished are: {'; '.join(there)})"
+    command = _command("train", evaluation.stage, evaluation, evaluation.sources)
+    return f"{message}; train it with\n  {command}"
+
+
+def _chain(checkpoints: Path, folder: Path) -> Result:
+    """The result in `folder` with the results before it, as their summaries name them."""
+    summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    previous = summary["previous"]
+    before = None if previous is None else _chain(checkpoints, checkpoints / previous)
+    return Result(folder, summary["stage"], before)

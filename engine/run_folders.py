@@ -1,0 +1,226 @@
+"""Run folders: `checkpoints/<timestamp>_<stage>_<method>_<sources>/`, found, opened, locked."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import platform
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from time import sleep
+from typing import Any
+
+import torch
+
+from data.splits import CaseName, Split
+from utils.config import StoppedError, to_plain
+from utils.files import write_json, write_text
+from utils.stages import Config
+
+TIME_FORMAT = "%Y%m%d-%H%M%S"
+UNHASHED = ("checkpoints", "cache", "centers", "time", "resume", "device", "workers")
+UNHASHED_TOO = ("checkpoint_seconds", "tensorboard")
+IN_SPLIT = ("sources", "target", "fold", "holdout")  # the split's hash has these
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run on disk."""
+
+    folder: Path
+    time: str
+    sources: tuple[str, ...]
+    target: str | None
+    method: str = "ours"
+    variant: str = "Ours"
+    seed: int = 2022
+    fold: int | None = None
+    holdout: float = 0.0
+    test_cases: frozenset[CaseName] = frozenset()
+    heldout_cases: frozenset[CaseName] = frozenset()  # of the sources, to choose a threshold on
+    dropped_cases: frozenset[CaseName] = frozenset()  # doubles: never trained, never tested
+
+    @property
+    def done(self) -> bool:
+        """Whether training has ended; the mark is written last."""
+        return (self.folder / "done").is_file()
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file with the weights."""
+        return self.folder / "last.pt"
+
+
+def config_hash(config: Config) -> str:
+    """Hash of everything in the configuration that changes the weights, the split aside."""
+    plain = to_plain(config)
+    for name in UNHASHED + UNHASHED_TOO + IN_SPLIT:
+        plain.pop(name)
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def new_time() -> str:
+    """Now, as the timestamp of a run."""
+    return datetime.now(UTC).strftime(TIME_FORMAT)
+
+
+def find_runs(checkpoints: Path, stage: str, **wanted: Any) -> list[Run]:
+    """Runs of a stage, newest first; `wanted` may hold any key of run.json.
+
+    A folder without a readable run.json of this version is no run: it is passed over.
+    """
+    runs = []
+    for path in sorted(checkpoints.glob(f"*_{stage}_*/run.json"), reverse=True):
+        try:
+            facts = json.loads(path.read_text(encoding="utf-8"))
+            run = _run(path.parent, facts)
+        except (OSError, json.JSONDecodeError, KeyError, TypeError):
+            continue
+        if facts.get("stage") != stage:
+            continue
+        if all(facts.get(key) == to_plain(value) for key, value in wanted.items()):
+            runs.append(run)
+    return runs
+
+
+def create_run(config: Config, time: str, split: Split) -> Run:
+    """Make the folder with config.json, environment.json and, last, run.json."""
+    folder = config.checkpoints / _folder_name(config, time, split)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "config.json", to_plain(config))
+    write_json(folder / "environment.json", environment())
+    facts = {
+        "stage": config.stage.name,
+        "method": config.method,
+        "variant": config.stage.variant,
+        "seed": config.seed,
+        "time": time,
+        "sources": list(split.sources),
+        "target": split.target,
+        "fold": split.fold,
+        "holdout": config.holdout,
+        "config_hash": config_hash(config),
+        "split_hash": split.hash,
+        "test_cases": to_plain(split.test_cases),
+        "heldout_cases": to_plain(split.heldout_cases),
+        "dropped_cases": to_plain(split.dropped_cases),
+    }
+    write_json(folder / "run.json", facts)
+    return _run(folder, facts)
+
+
+def open_runs(config: Config, splits: Sequence[Split]) -> list[Run]:
+    """A folder for each split, all of one timestamp: those of an unfinished experiment, or new.
+
+    Raises ValueError where --time names folders of another configuration or other cases.
+    """
+    same = {"config_hash": config_hash(config)}
+    time = config.time
+    if time is None and config.resume:
+        for run in find_runs(config.checkpoints, config.stage.name, **same):
+            if not run.done and any(_fits(run, split) for split in splits):
+                time = run.time
+                break
+    if time is None:
+        time = _free_time(config)
+    runs = []
+    for split in splits:
+        folder = config.checkpoints / _folder_name(config, time, split)
+        found = find_runs(config.checkpoints, config.stage.name, time=time)
+        there = [run for run in found if run.folder == folder]
+        for run in there:
+            _refuse_other(run, same["config_hash"], split)
+        runs.append(there[0] if there else create_run(config, time, split))
+    return runs
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder against a second process; the lock dies with the process.
+
+    Raises StoppedError where another process holds it.
+    """
+    with (folder / "lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StoppedError(
+                f"{folder}: another process works here; wait for it (a training can start a "
+                "new run beside it with --no-resume)"
+            ) from error
+        yield
+
+
+def mark_done(folder: Path) -> None:
+    """Write `done`, the last file of a run or an evaluation."""
+    write_text(folder / "done", new_time() + "\n")
+
+
+def environment() -> dict[str, Any]:
+    """Versions and devices, so that a number can be traced to what computed it."""
+    names = ("torch", "numpy", "scipy", "SimpleITK", "scikit-image", "monai")
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: version(name) for name in names},
+        "cuda": torch.version.cuda,
+        "gpus": devices,
+        "threads": torch.get_num_threads(),
+        "command": sys.argv,
+    }
+
+
+def _free_time(config: Config) -> str:
+    """Now, or later, so that no other run of the stage has it."""
+    time = new_time()
+    while any(config.checkpoints.glob(f"{time}_{config.stage.name}_*")):
+        sleep(0.2)
+        time = new_time()
+    return time
+
+
+def _folder_name(config: Config, time: str, split: Split) -> str:
+    """Unique for what may train at one timestamp: row of Table V, sources, fold and seed too."""
+    variant = config.stage.variant
+    parts = [time, config.stage.name, config.method + (f"-{variant}" if variant != "Ours" else "")]
+    parts.append("+".join(split.sources))
+    if split.fold is not None:
+        parts.append(f"fold{split.fold}")
+    if config.seed != Config(config.stage).seed:
+        parts.append(f"seed{config.seed}")
+    return "_".join(parts)
+
+
+def _run(folder: Path, facts: dict[str, Any]) -> Run:
+    values = {name: facts[name] for name in ("time", "target", "method", "variant", "seed", "fold")}
+    values |= {
+        name: frozenset((center, case_id) for center, case_id in facts[name])
+        for name in ("test_cases", "heldout_cases", "dropped_cases")
+    }
+    return Run(folder, sources=tuple(facts["sources"]), holdout=facts["holdout"], **values)
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    return json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
+
+
+def _fits(run: Run, split: Split) -> bool:
+    return _facts(run)["split_hash"] == split.hash
+
+
+def _refuse_other(run: Run, wanted_hash: str, split: Split) -> None:
+    facts = _facts(run)
+    if facts["config_hash"] != wanted_hash:
+        raise ValueError(
+            f"{run.folder}: made with other settings (see its config.json); "
+            "give the same ones, or another --time"
+        )
+    if facts["split_hash"] != split.hash:
+        raise ValueError(f"{run.folder}: made from other cases; give another --time")

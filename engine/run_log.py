@@ -1,0 +1,71 @@
+"""The log of a run: log.csv always, TensorBoard events where wanted."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from utils.files import write_text
+from utils.stages import LOSS_TERMS, Config
+
+COLUMNS = ("step", "epoch", "lr", "total", *LOSS_TERMS, "grad_norm", "cases")
+
+
+class RunLog:
+    """One row per step. Opened at step n it forgets rows behind n, which a kill left over."""
+
+    def __init__(self, folder: Path, config: Config, step: int, active: bool = True) -> None:
+        self._file: Any = None
+        self._events: SummaryWriter | None = None
+        if not active:
+            return
+        path = folder / "log.csv"
+        keep_rows(path, step)
+        self._file = path.open("a", newline="", encoding="utf-8")
+        self._writer = csv.writer(self._file, lineterminator="\n")
+        if config.tensorboard:
+            self._events = SummaryWriter(str(folder / "events"), purge_step=step + 1)
+
+    def write(
+        self, step: int, epoch: int, lr: float, values: Mapping[str, float], cases: Sequence[str]
+    ) -> None:
+        """Note one step; terms that the stage leaves out stay empty."""
+        if self._file is None:
+            return
+        terms = [f"{values[name]:.6g}" if name in values else "" for name in COLUMNS[3:-1]]
+        self._writer.writerow([step, epoch, f"{lr:.6g}", *terms, " ".join(cases)])
+        if self._events is not None:
+            self._events.add_scalar("lr", lr, step)
+            for name, value in values.items():
+                self._events.add_scalar(f"loss/{name}", value, step)
+
+    def flush(self) -> None:
+        """Hand every row to the operating system."""
+        if self._file is not None:
+            self._file.flush()
+
+    def close(self) -> None:
+        """Write what is left and close the files."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        if self._events is not None:
+            self._events.close()
+
+
+def keep_rows(path: Path, step: int) -> None:
+    """Make `path` a log with its header and the whole rows of steps 1 to `step`."""
+    rows = [list(COLUMNS)]
+    if path.is_file():
+        with path.open(newline="", encoding="utf-8") as handle:
+            for row in csv.reader(handle):
+                if len(row) == len(COLUMNS) and row[0].isdigit() and int(row[0]) <= step:
+                    rows.append(row)
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_text(path, text.getvalue())

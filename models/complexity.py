@@ -1,0 +1,93 @@
+"""Parameters and multiply-accumulates of a network, by fvcore's rules (Table VI)."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, is_dataclass
+from typing import Any
+
+import torch
+from fvcore.nn import FlopCountAnalysis
+from torch import Tensor, nn
+
+from models.layers import Upsample
+
+PATCH_SIZES = ((64, 224, 224), (32, 128, 128))  # (z, y, x) of the coarse and fine stage, Table VI
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """`parameters`: of one network. `macs`: multiply-accumulates, summed over the input sizes."""
+
+    parameters: int
+    macs: int
+
+    @property
+    def gmacs(self) -> str:
+        """In 1e9, with the two decimals of Table VI."""
+        return f"{self.macs / 1e9:.2f}"
+
+
+def count_complexity(
+    network: nn.Module, patch_sizes: Iterable[tuple[int, int, int]] = PATCH_SIZES
+) -> Complexity:
+    """Parameters, and multiply-accumulates by fvcore's rules, of one image of each size (z, y, x).
+
+    `network` takes (1, 1, z, y, x) and returns tensors or a dataclass of tensors; it is not run or
+    changed. Interpolation costs nothing by fvcore's rules in 3D, however it is carried out.
+    """
+    traced = _TensorsOnly(copy.deepcopy(network).to("meta")).eval()
+    upsamples = [name for name, module in traced.named_modules() if isinstance(module, Upsample)]
+    macs = 0
+    for size in patch_sizes:
+        image = torch.empty(1, 1, *size, device="meta")
+        with _traceable_meta_convolution(), warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # tracing warns of every check of a shape
+            analysis = FlopCountAnalysis(traced, image)
+            analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+            by_module = analysis.by_module()
+        macs += int(by_module[""] - sum(by_module[name] for name in upsamples))
+    return Complexity(sum(p.numel() for p in network.parameters()), macs)
+
+
+class _TensorsOnly(nn.Module):
+    """The tracer knows tuples of tensors, no dataclass and no None."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        outputs: Any = self.network(image)
+        if is_dataclass(outputs):
+            outputs = vars(outputs).values()
+        elif isinstance(outputs, Tensor):
+            outputs = (outputs,)
+        return tuple(value for value in outputs if isinstance(value, Tensor))
+
+
+@contextmanager
+def _traceable_meta_convolution() -> Iterator[None]:
+    """Let the tracer see convolutions on the meta device.
+
+    PyTorch's own shape function stops under the tracer, which turns sizes into tensors; and fvcore
+    counts `_convolution`, which only the other devices reach.
+    """
+
+    def convolution(*args: Any) -> Tensor:
+        return torch.ops.aten._convolution(*args, False, False, False, False)
+
+    def shape_only(
+        x: Tensor, weight: Tensor, _: Any, stride: Any, padding: Any, dilation: Any, *__: Any
+    ) -> Tensor:
+        axes = zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
+        sizes = [(int(n) + 2 * p - d * (int(k) - 1) - 1) // s + 1 for n, k, s, p, d in axes]
+        return x.new_empty([int(x.shape[0]), int(weight.shape[0]), *sizes])
+
+    with torch.library._scoped_library("aten", "IMPL") as library:
+        library.impl("convolution", convolution, "Meta")
+        library.impl("_convolution", shape_only, "Meta")
+        yield

@@ -1,0 +1,82 @@
+"""What `reproduce/run.py` ends with: tables, figures, the benchmark's report, of what is there."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from data.centers import load_centers
+from engine.run_folders import environment, new_time
+from reproduce.analysis.benchmark import benchmark_markdown, measure_benchmark
+from reproduce.analysis.run_table import report_table
+from reproduce.analysis.tables import Report
+from reproduce.experiments.cells import Plan
+from reproduce.experiments.request import BENCHMARK, DEMO, Request
+from utils.commands import ROOT, to_arguments
+from utils.files import write_text
+
+SUMMARIES = {BENCHMARK: "benchmark.md", DEMO: "summary.md"}  # all in one file, with what made it
+FIGURE_SCRIPTS = ("figure5", "figure6", "figure7", "figure8")
+
+
+def show_results(request: Request, figures: bool = True) -> None:
+    """Print and write every table that was asked for, of what is there now; draw its figures."""
+    reports = [
+        report_table(table, request.plan, request.targets, request.seeds)
+        for table in request.tables
+    ]
+    for report in reports:
+        report.write(request.out)
+    text = to_markdown(request, reports)
+    if request.what in SUMMARIES:
+        write_text(request.out / SUMMARIES[request.what], text)
+    print(text)
+    if request.figures and figures:
+        draw_figures(request)
+
+
+def to_markdown(request: Request, reports: Sequence[Report]) -> str:
+    """The tables; of what has a summary, with what made it; of the benchmark, the shift first."""
+    if request.what == BENCHMARK:
+        centers = load_centers(request.plan.centers)
+        measured = measure_benchmark(request.plan, centers, request.seeds, request.targets)
+        return benchmark_markdown(measured, reports[0], facts_of(request))
+    head = ["# Demo\n", *facts_of(request), ""] if request.what == DEMO else []
+    return "\n".join([*head, *(report.markdown for report in reports)])
+
+
+def draw_figures(request: Request) -> None:
+    """Draw each figure by its script; one that lacks results says so and holds up no other."""
+    options = {"out": request.out, "seed": request.seeds[0], "targets": request.targets}
+    for name in FIGURE_SCRIPTS:
+        words = [*plan_arguments(request.plan), *to_arguments(options)]
+        script = str(ROOT / "reproduce" / f"{name}.py")
+        print(f"{name}:", flush=True)
+        subprocess.run([sys.executable, script, *words], check=False)
+
+
+def plan_arguments(plan: Plan) -> list[str]:
+    """The arguments that `reproduce.analysis.run_table.plan_of` makes this plan of."""
+    names = ("centers", "checkpoints", "cache", "holdout")
+    words = [*to_arguments({name: getattr(plan, name) for name in names})]
+    words.append(f"--options={shlex.join(plan.options)}")
+    for stage, options in plan.stage_options.items():
+        words.append(f"--stage-options={stage}={shlex.join(options)}")
+    return words
+
+
+def facts_of(request: Request) -> list[str]:
+    """What a reader needs to get the numbers again."""
+    phantoms, made = request.preset.phantoms, environment()
+    devices = ", ".join(made["gpus"]) if "cpu" not in request.devices else made["platform"]
+    return [
+        f"- command: `{request.command}`",
+        f"- seeds: {' '.join(map(str, request.seeds))}",
+        f"- synthetic centers: {phantoms}",
+        f"- arguments of every training: `{shlex.join(request.plan.options)}`",
+        *(f"- of {n}: `{shlex.join(words)}`" for n, words in request.plan.stage_options.items()),
+        f"- devices: {' '.join(request.devices)} ({devices or made['platform']})",
+        f"- date: {new_time()} UTC; torch {made['packages']['torch']}",
+    ]

@@ -1,0 +1,1 @@
+"""Which trainings and evaluations fill the tables, and at which size."""

@@ -1,0 +1,1 @@
+"""How the steps of an experiment are run."""

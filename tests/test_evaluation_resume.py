@@ -1,0 +1,167 @@
+"""An evaluation goes on where it was, and gives up what is no longer true."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from engine.results import result_folder
+from engine.run_folders import locked
+from tests import _killed_evaluation
+from tests._evaluation_fixtures import (
+    CASES,
+    PANCREAS_CUT,
+    Place,
+    hu_window,
+    read_rows,
+    read_summary,
+    run_of,
+    small_stage,
+    write_run,
+    write_toml,
+)
+from utils.config import StoppedError
+from utils.stages import STAGE_NAMES, STAGES
+
+pytest_plugins = ["tests._evaluation_plugin"]
+
+UNSTABLE = ("seconds", "peak_memory_mib")
+
+
+def stable(folder: Path) -> tuple[Any, Any]:
+    """The rows and the summary without what differs from run to run."""
+    rows = read_rows(folder)
+    for row in rows.values():
+        for name in UNSTABLE:
+            del row[name]
+    summary = read_summary(folder)
+    for name in ("seconds_per_case", "previous_sha256"):
+        del summary[name]
+    return rows, summary
+
+
+def test_an_evaluation_killed_again_and_again_ends_as_an_unbroken_one(place: Place) -> None:
+    write_run(place.checkpoints, small_stage("pancreas_coarse"), hu_window(PANCREAS_CUT))
+    unbroken = replace(place, checkpoints=place.checkpoints.with_name("unbroken"))
+    shutil.copytree(place.checkpoints, unbroken.checkpoints)
+    log = place.checkpoints.with_name("log.txt")
+    points = (
+        "predict_case:2:before",  # one case is there
+        "write_mask:1:after",  # the mask of the second is there, its row is not
+        "write_cases:2:after",  # its row too; the first call writes the rows that are kept
+        "write_summary:1:before",
+        "mark_done:1:before",
+    )
+    paths = [place.centers, place.checkpoints, place.cache, log]
+    words = [*map(str, paths), "pancreas_coarse", *points]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(
+        [sys.executable, _killed_evaluation.__file__, *words], env=environment, check=True
+    )
+    killed = "status -9"
+    expected = ["case_0", killed, killed, "case_1", killed, "case_2", "case_3", killed, killed]
+    assert log.read_text().splitlines() == [*expected, "status 0"]
+    folder, whole = run_of(place, "pancreas_coarse").folder, unbroken.evaluate("pancreas_coarse")
+    broken = folder / whole.name
+    assert (broken / "done").is_file()
+    assert stable(broken) == stable(whole)
+    for case in CASES:
+        paths = [f / "predictions" / f"{case}.nii.gz" for f in (broken, whole)]
+        first, second = (sitk.GetArrayFromImage(sitk.ReadImage(str(path))) for path in paths)
+        np.testing.assert_array_equal(first, second)
+
+
+def test_a_finished_evaluation_is_not_done_again(evaluated: Place, predicted: list[str]) -> None:
+    before = {
+        stage: stable(result_folder(run_of(evaluated, stage), stage, "C", "seg", "paper"))
+        for stage in STAGES
+    }
+    folders = evaluated.all_stages()
+    assert predicted == []
+    assert {stage: stable(folder) for stage, folder in folders.items()} == before
+    assert all((folder / "done").is_file() for folder in folders.values())
+
+
+def test_a_missing_mask_is_predicted_again_and_no_other(
+    evaluated: Place, predicted: list[str]
+) -> None:
+    folder = run_of(evaluated, "tumor_coarse").folder / "evaluation_C_seg_paper"
+    (folder / "predictions" / "case_2.nii.gz").unlink()
+    evaluated.evaluate("tumor_coarse")
+    assert predicted == ["case_2"]
+    assert tuple(read_rows(folder)) == CASES
+
+
+def test_another_checkpoint_makes_its_results_and_the_later_ones_invalid(
+    evaluated: Place, predicted: list[str]
+) -> None:
+    write_run(evaluated.checkpoints, small_stage("pancreas_fine"), hu_window(PANCREAS_CUT + 5))
+    evaluated.evaluate("pancreas_coarse")
+    assert predicted == []
+    for stage in STAGE_NAMES[1:]:
+        predicted.clear()
+        evaluated.evaluate(stage)
+        assert tuple(predicted) == CASES
+
+
+def test_a_label_that_was_corrected_is_measured_again(
+    evaluated: Place, predicted: list[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(evaluated.centers.parent / "C", folder / "C")
+    toml = write_toml(folder / "centers.toml", {"C": {}})
+    place = replace(evaluated, centers=toml)
+    path = folder / "C" / "labels" / "case_1.nii.gz"
+    label = sitk.ReadImage(str(path))
+    array = sitk.GetArrayFromImage(label)
+    array[array == 2] = 1
+    index = np.argwhere(array == 1)[0]
+    array[tuple(index)] = 2
+    corrected = sitk.GetImageFromArray(array)
+    corrected.CopyInformation(label)
+    place.evaluate("tumor_fine")
+    assert predicted == []  # the same bytes in another place
+    sitk.WriteImage(corrected, str(path))
+    place.evaluate("tumor_fine")
+    assert predicted == ["case_1"]
+
+
+def test_a_case_that_was_excluded_leaves_the_table_and_the_means(
+    evaluated: Place, predicted: list[str], tmp_path: Path
+) -> None:
+    toml = tmp_path / "centers.toml"
+    text = evaluated.centers.read_text().replace('path = "', f'path = "{evaluated.centers.parent}/')
+    toml.write_text(text.replace("[centers.C]", '[centers.C]\nexclude = ["case_1"]'))
+    folder = evaluated.evaluate("pancreas_coarse", centers=toml)
+    assert predicted == []
+    rows = read_rows(folder)
+    assert tuple(rows) == ("case_0", "case_2", "case_3")
+    summary = read_summary(folder)
+    assert summary["cases"] == 3
+    assert summary["dsc"] == pytest.approx(np.mean([float(row["dsc"]) for row in rows.values()]))
+
+
+def test_two_evaluations_of_one_result_at_a_time_are_refused(evaluated: Place) -> None:
+    run = run_of(evaluated, "pancreas_coarse")
+    held = run.folder / "evaluation_C_seg"
+    with locked(held), pytest.raises(StoppedError, match="another process"):
+        evaluated.evaluate("pancreas_coarse")
+    assert (held / "done").is_file()
+
+
+def test_doubles_that_the_split_dropped_are_not_tested(place: Place) -> None:
+    run = write_run(place.checkpoints, small_stage("pancreas_coarse"), hu_window(PANCREAS_CUT))
+    note = run.folder / "run.json"
+    facts = json.loads(note.read_text(encoding="utf-8"))
+    note.write_text(json.dumps({**facts, "dropped_cases": [["C", CASES[0]], ["A", CASES[1]]]}))
+    assert tuple(read_rows(place.evaluate("pancreas_coarse"))) == CASES[1:]

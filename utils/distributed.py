@@ -1,0 +1,101 @@
+"""The processes of a `torchrun` that train together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+from torch import Tensor, distributed
+
+MAX_WAIT = timedelta(days=2)  # the others wait while the first process prepares all cases
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among those that train together."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes files and prints."""
+        return self.rank == 0
+
+    def average_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """Replace each gradient by its mean over the processes, in one message.
+
+        A parameter without a gradient counts as zero, so that a head which one process did not
+        use stays in step.
+        """
+        if self.size == 1:
+            return
+        parameters = list(parameters)
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        distributed.all_reduce(flat)
+        flat /= self.size
+        start = 0
+        for gradient in gradients:
+            gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
+            start += gradient.numel()
+
+    def all_true(self, flag: bool, device: torch.device) -> bool:
+        """Whether `flag` holds in every process."""
+        if self.size == 1:
+            return flag
+        value = torch.tensor(float(flag), device=device)
+        distributed.all_reduce(value, op=distributed.ReduceOp.MIN)
+        return bool(value.item() > 0)
+
+    def share(self, values: Tensor) -> Tensor:
+        """The mean of `values` over the processes."""
+        if self.size > 1:
+            distributed.all_reduce(values)
+            values /= self.size
+        return values
+
+    def from_first(self, value: str) -> str:
+        """The first process's text, in every process."""
+        if self.size == 1:
+            return value
+        box = [value]
+        distributed.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def gather(self, text: str) -> list[str]:
+        """The texts of all processes, in every process."""
+        if self.size == 1:
+            return [text]
+        texts = [""] * self.size
+        distributed.all_gather_object(texts, text)
+        return texts
+
+    def wait(self) -> None:
+        """Go on when every process has come here."""
+        if self.size > 1:
+            distributed.barrier()
+
+
+@contextmanager
+def join_world(device: torch.device) -> Iterator[World]:
+    """The `World` of `torchrun`'s environment variables (NCCL or gloo), or of one process."""
+    size = int(os.environ.get("WORLD_SIZE", 1))
+    if size == 1:
+        yield World()
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    distributed.init_process_group(backend, timeout=MAX_WAIT)
+    try:
+        yield World(distributed.get_rank(), size)
+    finally:
+        distributed.destroy_process_group()

@@ -1,0 +1,45 @@
+"""Files that are whole or absent: atomic writes of bytes, text and JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+
+def write_atomic(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Call `write` on a temporary file beside `path`, flush it to disk, then rename it.
+
+    A process killed at any moment leaves either the old file or the new one, never a part.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with partial.open("wb") as handle:
+            write(handle)
+            handle.flush()
+            os.fsync(handle.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Delete what `write_atomic` left in `folder` where a process was killed while it wrote.
+
+    Only while no other process writes there.
+    """
+    for path in folder.glob(".*.part"):
+        path.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    write_atomic(path, lambda handle: handle.write(text.encode("utf-8")))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON atomically; NaN is an error, since other readers refuse it."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
