@@ -7,13 +7,14 @@ import sys
 
 import torch
 
+from engine.command_line import parse_config, parse_evaluation
 from engine.evaluation import run_stage
 from engine.training import fit
 from reproduce.experiments.finished import newest_times
 from reproduce.prepare import prepare
 from reproduce.workflow.tasks import EVALUATE, PREPARE, TRAIN, Task
 from utils.commands import to_arguments
-from utils.config import parse_config, parse_evaluation, stage_named
+from utils.stages import stage_named
 
 
 def run_step(task: Task, device: str) -> None:
