@@ -129,12 +129,31 @@ def resize(image: Tensor, label: Tensor, shape: Shape) -> tuple[Tensor, Tensor]:
 
     The image is interpolated trilinearly, the label takes the voxel under each new center
     ("nearest-exact": without the half-voxel shift of torch's "nearest"), so both stay aligned.
+    Where centers fall between two voxels (all of them, at half the size) they take the lower and
+    the higher one in turn, mirrored about the middle: flipping and resizing commute, and over many
+    positions an object neither moves nor grows.
     """
     resized = F.interpolate(image, size=shape, mode="trilinear", align_corners=False)
-    for axis, (old, new) in enumerate(zip(label.shape[2:], shape, strict=True), start=2):
-        centers = (2 * torch.arange(new) + 1) * old  # in halves of a new voxel, whole numbers
-        label = label.index_select(axis, (centers // (2 * new)).to(label.device))
+    for axis, new in enumerate(shape, start=2):
+        label = _resize_label(label, axis, new)
     return resized, label
+
+
+def _resize_label(label: Tensor, axis: int, new: int) -> Tensor:
+    """The label with `new` voxels along one axis; see `resize`."""
+    old, places = label.shape[axis], torch.arange(new)
+    centers = (2 * places + 1) * old  # in halves of a new voxel, whole numbers
+    above = centers // (2 * new)
+    below = (centers - 1) // (2 * new)  # another voxel only where the center falls between two
+    mirrored = places.flip(0)
+    lower = torch.where(places < mirrored, places % 2 == 0, mirrored % 2 == 1)
+    taken = label.index_select(axis, torch.where(lower, below, above).to(label.device))
+    middle = new // 2
+    if new % 2 == 1 and below[middle] != above[middle]:
+        # No voxel is the right one, seen from both ends: the higher class of the two.
+        either = label.narrow(axis, int(below[middle]), 2).amax(axis)
+        taken.select(axis, middle).copy_(either)
+    return taken
 
 
 def brighten_tumor(image: Tensor, label: Tensor, shift: float) -> Tensor:

@@ -6,6 +6,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy.ndimage import affine_transform
 
 from data.augment import (
@@ -245,6 +246,52 @@ def test_resizing_to_the_same_shape_is_the_identity_and_doubling_repeats_labels(
     for axis in (2, 3, 4):
         expected = expected.repeat_interleave(2, axis)
     assert torch.equal(doubled, expected)
+
+
+@pytest.mark.parametrize("new", [(4, 10, 8), (3, 8, 5), (12, 9, 20), (5, 11, 7), (1, 1, 1)])
+@pytest.mark.parametrize("old", [(8, 20, 16), (6, 16, 10), (7, 15, 9)])
+def test_resizing_a_flipped_sample_is_flipping_the_resized_one(
+    old: tuple[int, int, int], new: tuple[int, int, int]
+) -> None:
+    image = torch.rand(1, 1, *old, generator=generator(8))
+    label = torch.randint(3, (1, 1, *old), generator=generator(9), dtype=torch.uint8)
+    before = label.clone()
+    small_image, small = resize(image, label, new)
+    assert small.dtype == torch.uint8
+    assert torch.equal(label, before)
+    for axes in ((2,), (3,), (4,), (2, 3, 4)):
+        flipped_image, flipped = resize(image.flip(axes), label.flip(axes), new)
+        assert torch.equal(flipped.flip(axes), small)
+        torch.testing.assert_close(flipped_image.flip(axes), small_image)
+
+
+def test_a_label_is_the_voxel_under_the_new_center_where_there_is_one() -> None:
+    # torch's "nearest-exact" answers wherever no center falls between two voxels.
+    label = torch.randint(3, (1, 1, 9, 15, 7), generator=generator(10), dtype=torch.uint8)
+    for shape in ((4, 10, 6), (18, 11, 21), (5, 20, 8)):
+        _, ours = resize(label.float(), label, shape)
+        theirs = F.interpolate(label.float(), size=shape, mode="nearest-exact")
+        assert torch.equal(ours.float(), theirs)
+
+
+@pytest.mark.parametrize(("old", "new"), [(64, 32), (48, 40), (32, 48), (240, 40)])
+def test_nowhere_are_labels_read_from_one_side_of_their_centers(old: int, new: int) -> None:
+    # At each of these sizes some, or all, new centers fall between two voxels.
+    numbered = torch.arange(old, dtype=torch.uint8).view(1, 1, 1, 1, old)
+    read = resize(numbered.float(), numbered, (1, 1, new))[1].flatten().double() + 0.5
+    offsets = read - (torch.arange(new) + 0.5) * old / new
+    assert offsets.abs().max() == 0.5
+    assert offsets.cumsum(0).abs().max() < 1.5  # one-sided, they would add up to 4 to 20
+
+
+def test_at_half_the_size_centers_take_the_lower_and_the_higher_voxel_in_turn() -> None:
+    def halve(values: list[int]) -> list[int]:
+        label = torch.tensor(values, dtype=torch.uint8).view(1, 1, 1, 1, -1)
+        return resize(label.float(), label, (1, 1, len(values) // 2))[1].flatten().tolist()
+
+    assert halve([0, 1, 2, 3, 4, 5, 6, 7]) == [0, 3, 4, 7]
+    assert halve([0, 1, 2, 1, 0, 1]) == [0, 2, 1]  # in the middle the higher class
+    assert halve([0, 1, 1, 2, 0, 1]) == [0, 2, 1]
 
 
 def test_shapes_that_differ_are_refused(image: torch.Tensor, label: torch.Tensor) -> None:
