@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import cos, radians, sin
+from math import cos, inf, radians, sin
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from torch import Tensor
 from data.case import LABEL_TUMOR
 from data.targets.anchors import dilate
 from data.targets.sdm import bounding_box
+from utils.stages import setting
 
 Triple = tuple[float, float, float]
 Shape = tuple[int, int, int]
@@ -24,25 +25,50 @@ class AugmentSettings:
     """What is done to a sample, and how often. The defaults are the paper's (Sec. IV-C).
 
     The paper names rotation by +-15 degrees, mirroring and noise; how often, and how much noise,
-    are the released scripts' numbers. The rest is theirs alone, and off by default.
+    are the released scripts' numbers. Of the scripts' other steps, gamma is here, off by default;
+    an elastic transform (with probability 0.1) is not: in which unit its amplitude U(0, 0.1) is,
+    and how smooth its field, is not known. Scale and brightness are this project's own: the
+    scripts undo their scaling by a resize to the old size, and never switch their local brightness
+    shift on.
     """
 
-    rotation_degrees: float = 15.0  # about each axis, uniform in +- this
-    rotation_probability: float = 0.5
-    mirror_probability: float = 0.5  # of each axis
-    noise_std: float = 0.1  # the largest; of the image's [0, 1], so 34 HU
-    noise_probability: float = 0.5
-    scale_range: tuple[float, float] = (0.8, 1.2)
-    scale_probability: float = 0.0  # 0.5 in the released scripts
-    gamma_range: tuple[float, float] = (0.7, 1.5)
-    gamma_probability: float = 0.0  # 0.5
-    brightness: float = 0.3  # added around the tumor, uniform in +- this
-    brightness_probability: float = 0.0  # 0.3
+    rotation_degrees: float = setting(
+        15.0, "rotation about each axis, degrees, uniform in +- this", "Sec. IV-C"
+    )
+    rotation_probability: float = setting(0.5, "how often a sample is rotated", "released scripts")
+    mirror_probability: float = setting(0.5, "how often each axis is mirrored", "released scripts")
+    noise_std: float = setting(
+        0.1, "largest deviation of the noise, of the image's [0, 1]: 34 HU", "released scripts"
+    )
+    noise_probability: float = setting(0.5, "how often noise is added", "released scripts")
+    gamma_range: tuple[float, float] = setting(
+        (0.7, 1.5), "exponents of the image that are drawn from", "released scripts"
+    )
+    gamma_probability: float = setting(
+        0.0, "how often a gamma is applied; 0.5 in the released scripts", "Sec. IV-C names none"
+    )
+    scale_range: tuple[float, float] = setting(
+        (0.8, 1.2), "factors of all sides that are drawn from, about the crop's center", "-"
+    )
+    scale_probability: float = setting(0.0, "how often a sample is scaled", "-")
+    brightness: float = setting(
+        0.3, "added around the tumor, of the image's [0, 1], uniform in +- this", "-"
+    )
+    brightness_probability: float = setting(
+        0.0, "how often the tumor's surroundings change in brightness", "-"
+    )
 
-
-RELEASED_AUGMENTATION = AugmentSettings(
-    scale_probability=0.5, gamma_probability=0.5, brightness_probability=0.3
-)
+    def __post_init__(self) -> None:
+        """Raise ValueError for a setting that means nothing."""
+        for name, value in vars(self).items():
+            if name.endswith("_probability"):
+                holds, words = 0 <= value <= 1, "between 0 and 1"
+            elif name.endswith("_range"):
+                holds, words = 0 < value[0] <= value[1] < inf, "above 0, the lower number first"
+            else:
+                holds, words = 0 <= value < inf, "0 or more"
+            if not holds:
+                raise ValueError(f"augment.{name} {value}: {words}")
 
 
 @torch.no_grad()

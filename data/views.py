@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-WEIGHTS = ("randconv", "kaiming")
+from utils.stages import setting
+
+MODES = ("printed", "as_run")
 MIN_SPAN = 1e-6  # a view whose values differ by less is constant: rounding is not rescaled
 LARGEST_SHIFT_KERNEL = 3  # larger ones cost less through the Fourier transform (measured)
 FOURIER_REACH = 3  # smaller kernels are padded to the largest of Eq. 1: one transform serves all
@@ -20,20 +22,25 @@ CPU_SLAB = 1 << 18  # voxels that a CPU's cache holds, several times over
 class ViewSettings:
     """How F of Eq. 1 is drawn, and what happens to a view; the defaults are the paper's."""
 
-    kernel_sizes: tuple[int, ...] = (1, 3, 5, 7)  # odd; RandConv (paper's ref. [38])
-    weights: str = "randconv"  # N(0, 1 / fan_in) (RandConv); "kaiming": N(0, 2 / fan_in)
-    bias: bool = False  # U(-1, 1) / sqrt(fan_in)
-    rescale: bool = False  # clamp to [0, 1], then minimum to 0 and maximum to 1
+    mode: str = setting(
+        "printed",
+        "Eq. 1 as printed, or as the released scripts run it: F has a bias, and the view is "
+        "clamped to [0, 1] and rescaled to fill it, which changes the contrast between tissues",
+        "Eq. 1; released scripts",
+        MODES,
+    )
+    kernel_sizes: tuple[int, ...] = setting(
+        (1, 3, 5, 7),
+        "sides of F that are drawn from, voxels, odd; 3 5 7 in the released scripts",
+        "Eq. 1's ref. [38] (RandConv)",
+    )
 
     def __post_init__(self) -> None:
         """Raise ValueError for a setting that means nothing."""
-        if self.weights not in WEIGHTS:
-            raise ValueError(f"unknown weights {self.weights!r}; choose from {', '.join(WEIGHTS)}")
+        if self.mode not in MODES:
+            raise ValueError(f"views.mode {self.mode!r}: choose from {', '.join(MODES)}")
         if not self.kernel_sizes or any(k < 1 or k % 2 == 0 for k in self.kernel_sizes):
-            raise ValueError(f"kernel_sizes must be odd and positive, not {self.kernel_sizes}")
-
-
-RELEASED_VIEWS = ViewSettings(kernel_sizes=(3, 5, 7), weights="kaiming", bias=True, rescale=True)
+            raise ValueError(f"views.kernel_sizes {self.kernel_sizes}: odd and positive numbers")
 
 
 def random_view(
@@ -42,9 +49,10 @@ def random_view(
     """Eq. 1: a F(x) + (1 - a) x, a ~ U(0, 1), F a random convolution with zero padding.
 
     `image`: (b, 1, z, y, x) in [0, 1]; each sample has an F and an a of its own, drawn from the
-    CPU `generator`. Returns float32 of the same shape, without a gradient. As in the paper the
-    view is not clamped, its values may leave [0, 1]; with `settings.rescale` they fill it, and a
-    constant view stays constant.
+    CPU `generator`. The weights of F are N(0, 1 / fan_in), in RandConv as in the released scripts.
+    Returns float32 of the same shape, without a gradient. "printed": the view is not clamped, its
+    values may leave [0, 1]. "as_run": F has a bias U(-1, 1) / sqrt(fan_in), and the view is
+    clamped to [0, 1], then its minimum becomes 0 and its maximum 1; a constant one stays constant.
     """
     return random_views(image, generator, settings, count=1)[0]
 
@@ -74,14 +82,14 @@ def _view(volume: Convolver, generator: torch.Generator, settings: ViewSettings)
     choice = int(torch.randint(len(settings.kernel_sizes), (), generator=generator))
     size = settings.kernel_sizes[choice]
     fan_in = size**3
-    gain = 2.0 if settings.weights == "kaiming" else 1.0
-    weight = torch.randn(size, size, size, generator=generator) * (gain / fan_in) ** 0.5
+    weight = torch.randn(size, size, size, generator=generator) * (1 / fan_in) ** 0.5
+    # Drawn in either mode, so that both see the same F and a.
     bias, a = torch.rand(2, generator=generator).tolist()
     view = volume.convolve(weight)
-    if settings.bias:
-        view += (2 * bias - 1) / fan_in**0.5
-    view = torch.lerp(volume.volume, view, a)
-    return _rescale(view.clamp_(0, 1)) if settings.rescale else view
+    if settings.mode == "printed":
+        return torch.lerp(volume.volume, view, a)
+    view += (2 * bias - 1) / fan_in**0.5
+    return _rescale(torch.lerp(volume.volume, view, a).clamp_(0, 1))
 
 
 def _rescale(view: Tensor) -> Tensor:

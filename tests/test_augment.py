@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from scipy.ndimage import affine_transform
 
 from data.augment import (
-    RELEASED_AUGMENTATION,
     AugmentSettings,
     apply_affine,
     augment,
@@ -20,6 +19,9 @@ from data.augment import (
 )
 
 SPACING = (2.5, 0.7, 0.9)
+EVERYTHING = AugmentSettings(
+    scale_probability=0.5, gamma_probability=0.5, brightness_probability=0.5
+)
 NOTHING = AugmentSettings(rotation_probability=0, mirror_probability=0, noise_probability=0)
 
 
@@ -130,7 +132,7 @@ def test_a_rotation_is_rigid_in_millimeters(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("seed", range(10))
-@pytest.mark.parametrize("settings", [AugmentSettings(), RELEASED_AUGMENTATION])
+@pytest.mark.parametrize("settings", [AugmentSettings(), EVERYTHING])
 def test_the_label_stays_a_label_and_the_image_in_zero_to_one(
     image: torch.Tensor, label: torch.Tensor, seed: int, settings: AugmentSettings
 ) -> None:
@@ -159,14 +161,14 @@ def test_image_and_label_turn_together() -> None:
 def test_the_input_is_not_changed(image: torch.Tensor, label: torch.Tensor) -> None:
     before, before_label = image.clone(), label.clone()
     for seed in range(5):
-        augment(image, label, SPACING, RELEASED_AUGMENTATION, generator(seed))
+        augment(image, label, SPACING, EVERYTHING, generator(seed))
     assert torch.equal(image, before)
     assert torch.equal(label, before_label)
 
 
 def test_the_same_seed_gives_the_same_sample(image: torch.Tensor, label: torch.Tensor) -> None:
     first, again, other = (
-        augment(image, label, SPACING, RELEASED_AUGMENTATION, generator(s)) for s in (4, 4, 5)
+        augment(image, label, SPACING, EVERYTHING, generator(s)) for s in (4, 4, 5)
     )
     assert torch.equal(first[0], again[0])
     assert torch.equal(first[1], again[1])
@@ -299,10 +301,26 @@ def test_shapes_that_differ_are_refused(image: torch.Tensor, label: torch.Tensor
         augment(image, label[..., :10], SPACING, AugmentSettings(), generator())
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("mirror_probability", 1.5, "between 0 and 1"),
+        ("noise_probability", float("nan"), "between 0 and 1"),
+        ("gamma_range", (1.5, 0.7), "the lower number first"),
+        ("scale_range", (0.0, 1.0), "above 0"),
+        ("noise_std", -0.1, "0 or more"),
+        ("rotation_degrees", float("inf"), "0 or more"),
+    ],
+)
+def test_a_setting_that_means_nothing_is_refused(name: str, value: object, words: str) -> None:
+    with pytest.raises(ValueError, match=rf"augment\.{name} .*{words}"):
+        replace(AugmentSettings(), **{name: value})  # type: ignore[arg-type]
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("seed", range(6))
 def test_a_gpu_makes_the_same_sample(image: torch.Tensor, label: torch.Tensor, seed: int) -> None:
-    settings = replace(RELEASED_AUGMENTATION, rotation_probability=1)
+    settings = replace(EVERYTHING, rotation_probability=1)
     ours = augment(image, label, SPACING, settings, generator(seed))
     theirs = augment(image.cuda(), label.cuda(), SPACING, settings, generator(seed))
     torch.testing.assert_close(theirs[0].cpu(), ours[0], atol=1e-4, rtol=0)
