@@ -43,20 +43,6 @@ class ViewSettings:
             raise ValueError(f"views.kernel_sizes {self.kernel_sizes}: odd and positive numbers")
 
 
-def random_view(
-    image: Tensor, generator: torch.Generator, settings: ViewSettings = ViewSettings()
-) -> Tensor:
-    """Eq. 1: a F(x) + (1 - a) x, a ~ U(0, 1), F a random convolution with zero padding.
-
-    `image`: (b, 1, z, y, x) in [0, 1]; each sample has an F and an a of its own, drawn from the
-    CPU `generator`. The weights of F are N(0, 1 / fan_in), in RandConv as in the released scripts.
-    Returns float32 of the same shape, without a gradient. "printed": the view is not clamped, its
-    values may leave [0, 1]. "as_run": F has a bias U(-1, 1) / sqrt(fan_in), and the view is
-    clamped to [0, 1], then its minimum becomes 0 and its maximum 1; a constant one stays constant.
-    """
-    return random_views(image, generator, settings, count=1)[0]
-
-
 @torch.no_grad()
 def random_views(
     image: Tensor,
@@ -64,13 +50,18 @@ def random_views(
     settings: ViewSettings = ViewSettings(),
     count: int = 2,
 ) -> list[Tensor]:
-    """`count` calls of `random_view` in a row: the same views, for less than their time.
+    """Eq. 1: `count` views a F(x) + (1 - a) x, a ~ U(0, 1), F a random convolution.
 
-    The Fourier transform of the image, where it is needed, is taken once for all of them.
+    `image`: (b, 1, z, y, x) in [0, 1]; each view of each sample has an F and an a of its own, drawn
+    from the CPU `generator`; F pads with zeros, its weights are N(0, 1 / fan_in), in RandConv as in
+    the released scripts. Each view is float32 of the image's shape, without a gradient. "printed":
+    it is not clamped, its values may leave [0, 1]. "as_run": F has a bias U(-1, 1) / sqrt(fan_in),
+    and the view is clamped to [0, 1], then its minimum becomes 0 and its maximum 1; a constant one
+    stays constant. Raises ValueError for another shape.
     """
     if image.dim() != 5 or image.shape[1] != 1:
         raise ValueError(f"image must be (b, 1, z, y, x), not {tuple(image.shape)}")
-    volumes = [Convolver(sample[0].float()) for sample in image]
+    volumes = [Convolver(sample[0].float()) for sample in image]  # transformed once for all views
     return [
         torch.stack([_view(volume, generator, settings) for volume in volumes])[:, None]
         for _ in range(count)

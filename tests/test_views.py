@@ -4,9 +4,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from data.views import Convolver, ViewSettings, random_view, random_views
+from data.views import Convolver, ViewSettings, random_views
 
 AS_RUN = ViewSettings(mode="as_run", kernel_sizes=(3, 5, 7))
+
+
+def random_view(
+    image: torch.Tensor, rng: torch.Generator, settings: ViewSettings = ViewSettings()
+) -> torch.Tensor:
+    """The next view of the generator."""
+    return random_views(image, rng, settings, count=1)[0]
 
 
 def generator(seed: int = 0) -> torch.Generator:
