@@ -55,6 +55,25 @@ def test_counting_by_shapes_equals_counting_a_network_that_runs() -> None:
     assert run.total() == counted.macs
 
 
+def test_what_is_trained_beside_the_network_is_not_counted() -> None:
+    # A method's auxiliary part (a metric network, a domain code) is no part of what predicts.
+    with torch.device("meta"):
+        method = nn.Module()
+        method.network = ResidualEncoderDecoder(distance=False, slices=False, projection=False)
+        method.auxiliary = nn.Sequential(nn.Conv3d(32, 64, 3), nn.Linear(64, 64))
+    found = count_complexity(method.network)
+    assert (found.parameters, found.gmacs) == (18_957_825, "945.23")
+    assert sum(p.numel() for p in method.parameters()) > found.parameters
+
+
+def test_counting_leaves_the_network_as_it_was() -> None:
+    network = ResidualEncoderDecoder(width=8)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    count_complexity(network, [(8, 8, 8)])
+    assert network.training
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
 def test_counting_leaves_convolutions_on_the_meta_device_as_they_were() -> None:
     conv = nn.Conv3d(1, 2, 3, device="meta")
     count_complexity(conv, [(4, 5, 6)])
@@ -64,7 +83,7 @@ def test_counting_leaves_convolutions_on_the_meta_device_as_they_were() -> None:
 def test_the_benchmark_prints_every_figure_and_ends_well(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main() == 0
+    assert main([]) == 0
     printed = capsys.readouterr().out
     assert "DIFFERS" not in printed
     for figure in ("18,957,825", "18,999,619", "945.29", "3.80e7, 945.44 (Ours)"):
@@ -76,5 +95,5 @@ def test_a_differing_figure_ends_with_status_one(
 ) -> None:
     wrong = Row("segmentation", ROWS[0].settings, ROWS[0].parameters, "945.24", None)
     monkeypatch.setattr("benchmarks.bench_complexity.ROWS", (wrong,))
-    assert main() == 1
+    assert main([]) == 1
     assert "DIFFERS" in capsys.readouterr().out
