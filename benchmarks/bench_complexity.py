@@ -1,4 +1,4 @@
-"""Parameters and multiply-accumulates of the network beside Table VI.
+"""Parameters and multiply-accumulates of the network, next to those of Table VI.
 
     python benchmarks/bench_complexity.py
 

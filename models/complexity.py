@@ -40,7 +40,7 @@ def count_complexity(
     """Parameters, and multiply-accumulates by fvcore's rules, of one image of each size (z, y, x).
 
     `network`: what predicts, on any device ("meta" needs no memory), not the method that holds it:
-    what a method trains beside its network is no part of Table VI. It takes (1, 1, z, y, x) and
+    what a method trains apart from its network is no part of Table VI. It takes (1, 1, z, y, x) and
     returns tensors or a dataclass of tensors; it is neither run nor changed. Trilinear upsampling
     (`models/layers.Upsample`) costs nothing, as interpolation does by fvcore's rules.
     """

@@ -1,8 +1,10 @@
+import csv
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.bench_complexity import ROWS, Row, main
+from benchmarks.bench_complexity import ROWS, TABLE6, Row, main
 from models.backbone import ResidualEncoderDecoder
 from models.complexity import count_complexity
 
@@ -22,6 +24,12 @@ def test_the_expected_figures_are_the_published_ones() -> None:
         (18_966_082, "945.41"),
         (18_999_619, "945.44"),
     ]
+
+
+def test_methods_that_change_no_layer_cost_what_the_baseline_costs() -> None:
+    with TABLE6.open(encoding="utf-8", newline="") as file:
+        table6 = {row["method"]: row["gflops"] for row in csv.DictReader(file)}
+    assert {table6[name] for name in ("BigAug", "Cutout", "SAML", "MixStyle")} == {ROWS[0].gmacs}
 
 
 def test_trilinear_upsampling_costs_no_more_than_nearest() -> None:
@@ -55,7 +63,7 @@ def test_counting_by_shapes_equals_counting_a_network_that_runs() -> None:
     assert run.total() == counted.macs
 
 
-def test_what_is_trained_beside_the_network_is_not_counted() -> None:
+def test_what_is_trained_apart_from_the_network_is_not_counted() -> None:
     # A method's auxiliary part (a metric network, a domain code) is no part of what predicts.
     with torch.device("meta"):
         method = nn.Module()

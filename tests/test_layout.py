@@ -19,7 +19,7 @@ from tests._sources import (
     tree_of,
 )
 
-# What each package may import of ours beside itself.
+# What each package may import of ours, apart from itself.
 MAY_IMPORT = {
     "utils": (),
     "models": ("utils",),
