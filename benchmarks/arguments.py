@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from utils.commands import default_path
 from utils.config import Evaluation
 from utils.stages import VARIANTS
 
@@ -15,8 +16,8 @@ def parse_arguments(text: str | None, stage: str) -> tuple[Evaluation, tuple[str
         description=text, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--centers", type=Path, default=Path("centers.toml"))
-    add("--checkpoints", type=Path, default=Path("checkpoints"))
+    add("--centers", type=Path, default=default_path("centers.toml"))
+    add("--checkpoints", type=Path, default=default_path("checkpoints"))
     add("--target", required=True, help="a center that the runs have not seen")
     add("--seed", type=int, help="of the runs; default: the newest")
     add("--variants", nargs="+", choices=tuple(VARIANTS), default=["BL", "Ours"])

@@ -191,9 +191,13 @@ class StageDataset(Dataset[Crop]):
 def _new_shape(
     shape: tuple[int, ...], stage: Stage, rng: np.random.Generator
 ) -> tuple[int, int, int] | None:
-    """Size that the crop is resized to: below the cap always, a random rescaling sometimes."""
+    """Size that the crop is resized to: below the cap always, a random rescaling sometimes.
+
+    `stage.rescale_range` is that of the number of voxels, as in the released scripts: a factor of
+    0.8 to 1.2 on it is 0.93 to 1.06 on each side.
+    """
     rescale = rng.random() < stage.rescale_probability
-    factor = rng.uniform(*stage.rescale_range)
+    factor = rng.uniform(*stage.rescale_range) ** (1 / 3)  # of a side
     largest = (stage.max_voxels / float(np.prod(shape))) ** (1 / 3)
     if largest >= 1 and (not rescale or stage.roi == "volume"):
         return None

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
 from engine.command_line import parse_config
-from utils.commands import to_arguments
+from utils.commands import ROOT, default_path, to_arguments
 from utils.stages import TUMOR_FINE
 
 
@@ -20,6 +24,16 @@ def test_switches_lists_and_numbers_come_through_a_scripts_command_line() -> Non
         }
     )
     config = parse_config(TUMOR_FINE, argv)
-    assert (config.stage.slices, config.tensorboard) == (False, True)
+    assert (config.settings.slices, config.tensorboard) == (False, True)
     assert (config.stage.jitter_voxels, config.stage.epochs) == ((-2, 10), 7)
     assert (config.sources, config.target) == (("A", "B"), None)
+
+
+def test_default_paths_are_the_repositorys_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in (tmp_path, ROOT / "data", ROOT.parent):
+        monkeypatch.chdir(folder)
+        assert default_path("cache") == ROOT / "cache"
+    monkeypatch.chdir(ROOT)
+    assert default_path("cache") == Path("cache")

@@ -1,4 +1,4 @@
-"""Commands that a user can paste: the scripts of the stages and their arguments."""
+"""Commands that a user can paste: the stages' scripts, their arguments, their default paths."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def default_path(name: str) -> Path:
+    """Where a file or folder that no option names is: in the repository, from any folder.
+
+    From the repository's root itself it is `name` alone, so that messages and commands stay short.
+    """
+    return Path(name) if Path.cwd() == ROOT else ROOT / name
 
 
 def script(kind: str, stage: str) -> str:

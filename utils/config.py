@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from utils.commands import default_path
 from utils.settings import (
     AT_LEAST_1,
     NOT_NEGATIVE,
@@ -39,7 +40,7 @@ class Config:
     settings: Any = separate()
     method: str = setting(DEFAULT_METHOD, "which method is trained", "Tables V and VI")
     centers: Path = setting(
-        Path("centers.toml"),
+        default_path("centers.toml"),
         "the file that lists the centers",
         "docs/data.md",
         affects_weights=False,
@@ -70,10 +71,10 @@ class Config:
         affects_weights=False,
     )
     checkpoints: Path = setting(
-        Path("checkpoints"), "where run folders are made", "-", affects_weights=False
+        default_path("checkpoints"), "where run folders are made", "-", affects_weights=False
     )
     cache: Path = setting(
-        Path("cache"), "where prepared cases are kept", "-", affects_weights=False
+        default_path("cache"), "where prepared cases are kept", "-", affects_weights=False
     )
     time: str | None = setting(
         None, "timestamp of the run; none: now, in UTC", "-", affects_weights=False
@@ -152,11 +153,11 @@ class Evaluation:
     """What an evaluate script was asked to do; every other setting comes from the checkpoint."""
 
     stage: str
-    centers: Path = Path("centers.toml")
+    centers: Path = default_path("centers.toml")
     sources: tuple[str, ...] = ()
     target: str | None = None
-    checkpoints: Path = Path("checkpoints")
-    cache: Path = Path("cache")
+    checkpoints: Path = default_path("checkpoints")
+    cache: Path = default_path("cache")
     time: tuple[str, ...] = ()
     roi_source: str = "seg"
     protocol: str = "paper"
