@@ -1,3 +1,5 @@
+"""Table VI: parameters and multiply-accumulates."""
+
 import csv
 
 import pytest
