@@ -13,7 +13,7 @@ from torch import nn
 
 from data.dataset import target_mask
 from data.prepare.prepared_case import PreparedCase
-from engine.inference import Model, input_box, predict_box
+from engine.inference import Predictor, input_box, predict_box
 from methods import Method
 from utils.files import write_text
 from utils.metrics import dsc
@@ -51,9 +51,7 @@ class Watch:
         device = next(network.parameters()).device
         config = replace(self.config, stage=replace(self.config.stage, mirror_axes=()))
         stage = config.stage
-        model = Model(
-            config, method, network, device, config.precision, stage.max_voxels, stage.threshold
-        )
+        predictor = Predictor(config, method, network, device, config.precision)
         network.eval()
         by_center: dict[str, list[float]] = {}
         for case in self.cases:
@@ -61,7 +59,8 @@ class Watch:
             around = None if stage.roi == "volume" else case.boxes[stage.roi]
             box = input_box(stage, case.image_hu.shape, around)
             pred = np.zeros(case.image_hu.shape, bool)
-            pred[box.slices] = predict_box(model, case.image_hu, box) > stage.threshold
+            prob, _ = predict_box(predictor, case.image_hu, box)
+            pred[box.slices] = prob > stage.threshold
             dice = dsc(keep_components(pred), target_mask(case.label, stage.target))
             by_center.setdefault(case.center, []).append(dice)
         network.train()

@@ -38,13 +38,12 @@ class Run:
     sources: tuple[str, ...]
     target: str | None
     method: str = "ours"
-    variant: str = "Ours"
-    seed: int = 2022
+    seed: int | None = 2022  # None: not known, of a released network
     fold: int | None = None
     holdout: float = 0.0
     test_cases: frozenset[CaseName] = frozenset()
     heldout_cases: frozenset[CaseName] = frozenset()  # of the sources, to choose a threshold on
-    dropped_cases: frozenset[CaseName] = frozenset()  # doubles: never trained, never tested
+    dropped_cases: frozenset[CaseName] = frozenset()  # duplicates: never trained, never tested
 
     @property
     def done(self) -> bool:
@@ -65,9 +64,24 @@ def config_hash(config: Config) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
+def method_name(config: Config) -> str:
+    """The name that a run is found by."""
+    rows = {"BL": "bl", "BL+IDR": "bl_idr", "BL+DTL": "bl_dtl", "BL+DSL": "bl_dsl"}
+    return rows.get(config.stage.variant, config.method)
+
+
 def new_time() -> str:
     """Now, as the timestamp of a run."""
     return datetime.now(UTC).strftime(TIME_FORMAT)
+
+
+def free_time(checkpoints: Path, stage: str) -> str:
+    """Now, or later, so that no other run of the stage has it."""
+    time = new_time()
+    while any(checkpoints.glob(f"{time}_{stage}_*")):
+        sleep(0.2)
+        time = new_time()
+    return time
 
 
 def find_runs(checkpoints: Path, stage: str, **wanted: Any) -> list[Run]:
@@ -97,8 +111,7 @@ def create_run(config: Config, time: str, split: Split) -> Run:
     write_json(folder / "environment.json", environment())
     facts = {
         "stage": config.stage.name,
-        "method": config.method,
-        "variant": config.stage.variant,
+        "method": method_name(config),
         "seed": config.seed,
         "time": time,
         "sources": list(split.sources),
@@ -128,7 +141,7 @@ def open_runs(config: Config, splits: Sequence[Split]) -> list[Run]:
                 time = run.time
                 break
     if time is None:
-        time = _free_time(config)
+        time = free_time(config.checkpoints, config.stage.name)
     runs = []
     for split in splits:
         folder = config.checkpoints / _folder_name(config, time, split)
@@ -177,20 +190,9 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _free_time(config: Config) -> str:
-    """Now, or later, so that no other run of the stage has it."""
-    time = new_time()
-    while any(config.checkpoints.glob(f"{time}_{config.stage.name}_*")):
-        sleep(0.2)
-        time = new_time()
-    return time
-
-
 def _folder_name(config: Config, time: str, split: Split) -> str:
-    """Unique for what may train at one timestamp: row of Table V, sources, fold and seed too."""
-    variant = config.stage.variant
-    parts = [time, config.stage.name, config.method + (f"-{variant}" if variant != "Ours" else "")]
-    parts.append("+".join(split.sources))
+    """Unique for what may train at one timestamp: method, sources, fold and seed."""
+    parts = [time, config.stage.name, method_name(config), "+".join(split.sources)]
     if split.fold is not None:
         parts.append(f"fold{split.fold}")
     if config.seed != Config(config.stage).seed:
@@ -199,7 +201,7 @@ def _folder_name(config: Config, time: str, split: Split) -> str:
 
 
 def _run(folder: Path, facts: dict[str, Any]) -> Run:
-    values = {name: facts[name] for name in ("time", "target", "method", "variant", "seed", "fold")}
+    values = {name: facts[name] for name in ("time", "target", "method", "seed", "fold")}
     values |= {
         name: frozenset((center, case_id) for center, case_id in facts[name])
         for name in ("test_cases", "heldout_cases", "dropped_cases")

@@ -92,7 +92,7 @@ def write_run(
 
     `cases`: fields of its `Split`, as train_cases or fold.
     """
-    values: dict[str, Any] = {"method": "window", "spacing": PREPARED_SPACING, "target": "C"}
+    values: dict[str, Any] = {"spacing": PREPARED_SPACING, "target": "C"}
     values |= {"sources": ("A", "B"), **settings}
     config = Config(stage, checkpoints=checkpoints, **values)
     target = str(config.target)

@@ -13,7 +13,7 @@ from torch import nn
 from data.dataset import target_mask
 from data.prepare.prepared_case import PreparedCase
 from data.targets.anchors import anchor_masks
-from engine.inference import Model
+from engine.inference import Predictor
 from methods import build_method
 from models.backbone import Outputs, ResidualEncoderDecoder
 from reproduce.analysis.embedding import (
@@ -46,11 +46,11 @@ def make_points(lesion: np.ndarray, normal: np.ndarray, turn: float = 0.0) -> Po
     )
 
 
-def make_model(config: Config, seed: int = 0) -> Model:
+def make_model(config: Config, seed: int = 0) -> Predictor:
     torch.manual_seed(seed)
     method = build_method(config)
     network = method.build_network().eval()
-    return Model(config, method, network, torch.device("cpu"), "fp32", 10**9, 0.5)
+    return Predictor(config, method, network, torch.device("cpu"), "fp32")
 
 
 class PlaceNetwork(nn.Module):
@@ -205,7 +205,7 @@ def test_features_are_read_at_the_anchors_lesion_first(
     tiny_prepared: dict[str, list[PreparedCase]], tiny_config: MakeConfig
 ) -> None:
     model = make_model(tiny_config("tumor_coarse", margin_voxels=(40, 40, 40)))
-    model.network = PlaceNetwork()
+    model = replace(model, network=PlaceNetwork())
     (item, *_) = tiny_prepared["C"]
     points = case_points(model, item, 0, seed=5, per_case=1000)
     assert points is not None

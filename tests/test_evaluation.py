@@ -55,6 +55,7 @@ def test_every_stage_finds_its_target_through_the_stages_before(
     for row in rows.values():
         assert float(row["dsc"]) > 80
         assert row["empty"] == row["fallback"] == ""
+        assert (row["windows"], row["arithmetic"]) == ("0", "fp32")
         assert float(row["seconds"]) > 0
         assert float(row["peak_memory_mib"]) > 0
 
@@ -122,14 +123,14 @@ def test_the_coverage_of_the_roi_is_counted_in_voxels_of_the_label(
         assert float(rows[case.case_id]["roi_coverage"]) > 0.95
     coarse = read_rows(finished["pancreas_coarse"])
     assert all(row["roi_coverage"] == "" for row in coarse.values())  # it has no ROI
-    assert engine.evaluation.coverage(cases[0], "tumor", cases[0].boxes["tumor"]) == 1
-    whole = cases[0].boxes["pancreas"]
-    half = replace(whole, stop=(whole.start[0] + 1, *whole.stop[1:]))
     label = cases[0].label
     assert label is not None
+    assert engine.evaluation.coverage(label == 2, cases[0].boxes["tumor"]) == 1
+    whole = cases[0].boxes["pancreas"]
+    half = replace(whole, stop=(whole.start[0] + 1, *whole.stop[1:]))
     expected = (label[half.slices] > 0).sum() / (label > 0).sum()
     assert 0 < expected < 0.5
-    assert engine.evaluation.coverage(cases[0], "pancreas", half) == pytest.approx(expected)
+    assert engine.evaluation.coverage(label > 0, half) == pytest.approx(expected)
 
 
 def test_settings_come_from_the_checkpoint(place: Place) -> None:
@@ -160,7 +161,7 @@ def test_a_centers_threshold_is_for_the_tumor_stages_only(evaluated: Place, tmp_
         assert {(row["dsc"], row["asd_mm"], row["hd95_mm"]) for row in rows[stage].values()} == {
             ("0", "40", "100")
         }
-    summary = read_summary(run_of(evaluated, "tumor_coarse").folder / "evaluation_C_seg_paper")
+    summary = read_summary(run_of(evaluated, "tumor_coarse").folder / "evaluation_C_seg_target")
     assert (summary["dsc"], summary["asd_mm"], summary["hd95_mm"]) == (0, 40, 100)
     assert summary["empty"] == dict.fromkeys(CASES, "pred")
 
@@ -215,11 +216,11 @@ def test_with_rois_from_labels_the_tumor_stages_need_no_pancreas_stage(place: Pl
     assert request.roi_source == "mask"
     for name in ("tumor_coarse", "tumor_fine"):
         folder = place.evaluate(name, roi_source="mask")
-        assert folder.name == "evaluation_C_mask_paper"
+        assert folder.name == "evaluation_C_mask_target"
         rows = read_rows(folder)
         assert all(float(row["dsc"]) > 80 for row in rows.values())
         assert {row["fallback"] for row in rows.values()} == {""}
-    coarse = read_rows(run_of(place, "tumor_coarse").folder / "evaluation_C_mask_paper")
+    coarse = read_rows(run_of(place, "tumor_coarse").folder / "evaluation_C_mask_target")
     assert {row["roi_coverage"] for row in coarse.values()} == {"1"}
 
 
@@ -250,7 +251,9 @@ def test_a_center_without_labels_gets_masks_and_volumes(place: Place) -> None:
             ml = sitk.GetArrayFromImage(mask).sum() * np.prod(mask.GetSpacing()) / 1000
             assert float(row["pred_ml"]) == pytest.approx(ml, rel=1e-5)
             size = TUMOR_SIZE if stage.startswith("tumor") else PANCREAS_SIZE
-            assert ml == pytest.approx(np.prod(size) * np.prod(SPACING) / 1000, rel=0.25)
+            # every second voxel of so small a box: its ends are seen or not
+            rel = 0.4 if stage == "pancreas_coarse" else 0.25
+            assert ml == pytest.approx(np.prod(size) * np.prod(SPACING) / 1000, rel=rel)
             assert {row[name] for name in (*METRICS, "label_ml", "roi_coverage_margin")} == {""}
         assert [read_summary(folder)[name] for name in METRICS] == [None] * len(METRICS)
 

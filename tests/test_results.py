@@ -88,9 +88,8 @@ def test_a_missing_earlier_evaluation_is_named_and_its_command_makes_it(
     previous = STAGES[stage].previous
     with pytest.raises(FileNotFoundError, match="missing or unfinished in") as caught:
         place.evaluate(stage)
-    assert str(result_folder(runs[str(previous)], str(previous), "C", "seg", "paper")) in str(
-        caught.value
-    )
+    folder = result_folder(runs[str(previous)], str(previous), "C", Evaluation(stage))
+    assert str(folder) in str(caught.value)
     (command,) = printed_commands(caught.value)
     request = parsed(command)
     assert isinstance(request, Evaluation)
@@ -117,7 +116,7 @@ def test_without_any_run_the_command_that_trains_one_is_given(place: Place) -> N
 
 def test_an_unfinished_run_is_not_evaluated(place: Place) -> None:
     run = write_run(place.checkpoints, small_stage("pancreas_coarse"), NOTHING, done=False)
-    with pytest.raises(FileNotFoundError, match="is not finished; it goes on with") as caught:
+    with pytest.raises(FileNotFoundError, match="is not finished; it resumes with") as caught:
         place.evaluate("pancreas_coarse")
     assert str(run.folder) in str(caught.value)
 

@@ -44,7 +44,7 @@ def test_a_run_folder_is_named_by_time_stage_method_and_sources(config: Config) 
     assert fold.folder.name == "20260102-030405_tumor_coarse_ours_A_fold2"
     other = replace(config, seed=7, stage=with_variant(TUMOR_COARSE, "BL+IDR"))
     assert create_run(other, "20260102-030405", AB_C).folder.name == (
-        "20260102-030405_tumor_coarse_ours-BL+IDR_A+B_seed7"
+        "20260102-030405_tumor_coarse_bl_idr_A+B_seed7"
     )
 
 
@@ -114,7 +114,7 @@ def test_other_settings_start_a_new_run(config: Config, change: dict[str, object
         open_runs(replace(other, time=first.time), [AB_C])
 
 
-def test_seeds_and_rows_of_table_v_train_side_by_side_at_one_time(config: Config) -> None:
+def test_seeds_and_methods_train_side_by_side_at_one_time(config: Config) -> None:
     others = [
         replace(config, seed=7),
         replace(config, stage=with_variant(config.stage, "BL")),
@@ -122,10 +122,10 @@ def test_seeds_and_rows_of_table_v_train_side_by_side_at_one_time(config: Config
     ]
     found = [open_runs(replace(c, time="mine"), [AB_C])[0] for c in (config, *others)]
     assert len({run.folder for run in found}) == 4
-    assert [(run.variant, run.seed) for run in found] == [
-        ("Ours", 2022), ("Ours", 7), ("BL", 2022), ("BL", 7),
+    assert [(run.method, run.seed) for run in found] == [
+        ("ours", 2022), ("ours", 7), ("bl", 2022), ("bl", 7),
     ]  # fmt: skip
-    assert set(find_runs(config.checkpoints, "tumor_coarse", variant="BL")) == set(found[2:])
+    assert set(find_runs(config.checkpoints, "tumor_coarse", method="bl")) == set(found[2:])
 
 
 def test_other_cases_start_a_new_run_and_are_refused_under_the_old_time(config: Config) -> None:

@@ -16,7 +16,6 @@ from utils.stages import (
     FOLDS,
     LOSS_TERMS,
     STAGES,
-    VARIANTS,
     Config,
     Stage,
     setting_names,
@@ -24,7 +23,8 @@ from utils.stages import (
 )
 
 ROI_SOURCES = ("seg", "mask")
-PROTOCOLS = ("paper", "honest", "heldout")
+THRESHOLDS = ("target", "source-val")
+CASES = ("test", "heldout")
 # What a number may be, by setting.
 ABOVE_ZERO = ("width", "lr", "spacing", "steepness", "temperature", "threshold", "rescale_range")
 AT_LEAST = {
@@ -42,7 +42,14 @@ Request = TypeVar("Request")
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What an evaluate script was asked to do; every other setting comes from the checkpoint."""
+    """What an evaluate script was asked to do; every other setting comes from the checkpoint.
+
+    `threshold`: where the tumor's comes from: "target", the target center's in centers.toml, or
+    "source-val", the best on held-out source cases. `cases`: "test", all of the target (or a
+    fold's), or "heldout", those of the sources that were not trained on. `window_voxels`: the
+    largest input that goes through the network at once; None: any. `released`: a state dict of the
+    authors' network, in place of a run. Raises ValueError where these do not fit together.
+    """
 
     stage: str
     centers: Path = Path("centers.toml")
@@ -52,14 +59,53 @@ class Evaluation:
     cache: Path = Path("cache")
     time: tuple[str, ...] = ()
     roi_source: str = "seg"
-    protocol: str = "paper"
-    method: str | None = None
-    variant: str = "Ours"
+    threshold: str = "target"
+    cases: str = "test"
+    method: str = "ours"
     seed: int | None = None
     fold: str | None = None
+    released: Path | None = None
     device: str = "auto"
     precision: str = "auto"
+    window_voxels: int | None = None
     workers: int = 2
+
+    def __post_init__(self) -> None:
+        smallest = AT_LEAST["max_voxels"]
+        needs_run = {
+            "--cases heldout": self.cases != "test",
+            "--threshold source-val": self.threshold != "target",
+            "--fold": self.fold is not None,
+            "--seed": self.seed is not None,
+            "--method": self.method != "ours",
+        }
+        of_run = [option for option, given in needs_run.items() if given]
+        rules = (
+            (
+                self.threshold in THRESHOLDS,
+                f"--threshold {self.threshold}: {' or '.join(THRESHOLDS)}",
+            ),
+            (self.cases in CASES, f"--cases {self.cases}: {' or '.join(CASES)}"),
+            (
+                self.cases == "test" or self.threshold == "target",
+                "--threshold source-val: is chosen on the cases of --cases heldout; leave one out",
+            ),
+            (
+                self.window_voxels is None or self.window_voxels >= smallest,
+                f"--window-voxels {self.window_voxels}: at least {smallest}",
+            ),
+            (
+                self.released is None or self.target is not None,
+                "--released: needs --target, the center to evaluate on",
+            ),
+            (
+                self.released is None or not of_run,
+                f"{', '.join(of_run)}: not with --released, which is no run of this project",
+            ),
+        )
+        for holds, message in rules:
+            if not holds:
+                raise ValueError(message)
 
 
 def parse_config(stage: Stage, argv: Sequence[str] | None = None) -> Config:
@@ -99,24 +145,35 @@ def parse_evaluation(stage: Stage, argv: Sequence[str] | None = None) -> Evaluat
     add("--time", nargs="+", default=(), help=times)
     add("--roi-source", choices=ROI_SOURCES, default="seg", help="pancreas ROI: segmented or label")
     add(
-        "--protocol",
-        choices=PROTOCOLS,
-        default=default.protocol,
-        help="the tumor's threshold: the target center's in centers.toml (paper), or the best on "
-        "held-out source cases (honest), which heldout predicts first",
+        "--threshold",
+        choices=THRESHOLDS,
+        default=default.threshold,
+        help="the tumor's: the target center's in centers.toml, as the paper chose it (with the "
+        "target in view), or the best on held-out source cases (after --cases heldout)",
     )
-    add("--method", help="only runs of this method")
-    add("--variant", choices=tuple(VARIANTS), default="Ours", help="only runs of this row")
+    tested = (
+        "the target's (of a fold: its test cases), or those of the sources held out of training"
+    )
+    add("--cases", choices=CASES, default=default.cases, help=tested)
+    add("--method", default=default.method, help="runs of this method")
     add("--seed", type=int, help="only runs of this seed")
     add("--fold", choices=FOLDS, help="runs of cross-validation inside --target")
+    released = "state dict of the authors' released network, evaluated in place of a run"
+    add("--released", type=Path, metavar="FILE", help=released)
     add("--checkpoints", type=Path, default=default.checkpoints, help="where run folders are")
     add("--cache", type=Path, default=default.cache, help="where prepared cases are kept")
     add("--device", default="auto", help="cpu, cuda, cuda:1, or auto: a GPU if there is one")
-    add("--precision", choices=("auto", "bf16", "fp16", "fp32"), default="auto", help="arithmetic")
+    arithmetic = "arithmetic; auto: fp32 on a CPU, bf16 (or fp16) on a GPU"
+    add("--precision", choices=("auto", "bf16", "fp16", "fp32"), default="auto", help=arithmetic)
+    windows = "cut larger crops into windows of so many voxels; none: only where memory runs out"
+    add("--window-voxels", type=int, metavar="N", help=windows)
     add("--workers", type=int, default=default.workers, help="processes that prepare cases")
     given = vars(parser.parse_args(argv))
     given |= {name: tuple(given[name]) for name in ("sources", "time")}
-    return Evaluation(stage.name, **given)
+    try:
+        return Evaluation(stage.name, **given)
+    except ValueError as error:
+        parser.error(str(error))
 
 
 class StoppedError(RuntimeError):
