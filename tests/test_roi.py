@@ -251,10 +251,9 @@ def test_a_network_sees_every_voxel_of_the_stride_padded_to_its_own_strides(stri
 
 def test_the_central_window_of_a_subsampled_stage_keeps_the_volumes_even_voxels() -> None:
     for shape in ((20, 41, 47), (21, 40, 46), (17, 39, 51)):
-        index = np.stack(np.indices(shape))
         window = central_window(shape, (32, 30), stride=2)
         assert window.shape == (shape[0], 32, 30)
-        for volume in index:
+        for volume in np.indices(shape):
             seen, _ = network_input(volume, window, stride=2, value=-1)
             assert (seen[seen >= 0] % 2 == 0).all()
         middle = center_box(shape, (shape[0], 32, 30))
