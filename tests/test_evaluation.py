@@ -12,6 +12,9 @@ import pytest
 import SimpleITK as sitk
 from medpy.metric import binary
 
+import data.readers
+import data.readers.label
+import data.readers.masks
 import engine.evaluation
 from data.centers import load_centers
 from data.prepare.prepare_centers import prepare_centers
@@ -269,6 +272,52 @@ def test_a_center_without_lesions_passes_the_tumor_stages(place: Place) -> None:
         assert {row["centroid_mm"] for row in rows.values()} == {""}
         assert read_summary(folders[stage])["centroid_mm"] is None
     assert all(float(row["dsc"]) > 80 for row in read_rows(folders["pancreas_fine"]).values())
+
+
+def test_an_evaluation_reads_no_image_that_is_prepared(
+    evaluated: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+    for module in (data.readers, data.readers.label, data.readers.masks):
+        read_volume = module.read_volume
+
+        def noted(path: Path, read_volume: Any = read_volume) -> Any:
+            read.append(path)
+            return read_volume(path)
+
+        monkeypatch.setattr(module, "read_volume", noted)
+    write_run(evaluated.checkpoints, small_stage("tumor_fine"), hu_window(TUMOR_CUT + 1))
+    evaluated.evaluate("tumor_fine")
+    folder = evaluated.centers.parent / "C"
+    earlier = run_of(evaluated, "tumor_coarse").folder / "evaluation_C_seg_target" / "predictions"
+    expected = [path / f"{case}.nii.gz" for case in CASES for path in (earlier, folder / "labels")]
+    assert read == expected
+
+
+def test_windows_that_are_asked_for_and_the_arithmetic_are_in_every_row(
+    evaluated: Place, predicted: list[str]
+) -> None:
+    whole = evaluated.evaluate("pancreas_fine")
+    assert predicted == []
+    assert (read_summary(whole)["arithmetic"], read_summary(whole)["window_voxels"]) == (
+        "fp32", None,
+    )  # fmt: skip
+    cut = evaluated.evaluate("pancreas_fine", window_voxels=1024)
+    assert cut == whole
+    assert tuple(predicted) == CASES  # another way to predict is another result
+    assert all(int(row["windows"]) > 1 for row in read_rows(cut).values())
+    assert read_summary(cut)["window_voxels"] == 1024
+    coarser = evaluated.evaluate("pancreas_fine", precision="bf16")
+    assert {row["arithmetic"] for row in read_rows(coarser).values()} == {"bf16"}
+    assert {row["windows"] for row in read_rows(coarser).values()} == {"0"}
+
+
+def test_a_checkpoint_of_another_stage_in_a_run_folder_is_refused(place: Place) -> None:
+    run = write_run(place.checkpoints, small_stage("pancreas_coarse"), hu_window(PANCREAS_CUT))
+    other = write_run(place.checkpoints, small_stage("tumor_fine"), hu_window(PANCREAS_CUT))
+    run.checkpoint.write_bytes(other.checkpoint.read_bytes())
+    with pytest.raises(ValueError, match=r"trained as tumor_fine, not as pancreas_coarse; give"):
+        place.evaluate("pancreas_coarse")
 
 
 @pytest.mark.slow
