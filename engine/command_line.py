@@ -14,9 +14,11 @@ import torch
 
 from methods import METHODS, build_method, make_config
 from utils.config import (
+    CASES,
     DEFAULT_METHOD,
     PRECISIONS,
     ROI_SOURCES,
+    THRESHOLDS,
     Config,
     Evaluation,
     StoppedError,
@@ -25,7 +27,6 @@ from utils.config import (
 from utils.settings import flatten, option_name, override
 from utils.stages import FOLDS, Stage, stage_named
 
-PROTOCOLS = ("paper", "honest", "heldout")
 Request = TypeVar("Request")
 
 
@@ -87,23 +88,35 @@ def parse_evaluation(stage: Stage, argv: Sequence[str] | None = None) -> Evaluat
     add("--time", nargs="+", default=(), help=times)
     add("--roi-source", choices=ROI_SOURCES, default="seg", help="pancreas ROI: segmented or label")
     add(
-        "--protocol",
-        choices=PROTOCOLS,
-        default=default.protocol,
-        help="the tumor's threshold: the target center's in centers.toml (paper), or the best on "
-        "held-out source cases (honest), which heldout predicts first",
+        "--threshold",
+        choices=THRESHOLDS,
+        default=default.threshold,
+        help="the tumor's: the target center's in centers.toml, as the paper chose it (with the "
+        "target in view), or the best on held-out source cases (after --cases heldout)",
     )
-    add("--method", choices=tuple(METHODS), default=DEFAULT_METHOD, help="runs of this method")
+    tested = (
+        "the target's (of a fold: its test cases), or those of the sources held out of training"
+    )
+    add("--cases", choices=CASES, default=default.cases, help=tested)
+    add("--method", choices=tuple(METHODS), default=default.method, help="runs of this method")
     add("--seed", type=int, help="only runs of this seed")
     add("--fold", choices=FOLDS, help="runs of cross-validation inside --target")
+    released = "state dict of the authors' released network, evaluated in place of a run"
+    add("--released", type=Path, metavar="FILE", help=released)
     add("--checkpoints", type=Path, default=default.checkpoints, help="where run folders are")
     add("--cache", type=Path, default=default.cache, help="where prepared cases are kept")
     add("--device", default="auto", help="cpu, cuda, cuda:1, or auto: a GPU if there is one")
-    add("--precision", choices=PRECISIONS, default="auto", help="arithmetic")
+    arithmetic = "arithmetic; auto: fp32 on a CPU, bf16 (or fp16) on a GPU"
+    add("--precision", choices=PRECISIONS, default="auto", help=arithmetic)
+    windows = "cut larger crops into windows of so many voxels; none: only where memory runs out"
+    add("--window-voxels", type=int, metavar="N", help=windows)
     add("--workers", type=int, default=default.workers, help="processes that prepare cases")
     given = vars(parser.parse_args(argv))
     given |= {name: tuple(given[name]) for name in ("sources", "time")}
-    return Evaluation(stage.name, **given)
+    try:
+        return Evaluation(stage.name, **given)
+    except ValueError as error:
+        parser.error(str(error))
 
 
 def run_script(action: Callable[[Request], Any], request: Request) -> None:

@@ -36,12 +36,12 @@ class Run:
     sources: tuple[str, ...]
     target: str | None
     method: str = "ours"
-    seed: int = 2022
+    seed: int | None = 2022  # None: not known, of a released network
     fold: int | None = None
     holdout: float = 0.0
     test_cases: frozenset[CaseName] = frozenset()
     heldout_cases: frozenset[CaseName] = frozenset()  # of the sources, to choose a threshold on
-    dropped_cases: frozenset[CaseName] = frozenset()  # doubles: never trained, never tested
+    dropped_cases: frozenset[CaseName] = frozenset()  # duplicates: never trained, never tested
 
     @property
     def done(self) -> bool:
@@ -59,10 +59,23 @@ def config_hash(config: Config) -> str:
     plain = json.dumps(weights_part(config), sort_keys=True)
     return hashlib.sha256(plain.encode()).hexdigest()
 
+    """The name that a run is found by."""
+    rows = {"BL": "bl", "BL+IDR": "bl_idr", "BL+DTL": "bl_dtl", "BL+DSL": "bl_dsl"}
+    return rows.get(config.stage.variant, config.method)
+
 
 def new_time() -> str:
     """Now, as the timestamp of a run."""
     return datetime.now(UTC).strftime(TIME_FORMAT)
+
+
+def free_time(checkpoints: Path, stage: str) -> str:
+    """Now, or later, so that no other run of the stage has it."""
+    time = new_time()
+    while any(checkpoints.glob(f"{time}_{stage}_*")):
+        sleep(0.2)
+        time = new_time()
+    return time
 
 
 def find_runs(checkpoints: Path, stage: str, **wanted: Any) -> list[Run]:
@@ -122,7 +135,7 @@ def open_runs(config: Config, splits: Sequence[Split]) -> list[Run]:
                 time = run.time
                 break
     if time is None:
-        time = _free_time(config)
+        time = free_time(config.checkpoints, config.stage.name)
     runs = []
     for split in splits:
         folder = config.checkpoints / _folder_name(config, time, split)
@@ -158,7 +171,7 @@ def mark_done(folder: Path) -> None:
 
 def environment() -> dict[str, Any]:
     """Versions and devices, so that a number can be traced to what computed it."""
-    names = ("torch", "numpy", "scipy", "SimpleITK", "monai")
+    names = ("torch", "numpy", "scipy", "SimpleITK", "scikit-image", "monai")
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "python": platform.python_version(),
@@ -171,17 +184,8 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _free_time(config: Config) -> str:
-    """Now, or later, so that no other run of the stage has it."""
-    time = new_time()
-    while any(config.checkpoints.glob(f"{time}_{config.stage.name}_*")):
-        sleep(0.2)
-        time = new_time()
-    return time
-
-
 def _folder_name(config: Config, time: str, split: Split) -> str:
-    """Unique for what may train at one timestamp: method, sources, fold and seed too."""
+    """Unique for what may train at one timestamp: method, sources, fold and seed."""
     parts = [time, config.stage.name, config.method, "+".join(split.sources)]
     if split.fold is not None:
         parts.append(f"fold{split.fold}")

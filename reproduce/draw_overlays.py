@@ -37,9 +37,7 @@ def draw_center(request: Evaluation, out: Path) -> list[Path]:
             ((run, target),) = pick_runs(asked, centers)
         except FileNotFoundError:
             continue
-        result = Result(
-            result_folder(run, stage, target, request.roi_source, request.protocol), stage, None
-        )
+        result = Result(result_folder(run, stage, target, asked), stage, target, None)
         if result.done:
             results[stage] = result
     if not results:

@@ -29,8 +29,7 @@ from matplotlib.lines import Line2D
 
 from data.prepare.prepare_centers import prepare_centers
 from data.prepare.prepared_case import PrepareSettings
-from engine.command_line import run_script
-from engine.inference import load_model
+from engine.inference import load_predictor
 from engine.run_folders import Run, find_runs
 from reproduce.analysis.embedding import (
     LAYERS,
@@ -56,6 +55,7 @@ from reproduce.analysis.figures import (
 )
 from reproduce.experiments.cells import Cell, Plan
 from reproduce.experiments.finished import find_folders
+from engine.command_line import run_script
 
 VARIANTS = ("BL", "Ours")
 # Apart in color, in gray, and by their rim.
@@ -87,7 +87,7 @@ def run_of(request: Request, cell: Cell) -> Run | None:
 
 def make_panel(request: Request, cell: Cell, run: Run, per_case: int) -> Panel:
     """Read the features of a model on its unseen center, and embed them."""
-    model = load_model(run, request.plan.device)
+    model = load_predictor(run.checkpoint, request.plan.device)
     settings = PrepareSettings(spacing=model.config.spacing)
     center = request.centers[cell.target]
     cases = prepare_centers([center], request.plan.cache, settings)[cell.target]

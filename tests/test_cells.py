@@ -13,7 +13,8 @@ from data.case import Center
 from data.centers import load_centers
 from engine.case_metrics import Row, write_cases, write_summary
 from engine.command_line import parse_config, parse_evaluation
-from engine.evaluation import digest_result, run_stage
+from engine.evaluation import run_stage
+from engine.provenance import digest_result
 from engine.results import result_folder
 from engine.run_folders import Run, create_run, mark_done
 from engine.split_selection import select_splits
@@ -73,10 +74,10 @@ def finish(plan: Plan, centers: dict[str, Center]) -> Callable[[Step], None]:
         asked = parse_evaluation(STAGES[step.stage], step.argv)
         run = runs[step.needs[0]]
         found = [str(asked.target)]
-        if asked.protocol == "heldout":
+        if asked.cases == "heldout":
             found = sorted({center for center, _ in run.heldout_cases})
         for name in found:
-            place = result_folder(run, step.stage, name, asked.roi_source, asked.protocol)
+            place = result_folder(run, step.stage, name, asked)
             rows: list[Row] = [{"case_id": f"{name}0", "dsc": 50.0, "seconds": 1.0}]
             place.mkdir()
             write_cases(place / "cases.csv", rows)
@@ -90,7 +91,7 @@ def finish(plan: Plan, centers: dict[str, Center]) -> Callable[[Step], None]:
             return {"previous": None, "previous_sha256": None}
         asked = parse_evaluation(STAGES[before.stage], before.argv)
         run = runs[before.needs[0]]
-        folder = result_folder(run, before.stage, center, asked.roi_source, asked.protocol)
+        folder = result_folder(run, before.stage, center, asked)
         return {
             "previous": str(folder.relative_to(plan.checkpoints)),
             "previous_sha256": digest_result(folder),
@@ -103,8 +104,8 @@ def names(steps: Sequence[Step]) -> list[str]:
     """Each step in a word or two."""
     shown = []
     for step in steps:
-        protocol = step.argv[step.argv.index("--protocol") + 1] if "--protocol" in step.argv else ""
-        shown.append(f"{step.kind} {step.stage} {protocol}".strip())
+        which = [word for word in step.argv if word in ("source-val", "heldout")]
+        shown.append(" ".join([step.kind, step.stage, *which]))
     return shown
 
 
@@ -190,7 +191,7 @@ def test_what_is_done_is_found_and_not_missing(
         assert is_done(step)
     assert missing_steps(plan, [cell]) == []
     (folder,) = find_folders(plan, cell)
-    assert folder.name == "evaluation_B_seg_honest"
+    assert folder.name == "evaluation_B_seg_source-val"
     assert read_cell(plan, cell) == [{"case_id": "B0", "dsc": 50.0, "seconds": 1.0, "center": "B"}]
     for other in (
         replace(cell, seed=1),

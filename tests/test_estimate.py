@@ -31,7 +31,7 @@ from reproduce.experiments.estimate import (
 from reproduce.experiments.workload import describe_loads, loads_of, plan_wall, tasks_of
 from reproduce.workflow.tasks import EVALUATE, PREPARE, TRAIN
 from tests.conftest import Tiny
-from utils.config import Config
+from utils.config import Config, Evaluation
 from utils.device import select_device, select_precision
 from utils.stages import STAGES
 
@@ -57,7 +57,7 @@ def steps(plan: Plan) -> dict[tuple[str, str], Step]:
 def config_of(step: Step) -> Config:
     """The configuration as a training on this machine's CPU resolves it."""
     config = parse_config(STAGES[step.stage], step.argv)
-    return replace(config, precision=select_precision("auto", select_device("cpu")))
+    return replace(config, precision=select_precision("auto", select_device("cpu"), training=True))
 
 
 # What is left
@@ -94,7 +94,7 @@ def test_an_unfinished_evaluation_counts_the_cases_that_it_lacks(
     (split,) = select_splits(config, load_centers(plan.centers))
     run = create_run(config, "20260101-000000", split)
     mark_done(run.folder)
-    folder = result_folder(run, "tumor_coarse", "C", "seg", "paper")
+    folder = result_folder(run, "tumor_coarse", "C", Evaluation("tumor_coarse"))
     write_cases(folder / "cases.csv", [{"case_id": "c0", "dsc": 1.0}])
     assert loads_of(plan, [step], "cpu")[step].count == 1
 

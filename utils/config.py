@@ -20,6 +20,9 @@ from utils.settings import (
 from utils.stages import FOLDS, Stage
 
 ROI_SOURCES = ("seg", "mask")
+THRESHOLDS = ("target", "source-val")
+CASES = ("test", "heldout")
+SMALLEST_INPUT = 8**3  # voxels: the network halves each side three times
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 DEFAULT_METHOD = "ours"
 
@@ -150,7 +153,14 @@ class Config:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluate script was asked to do; every other setting comes from the checkpoint."""
+    """What an evaluate script was asked to do; every other setting comes from the checkpoint.
+
+    `threshold`: where the tumor's comes from: "target", the target center's in centers.toml, or
+    "source-val", the best on held-out source cases. `cases`: "test", all of the target (or a
+    fold's), or "heldout", those of the sources that were not trained on. `window_voxels`: the
+    largest input that goes through the network at once; None: any. `released`: a state dict of the
+    authors' network, in place of a run. Raises ValueError where these do not fit together.
+    """
 
     stage: str
     centers: Path = default_path("centers.toml")
@@ -160,13 +170,53 @@ class Evaluation:
     cache: Path = default_path("cache")
     time: tuple[str, ...] = ()
     roi_source: str = "seg"
-    protocol: str = "paper"
+    threshold: str = "target"
+    cases: str = "test"
     method: str = DEFAULT_METHOD
     seed: int | None = None
     fold: str | None = None
+    released: Path | None = None
     device: str = "auto"
     precision: str = "auto"
+    window_voxels: int | None = None
     workers: int = 2
+
+    def __post_init__(self) -> None:
+        smallest = SMALLEST_INPUT
+        needs_run = {
+            "--cases heldout": self.cases != "test",
+            "--threshold source-val": self.threshold != "target",
+            "--fold": self.fold is not None,
+            "--seed": self.seed is not None,
+            "--method": self.method != DEFAULT_METHOD,
+        }
+        of_run = [option for option, given in needs_run.items() if given]
+        rules = (
+            (
+                self.threshold in THRESHOLDS,
+                f"--threshold {self.threshold}: {' or '.join(THRESHOLDS)}",
+            ),
+            (self.cases in CASES, f"--cases {self.cases}: {' or '.join(CASES)}"),
+            (
+                self.cases == "test" or self.threshold == "target",
+                "--threshold source-val: is chosen on the cases of --cases heldout; leave one out",
+            ),
+            (
+                self.window_voxels is None or self.window_voxels >= smallest,
+                f"--window-voxels {self.window_voxels}: at least {smallest}",
+            ),
+            (
+                self.released is None or self.target is not None,
+                "--released: needs --target, the center to evaluate on",
+            ),
+            (
+                self.released is None or not of_run,
+                f"{', '.join(of_run)}: not with --released, which is no run of this project",
+            ),
+        )
+        for holds, message in rules:
+            if not holds:
+                raise ValueError(message)
 
 
 def check_config(config: Config) -> None:

@@ -14,9 +14,10 @@ from typing import Any
 
 from data.case import Center
 from data.centers import load_centers
+from engine.run_folders import method_name
 from utils.commands import command_line, script, to_arguments
+from utils.stages import N_FOLDS, STAGES, with_variant
 from utils.config import Config
-from utils.stages import N_FOLDS, STAGES
 
 SEED = Config(STAGES["tumor_fine"]).seed
 
@@ -134,7 +135,10 @@ def _evaluation(plan: Plan, cell: Cell, stage: str, protocol: str, fold: int | N
         protocol = "paper"
     options = _split_options(plan, cell, stage, fold)
     options |= {"roi_source": cell.roi_source if of_tumor and cell.roi_source != "seg" else None}
-    options |= {"protocol": protocol if protocol != "paper" else None}
+    options["variant"] = None
+    options["method"] = _method_of(cell) if of_tumor and _method_of(cell) != "ours" else None
+    options["threshold"] = "source-val" if protocol == "honest" else None
+    options["cases"] = "heldout" if protocol == "heldout" else None
     options |= {"centers": plan.centers, "checkpoints": plan.checkpoints, "cache": plan.cache}
     needs = [_training(plan, cell, stage, fold)]
     previous = STAGES[stage].previous
@@ -169,6 +173,12 @@ def _split_options(plan: Plan, cell: Cell, stage: str, fold: int | None) -> dict
         "method": cell.method if of_tumor and cell.method != "ours" else None,
         "seed": cell.seed,
     }
+
+
+def _method_of(cell: Cell) -> str:
+    """The name that the runs of a cell are found by."""
+    stage = with_variant(STAGES[cell.stage], cell.variant)
+    return method_name(Config(stage, method=cell.method))
 
 
 @functools.lru_cache(maxsize=8)

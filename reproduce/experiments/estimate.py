@@ -33,7 +33,7 @@ from data.roi import paste
 from data.splits import CaseName, list_all_cases
 from engine.case_metrics import measure_case
 from engine.checkpointing import build_state
-from engine.inference import Model, input_box, predict_box
+from engine.inference import Predictor, input_box, predict_box
 from engine.run_folders import config_hash
 from engine.split_selection import select_splits
 from engine.training import backward, load_crops
@@ -146,7 +146,8 @@ def cpu_threads() -> int:
 def measure_speed(config: Config, found: Sequence[Found]) -> Speed:
     """The speed of a configuration's model on a few cases, on `config.device`."""
     device = select_device(config.device)
-    config = replace(config, precision=select_precision(config.precision, device))
+    precision = select_precision(config.precision, device, training=False)
+    config = replace(config, precision=select_precision(config.precision, device, training=True))
     method = build_method(config)
     state = build_state(method, config, device)
     dataset = StageDataset([item.prepared for item in found], config.stage, config.seed)
@@ -162,23 +163,20 @@ def measure_speed(config: Config, found: Sequence[Found]) -> Speed:
 
     step_s = mean_seconds(train, steps, device)
     state.network.eval()
-    stage = config.stage
-    model = Model(
-        config, method, state.network, device, config.precision, stage.max_voxels, stage.threshold
-    )
+    predictor = Predictor(config, method, state.network, device, precision)
     turns = itertools.cycle(found)
     return Speed(
-        step_s, mean_seconds(lambda: predict_like(model, next(turns)), 1 + len(found), device)
+        step_s, mean_seconds(lambda: predict_like(predictor, next(turns)), 1 + len(found), device)
     )
 
 
-def predict_like(model: Model, item: Found) -> None:
+def predict_like(predictor: Predictor, item: Found) -> None:
     """What an evaluation does for a case, every round of it; the label stands for the result."""
-    prepared, stage = item.prepared, model.stage
+    prepared, stage = item.prepared, predictor.stage
     case = load_case(item.center, item.files)
     box = input_box(stage, prepared.shape, prepared.boxes.get(stage.roi))
     for _ in range(stage.rounds):
-        prob = predict_box(model, prepared.image_hu, box)
+        prob, _ = predict_box(predictor, prepared.image_hu, box)
     restore_prob(paste(prob, box, prepared.shape), prepared)
     assert case.label is not None
     mask = keep_components(target_mask(case.label, stage.target))

@@ -12,10 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from engine.case_metrics import Row, read_cases
-from engine.command_line import parse_config, parse_evaluation
-from engine.evaluation import digest_result
+from engine.provenance import digest_result
 from engine.results import result_folder
-from engine.run_folders import Run, find_runs
+from engine.run_folders import Run, find_runs, method_name
 from reproduce.experiments.cells import (
     Cell,
     Plan,
@@ -27,6 +26,7 @@ from reproduce.experiments.cells import (
 )
 from utils.commands import to_arguments
 from utils.settings import to_plain
+from engine.command_line import parse_config, parse_evaluation
 from utils.stages import STAGES
 
 # What may differ between a run and the plan that it is used for: where and how it was computed.
@@ -72,12 +72,9 @@ def find_results(step: Step, strict: bool = True) -> list[dict[str, Path]]:
     results = []
     for run in finished_runs(step.needs[0], strict):
         centers = [str(asked.target)]
-        if asked.protocol == "heldout":
+        if asked.cases == "heldout":
             centers = sorted({center for center, _ in run.heldout_cases})
-        result = {
-            center: result_folder(run, step.stage, center, asked.roi_source, asked.protocol)
-            for center in centers
-        }
+        result = {center: result_folder(run, step.stage, center, asked) for center in centers}
         if result and all(
             _is_true(folder, [other[center] for other in earlier if center in other])
             for center, folder in result.items()
@@ -149,8 +146,7 @@ def finished_runs(step: Step, strict: bool = True) -> list[Run]:
     runs = find_runs(
         config.checkpoints,
         step.stage,
-        method=config.method,
-        variant=config.stage.variant,
+        method=method_name(config),
         target=config.target,
         seed=config.seed,
         fold=fold,

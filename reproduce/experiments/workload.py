@@ -27,7 +27,10 @@ from utils.config import Config
 from utils.device import select_device, select_precision
 from utils.stages import stage_named
 
-NAMING = ("--target", "--fold", "--method", "--variant", "--roi-source", "--protocol", "--seed")
+NAMING = (
+    *("--target", "--fold", "--method", "--variant", "--roi-source", "--threshold", "--cases"),
+    "--seed",
+)
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ def loads_of(plan: Plan, steps: Iterable[Step], device: str) -> dict[Step, Load]
     A case without a lesion is counted, though a tumor stage does not train on it.
     """
     centers = load_centers(plan.centers)
-    precision = select_precision("auto", select_device(device))
+    precision = select_precision("auto", select_device(device), training=True)
     loads = {}
     for step in steps:
         train = step if step.kind == TRAIN else step.needs[0]
@@ -87,12 +90,11 @@ def saved_steps(runs: Sequence[Run]) -> int:
 def cases_left(step: Step, split: Split, centers: Mapping[str, Center], runs: Sequence[Run]) -> int:
     """How many cases an evaluation has still to predict."""
     asked = parse_evaluation(stage_named(step.stage), step.argv)
-    heldout = asked.protocol == "heldout"
-    cases = split.heldout_cases if heldout else split.test_cases
+    cases = split.heldout_cases if asked.cases == "heldout" else split.test_cases
     left = len(cases)
     for run in (run for run in runs if run.done):
         for name in {center for center, _ in cases}:
-            folder = result_folder(run, step.stage, name, asked.roi_source, asked.protocol)
+            folder = result_folder(run, step.stage, name, asked)
             left -= len(read_cases(folder / "cases.csv"))
         break
     return left
