@@ -223,9 +223,9 @@ def test_every_tumor_method_reads_the_pancreas_stages_of_the_default_one(
 ) -> None:
     monkeypatch.setitem(METHODS, "bl", WindowMethod)
     write_four_runs(place.checkpoints)
-    later = {"time": LATER, "method": "bl"}
+    weights = hu_window(PANCREAS_CUT)
     for name in ("pancreas_fine", "tumor_coarse", "tumor_fine"):
-        write_run(place.checkpoints, small_stage(name), hu_window(PANCREAS_CUT), **later)
+        write_run(place.checkpoints, small_stage(name), weights, time=LATER, method="bl")
     folders = place.all_stages()
     folder = place.evaluate("tumor_coarse", method="bl")
     assert folder.parent.name == f"{LATER}_tumor_coarse_bl_A+B"
