@@ -1,9 +1,9 @@
 """How often the check of labels is wrong, both ways: python benchmarks/bench_labels.py
 
-Labels of phantoms (several centers: scanners, phases, noise) are checked as they are, drawn a little
+Labels of phantoms (several centers: scanners, phases, noise) are checked as they are, drawn a bit
 too wide or too narrow, mirrored, shifted, and exchanged for another case's; with REAL_CT_DIR set,
 also those of labeled CTs there (`*_ct.nii.gz` with `*_pancreas.nii.gz`). Printed for each kind: how
-many of how many are warned. The first three kinds should not be, the others should.
+many of how many are warned. The first four kinds should not be, the others should.
 """
 
 from __future__ import annotations

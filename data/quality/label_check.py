@@ -25,6 +25,7 @@ GRID_MM = 2.5  # voxels are averaged in blocks of about this size: less noise, o
 RING_MM = (2.0, 8.0)  # what counts as outside: nearer lie partly filled voxels
 MAX_POINTS = 3000  # taken at random of each, inside and outside
 MIN_POINTS = 30  # fewer say nothing
+MIN_ML = 3.0  # nor does a label smaller than this, which is no pancreas
 MIN_SEEN = (0.9, 0.5)  # of the points inside and outside must lie in the image
 CAP_HU = 150.0  # metal, gas and bone count no more than this
 NOISE_HU = 5.0  # added to the denominator of the ratio
@@ -88,7 +89,10 @@ def check_label(image_hu: np.ndarray, label: np.ndarray, spacing: Triple) -> tup
     box = bounding_box(label > 0)
     if box is None:
         return ()
-    return (*check_lesions(label[box.slices], spacing), *check_place(image_hu, label, spacing, box))
+    found = check_lesions(label[box.slices], spacing)
+    if not (label[box.slices] == LABEL_PANCREAS).any():
+        return found  # a lesion alone need not differ from what is around it
+    return (*found, *check_place(image_hu, label, spacing, box))
 
 
 def check_lesions(label: np.ndarray, spacing: Triple) -> tuple[str, ...]:
@@ -141,6 +145,8 @@ def check_place(
 
     `box`: around the label. A label too small to tell has none.
     """
+    if np.count_nonzero(label[box.slices]) * np.prod(spacing) < 1000 * MIN_ML:
+        return ()
     factors = [max(1, round(GRID_MM / step)) for step in spacing]
     coarse = average_blocks(image_hu, factors)
     steps = np.multiply(factors, spacing)

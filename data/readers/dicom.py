@@ -8,6 +8,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from data.case import DataError
+from data.readers.series import choose_series
 from data.readers.volume import Volume, volume_from_image
 
 # The rows of Table I that only DICOM knows.
@@ -23,41 +24,13 @@ MAX_GAP = 0.1  # slice distances may differ by this part of the usual one
 MAX_TILT = 0.01  # in-plane drift per mm along the normal: above, the gantry was tilted
 
 
-def list_series_folders(folder: Path) -> list[Path]:
-    """Subfolders that hold DICOM slices themselves (files ending in .dcm), sorted."""
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.is_dir() and not path.name.startswith(".") and _slices(path)
-    )
-
-
-def _slices(folder: Path) -> list[Path]:
-    return [
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() == ".dcm" and not path.name.startswith(".")
-    ]
-
-
-def read_dicom_folder(folder: Path) -> Volume:
-    """The one series in `folder`, or else in the only folder below it that holds slices.
+def read_dicom_folder(folder: Path, wanted: str | None = None) -> Volume:
+    """The one series at or below `folder`; of several the `wanted` one, see `choose_series`.
 
     Raises `DataError` where there is none, more than one, a slice is missing, or it is tilted.
     """
-    series: tuple[str, ...] = ()
-    if folder.is_dir():
-        folder = _with_slices(folder)
-        series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    if len(series) != 1:
-        raise DataError(
-            f"{folder}: holds {len(series)} DICOM series; one folder must hold exactly one"
-        )
-    names = [
-        name
-        for name in sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
-        if not Path(name).name.startswith(".")
-    ]
+    series, notes = choose_series(folder, wanted)
+    folder, names = series.folder, series.files
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(names)
     reader.MetaDataDictionaryArrayUpdateOn()
@@ -68,15 +41,8 @@ def read_dicom_folder(folder: Path) -> Volume:
         raise DataError(f"{folder}: cannot be read ({reason}); copy the series again") from error
     _check_positions(reader, len(names), folder)
     volume = volume_from_image(image, folder)
-    return Volume(volume.array, volume.grid, volume.notes, _tags(reader, len(names)))
-
-
-def _with_slices(folder: Path) -> Path:
-    """The folder itself if files lie in it, else the one below that has slices, if it is one."""
-    if any(path.is_file() and not path.name.startswith(".") for path in folder.iterdir()):
-        return folder
-    below = [path for path in folder.rglob("*") if path.is_dir() and _slices(path)]
-    return below[0] if len(below) == 1 else folder
+    notes = (*notes, *volume.notes)
+    return Volume(volume.array, volume.grid, notes, _tags(reader, len(names)))
 
 
 def _check_positions(reader: sitk.ImageSeriesReader, count: int, folder: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import SimpleITK as sitk
 
 from data.case import Triple
+from data.readers.listing import is_slice
 
 
 def estimate_voxels(image: Path, spacing: Triple | None) -> int:
@@ -18,7 +19,7 @@ def estimate_voxels(image: Path, spacing: Triple | None) -> int:
     reader = sitk.ImageFileReader()
     slices = 1
     if image.is_dir():
-        names = sorted(p for p in image.iterdir() if p.suffix.lower() == ".dcm")
+        names = sorted(filter(is_slice, image.iterdir()))
         if not names:
             return 0
         image, slices = names[len(names) // 2], len(names)
