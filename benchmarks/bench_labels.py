@@ -28,7 +28,7 @@ from data.phantom.generate import make_phantom
 from data.quality.label_check import check_place
 from data.readers import load_case
 from data.readers.files import CaseFiles
-from data.roi import bounding_box
+from data.roi import bounding_box, center_box
 
 SHIFTS_MM = (5, 10, 15, 20, 30)
 RIGHT = ("as given", "1 mm too wide", "1 mm too narrow", "a block of voxels rougher")
@@ -81,16 +81,8 @@ def fit_into(case: Case, other: Case) -> np.ndarray:
     scale = np.divide(other.spacing, case.spacing)
     mask = ndimage.zoom((other.label > 0) * 1.0, scale, order=1) > 0.5
     result = np.zeros(case.image_hu.shape, bool)
-    gaps = [a - b for a, b in zip(result.shape, mask.shape, strict=True)]
-    into = tuple(
-        slice(max(0, g // 2), max(0, g // 2) + min(a, b))
-        for g, a, b in zip(gaps, result.shape, mask.shape, strict=True)
-    )
-    taken = tuple(
-        slice(max(0, -g // 2), max(0, -g // 2) + min(a, b))
-        for g, a, b in zip(gaps, result.shape, mask.shape, strict=True)
-    )
-    result[into] = mask[taken]
+    both = np.minimum(result.shape, mask.shape).tolist()
+    result[center_box(result.shape, both).slices] = mask[center_box(mask.shape, both).slices]
     return result
 
 

@@ -79,6 +79,7 @@ _READERS_OF = {  # other layouts have their folders' names fixed
     "labels": ("folder", "nih", "panorama", "structures"),
     "image_suffix": ("folder", "structures"),
     "label_suffix": ("folder",),
+    "label_map": tuple(name for name in READERS if name != "structures"),
     "series": ("folder", "nih"),
     "structures": ("structures",),
 }

@@ -125,7 +125,7 @@ def test_a_wrong_value_is_named(tmp_path: Path, line: str) -> None:
 def test_a_key_that_the_reader_ignores_is_refused(tmp_path: Path) -> None:
     path = write_toml(tmp_path, '[centers.A]\nreader = "msd"\npath = "a"\nimages = "ct"\n')
     (problem,) = problems_of(path)
-    assert "[centers.A] images: is read by folder, nih, panorama only" in problem
+    assert "[centers.A] images: is read by folder, nih, panorama, structures only" in problem
 
 
 def test_what_is_no_centers_file_is_named(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from data.readers import folder, msd, nih, nnunet_raw, panorama, structures
 from data.readers.dicom import read_dicom_folder
 from data.readers.files import CaseFiles
 from data.readers.label import read_label
-from data.readers.listing import EXCLUDED, Listing
+from data.readers.listing import EXPECTED_REASONS, Listing
 from data.readers.masks import read_mask, write_mask
 from data.readers.series import wanted_series
 from data.readers.sites import select_site
@@ -91,7 +91,7 @@ def list_cases(center: Center) -> list[CaseFiles]:
     What is left out for another reason is given as one warning; `list_center` has all of it.
     """
     listing = list_center(center)
-    told = [(path, reason) for path, reason in listing.left_out if reason != EXCLUDED]
+    told = [(path, reason) for path, reason in listing.left_out if reason not in EXPECTED_REASONS]
     if told:
         path, reason = told[0]
         warnings.warn(

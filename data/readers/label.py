@@ -143,7 +143,7 @@ def _describe_unknown(unknown: Counter[int], label_map: LabelMap) -> str:
     counts = ", ".join(f"{value} ({count} voxels)" for value, count in sorted(unknown.items()))
     return (
         f"unknown label value {counts}; the label map is {known}: add the value to the center's "
-        "label_map, or correct the label"
+        "label_map (a mask of one structure holds 0 and 1), or correct the label"
     )
 
 

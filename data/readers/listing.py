@@ -15,7 +15,8 @@ from pathlib import Path
 from data.case import Center, DataError
 from data.readers.files import VOLUME_SUFFIXES, CaseFiles, patient_of, volume_stem
 
-EXCLUDED = "is listed under exclude"
+EXCLUDED, WITHDRAWN = "is listed under exclude", "was withdrawn by its publisher"
+EXPECTED_REASONS = (EXCLUDED, WITHDRAWN)  # not worth a warning
 PAIR_SUFFIXES = (".hdr", ".img", ".img.gz")
 # What lies beside images and is none: documents, and the voxels of .mhd and .nhdr headers.
 DOCUMENT_SUFFIXES = (
@@ -55,8 +56,9 @@ class Listing:
 class Found:
     """The files of one kind, images or labels, by case id (composed Unicode).
 
-    `spelled`: the case id as the files' names have it. `problems`: why a case's file cannot be read. `empty`: folders without a file, a problem only
-    where the other kind knows the case. `left_out`: (path, reason).
+    `spelled`: the case id as the files' names have it. `problems`: why a case's file cannot be
+    read. `empty`: (path, reason) of folders without a file, a problem only where the other kind
+    knows the case. `left_out`: (path, reason).
     """
 
     paths: dict[str, list[Path]] = field(default_factory=dict)

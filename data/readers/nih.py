@@ -6,14 +6,23 @@ import re
 from pathlib import Path
 
 from data.case import Center, DataError
-from data.readers.listing import Found, Listing, is_slice, list_folder, pair, scan_below, walk
+from data.readers.listing import (
+    WITHDRAWN,
+    Found,
+    Listing,
+    is_slice,
+    list_folder,
+    pair,
+    scan_below,
+    walk,
+)
 from data.readers.series import choose_series, wanted_series
 
 LABEL_MAP = {"background": (0,), "pancreas": (1,)}
 # Published labels run against y of their DICOM series, and their headers do not place them: unless
 # a label's header puts it exactly on its series, its voxels are mirrored in y.
 LABEL_GEOMETRY = "flip_y"
-WITHDRAWN = ("PANCREAS_0025", "PANCREAS_0070")  # by the publisher: 82 cases, 80 used
+WITHDRAWN_CASES = ("PANCREAS_0025", "PANCREAS_0070")  # by the publisher: 82 cases, 80 used
 CASE = re.compile(r"PANCREAS_\d{4}")
 
 
@@ -40,11 +49,11 @@ def list_center(center: Center) -> Listing:
             f"{center.path}: no folder PANCREAS_XXXX with DICOM slices in it; correct the path"
         )
     listing = pair(center, images, labels)
-    cases = tuple(case for case in listing.cases if case.case_id not in WITHDRAWN)
-    withdrawn = [case.case_id for case in listing.cases if case.case_id in WITHDRAWN]
+    cases = tuple(case for case in listing.cases if case.case_id not in WITHDRAWN_CASES)
+    withdrawn = [case.case_id for case in listing.cases if case.case_id in WITHDRAWN_CASES]
     left_out = [
         *listing.left_out,
-        *((name, "was withdrawn by its publisher") for name in withdrawn),
+        *((name, WITHDRAWN) for name in withdrawn),
     ]
     return Listing(listing.images, listing.labels, cases, tuple(left_out))
 

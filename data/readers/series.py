@@ -97,7 +97,8 @@ def choose_series(
         rest = "; ".join(str(series) for series in found if series is not chosen[0])
         notes = (f"of several DICOM series {chosen[0]} is read, not {rest}",) if rest else ()
         return chosen[0], notes
-    listed = "; ".join(map(str, found))
+    listed = "; ".join(f"{s} in {s.folder.relative_to(folder)}" for s in found)
+    listed = listed.replace(" in .", "")
     if not found:
         inside = len(list_folder(folder))
         raise DataError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import zipfile
 from collections import Counter
 from collections.abc import Mapping
@@ -44,7 +45,7 @@ def select_site(center: Center, listing: Listing) -> Listing:
         if site in center.site:
             cases.append(case)
         elif site is None:
-            left_out.append((case.case_id, f"stands in no row of {center.sites}"))
+            left_out.append((case.case_id, f"is in no row of {center.sites}"))
         else:
             elsewhere[site] += 1
     if elsewhere:
@@ -121,15 +122,15 @@ def read_table(path: Path) -> Rows:
             lines = list(csv.reader(io.StringIO(text), delimiter=delimiter))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as a table ({error}); correct `sites`") from error
-    lines = [[normal(cell.strip()) for cell in line] for line in lines]
-    lines = [line for line in lines if any(line)]
+    lines = [[normal(cell.strip()) for cell in cells] for cells in lines]
+    lines = [cells for cells in lines if any(cells)]
     if len(lines) < 2:
         raise DataError(f"{path}: has no rows below its column names; correct the table")
     head, *body = lines
     repeated = [name for name, count in Counter(head).items() if name and count > 1]
     if repeated:
         raise DataError(f"{path}: column {repeated[0]!r} is there twice; rename one of them")
-    return [dict(zip(head, line + [""] * (len(head) - len(line)), strict=False)) for line in body]
+    return [dict(itertools.zip_longest(head, cells[: len(head)], fillvalue="")) for cells in body]
 
 
 def _read_xlsx(path: Path) -> list[list[str]]:
