@@ -67,7 +67,10 @@ _KEYS: dict[str, tuple[tuple[type, ...], str]] = {
         (str, dict),
         "a series UID or a part of its description, or a table of them by case",
     ),
-    "structures": ((dict,), "a table of pancreas and tumor with lists of mask names"),
+    "structures": (
+        (dict,),
+        "a table of pancreas and, where there is one, tumor, with lists of mask names",
+    ),
     "sites": ((str,), "a .csv or .xlsx table below path, or relative to this file, or absolute"),
     "site": ((str, list), "a site of that table, or a list of them"),
     "site_case_column": ((str,), "the column of the table that holds the case ids"),
@@ -124,7 +127,8 @@ def _is_allowed(key: str, value: Any) -> bool:
     if key == "series" and isinstance(value, dict):
         return all(isinstance(entry, str) and entry for entry in value.values())
     if key == "structures":
-        return set(value) <= set(CLASSES) - {"background"} and all(map(_is_names, value.values()))
+        known = {"pancreas"} <= set(value) <= {"pancreas", "tumor"}
+        return known and all(map(_is_names, value.values()))
     if key == "patient_pattern":
         try:
             return re.compile(value).groups >= 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import unicodedata
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,19 @@ def test_an_empty_folder_is_refused_where_it_has_a_label_and_named_elsewhere(
     assert "holds neither" in reason
 
 
+def test_dicom_labels_are_named_with_the_cure(tmp_path: Path) -> None:
+    write_pair(tmp_path, "a")
+    write_volume(tmp_path / "images" / "b.nii.gz", make_image_hu(1))
+    write_dicom(tmp_path / "labels" / "b", make_image_hu())
+    write_dicom(tmp_path / "more", make_image_hu())
+    (tmp_path / "more" / "000001.dcm").rename(tmp_path / "labels" / "c.dcm")
+    center = folder_center(tmp_path)
+    assert "convert labels to .nii.gz" in problem_of(center, "b")
+    ((path, reason),) = list_center(center).left_out
+    assert path == str(tmp_path / "labels")
+    assert "holds 1 files, each of which is DICOM" in reason
+
+
 def test_links_are_followed_once_and_loops_are_not(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "file").write_bytes(b"")
@@ -154,6 +168,17 @@ def test_panorama_follows_links_and_names_what_has_no_partner(tmp_path: Path) ->
     assert "has no label" in left_out["100001_00001_0000.nii.gz"]
     assert "image 100004_00001_0000 that is not there" in left_out["100004_00001.nii.gz"]
     assert len(left_out) == 2
+
+
+def test_what_is_expected_to_be_left_out_is_no_warning(tmp_path: Path) -> None:
+    for number in (1, 2):
+        panorama(tmp_path, f"10000{number}_00001", seed=number)
+    panorama_label(tmp_path, "100001_00001")
+    center = Center("P", "panorama", tmp_path, exclude=("100002_00001",))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert [files.case_id for files in list_cases(center)] == ["100001_00001"]
+    assert list_center(center).left_out == (("100002_00001", EXCLUDED),)
 
 
 def test_a_folder_called_manual_above_panorama_decides_nothing(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_a_series_below_study_folders_is_a_case(tmp_path: Path) -> None:
 
 def test_loose_slices_among_the_images_are_named(tmp_path: Path) -> None:
     write_dicom(tmp_path / "images", make_image_hu())
-    with pytest.raises(DataError, match="5 DICOM slices lie directly in it; put each series"):
+    with pytest.raises(DataError, match="holds 5 DICOM slices directly in it; put each series"):
         list_cases(folder_center(tmp_path))
 
 

@@ -39,7 +39,7 @@ def test_the_cases_of_a_site_are_the_center(tmp_path: Path) -> None:
     assert ids(center_of(tmp_path, "SOUTH", "NORTH")) == ["c1", "c2", "c3"]
     reasons = dict(list_center(center_of(tmp_path, "SOUTH")).left_out)
     assert "is in no row" in reasons["c4"]
-    assert "gives 2 cases to other sites (NORTH (2))" in reasons[str(tmp_path / "sites.csv")]
+    assert "gives to other sites 2 cases: NORTH (2)" in reasons[str(tmp_path / "sites.csv")]
     left_out = list_center(center_of(tmp_path, "NORTH")).left_out
     assert any("names 1 cases of this site that have no files (c9)" in r for _, r in left_out)
 

@@ -22,6 +22,7 @@ from data.readers.series import choose_series, slice_folders, wanted_series
 
 LABEL_MAP = {"background": (0,), "pancreas": (1,), "tumor": (2,)}
 LABEL_GEOMETRY = "strict"
+NO_LABEL = "is DICOM (a segmentation object, or contours?); convert labels to .nii.gz or .nrrd"
 
 
 def list_center(center: Center) -> Listing:
@@ -31,7 +32,13 @@ def list_center(center: Center) -> Listing:
     a key `labels` and without a folder "labels" the center is for prediction only: every label is
     None. Raises `DataError`.
     """
-    images = _scan(center, center.path / (center.images or "images"), center.image_suffix, True)
+    image_folder = center.path / (center.images or "images")
+    if center.images is None and center.path.is_dir() and not image_folder.is_dir():
+        raise DataError(
+            f"{image_folder}: no such folder; give the images' folder below path by the key images "
+            '("." is path itself), or correct path'
+        )
+    images = _scan(center, image_folder, center.image_suffix, True)
     label_folder: Path = center.path / (center.labels or "labels")
     labels = Found()
     if center.labels is not None or label_folder.is_dir():
@@ -48,8 +55,10 @@ def _scan(center: Center, folder: Path, suffix: str, of_images: bool) -> Found:
             slices += 1
         else:
             add_file(found, path, suffix)
-    if slices and of_images:
-        found.left_out.append((str(folder), f"{slices} {LOOSE_SLICES}"))
+    if slices:
+        words = LOOSE_SLICES if of_images else f"files, each of which {NO_LABEL}"
+        reason = f"holds {slices} {words}"
+        found.left_out.append((str(folder), reason))
     return found
 
 
@@ -83,4 +92,6 @@ def _add_folder(found: Found, folder: Path, suffix: str, center: Center | None) 
         kind = "neither a volume nor DICOM slices" if center is not None else "no volume"
         ending = f" whose name ends in {suffix!r}" if suffix else ""
         reason = f"holds {kind}{ending}; fetch the files again"
+        if center is None and slice_folders(folder):
+            reason = f"holds files, each of which {NO_LABEL}"
         found.empty[normal(case_id)] = (str(folder), reason)

@@ -16,7 +16,8 @@ from data.case import Center, DataError
 from data.readers.files import VOLUME_SUFFIXES, CaseFiles, patient_of, volume_stem
 
 EXCLUDED, WITHDRAWN = "is listed under exclude", "was withdrawn by its publisher"
-EXPECTED_REASONS = (EXCLUDED, WITHDRAWN)  # not worth a warning
+OTHER_SITES = "gives to other sites"
+EXPECTED_REASONS = (EXCLUDED, WITHDRAWN, OTHER_SITES)  # beginnings; not worth a warning
 PAIR_SUFFIXES = (".hdr", ".img", ".img.gz")
 # What lies beside images and is none: documents, and the voxels of .mhd and .nhdr headers.
 DOCUMENT_SUFFIXES = (
@@ -25,11 +26,11 @@ DOCUMENT_SUFFIXES = (
 )
 DATA_SUFFIXES = (".raw", ".zraw", ".raw.gz", ".raw.bz2", ".bin")
 LOOSE_SLICES = (
-    "DICOM slices lie directly in it; put each series into a folder of its own, named as the case "
-    'is, and read it with reader = "folder"'
+    "DICOM slices directly in it; put each series into a folder of its own, named as the case is, "
+    'and read it with reader = "folder"'
 )
 SLICE_SUFFIXES = (".dcm", ".ima", ".dicom")
-NO_SLICES = ("DICOMDIR",)  # an index, though DICOM itself
+DICOM_INDEX = "dicomdir"  # DICOM too, but no slice
 PREAMBLE, MAGIC = 128, b"DICM"
 NO_FORMAT = f"is no format that is read here ({', '.join(VOLUME_SUFFIXES)}, DICOM); convert it"
 
@@ -122,7 +123,10 @@ def _unreadable(error: OSError) -> DataError:
 
 def is_slice(path: Path) -> bool:
     """Whether a file is a DICOM slice, by its suffix or, whatever its name, by its first bytes."""
-    if path.name.startswith(".") or path.name.upper() in NO_SLICES or not path.is_file():
+    lower = path.name.lower()
+    if lower.startswith(".") or lower == DICOM_INDEX or not path.is_file():
+        return False
+    if volume_stem(path) is not None or lower.endswith((*DOCUMENT_SUFFIXES, *DATA_SUFFIXES)):
         return False
     if path.suffix.lower() in SLICE_SUFFIXES:
         return True
@@ -147,14 +151,13 @@ def add_file(found: Found, path: Path, suffix: str = "") -> None:
         case_id = normal(_cut(stem if stem is not None else name, suffix) or name)
         target = os.readlink(path) if path.is_symlink() else "gone"
         found.problems[case_id] = (
-            f"{path}: is a link to {target}, which does not exist; restore the file or the link, "
-            f'or list "{case_id}" under exclude'
+            f"{path}: is a link to {target}, which does not exist; restore the file or the link"
         )
     elif pair is not None:
         case_id = normal(_cut(pair, suffix) or pair)
         found.problems[case_id] = (
             f"{path}: is one half of a .hdr/.img pair, an old format that leaves the orientation "
-            f'open; convert it to .nii.gz, or list "{case_id}" under exclude'
+            "open; convert it to .nii.gz"
         )
     elif stem:
         cut = _cut(stem, suffix)
@@ -189,7 +192,7 @@ def scan_files(folder: Path) -> Found:
         else:
             add_file(found, path)
     if slices:
-        found.left_out.append((str(folder), f"{slices} {LOOSE_SLICES}"))
+        found.left_out.append((str(folder), f"holds {slices} {LOOSE_SLICES}"))
     return found
 
 
@@ -230,22 +233,19 @@ def _names(found: Found) -> set[str]:
 
 
 def _problem(case_id: str, images: Found, labels: Found) -> str | None:
-    """Why a case cannot be used, as far as its files' names tell."""
-    for found in (images, labels):
-        if case_id in found.problems:
-            return found.problems[case_id]
+    """Why a case cannot be used, as far as its files' names tell, and what to do."""
+    problem = None
+    for found in (labels, images):
         own = found.paths.get(case_id, [])
-        if len(own) > 1:
-            return f"{len(own)} files of one name ({names_of(own)}); keep one of them"
-        if not own and case_id in found.empty:
-            path, reason = found.empty[case_id]
-            return f'{path}: {reason}, or list "{case_id}" under exclude'
-    if case_id not in images.paths:
-        return (
-            f"label {labels.paths[case_id][0]} has no image of the same name; add the image or "
-            f'list "{case_id}" under exclude'
-        )
-    return None
+        if case_id in found.problems:
+            problem = found.problems[case_id]
+        elif len(own) > 1:
+            problem = f"{len(own)} files of one name ({names_of(own)}); keep one of them"
+        elif not own and case_id in found.empty:
+            problem = ": ".join(found.empty[case_id])
+    if problem is None and case_id not in images.paths:
+        problem = f"label {labels.paths[case_id][0]} has no image of the same name; add the image"
+    return None if problem is None else f'{problem}, or list "{case_id}" under exclude'
 
 
 def _left_out(images: Found, labels: Found, known: Collection[str]) -> list[tuple[str, str]]:

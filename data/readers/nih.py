@@ -45,8 +45,10 @@ def list_center(center: Center) -> Listing:
     for name, problem in found.problems.items():
         labels.problems[name.replace("label", "PANCREAS_", 1)] = problem
     if not images.paths and not images.problems:
+        reasons = "".join(f"; {path} {reason}" for path, reason in labels.left_out[:1])
         raise DataError(
             f"{center.path}: no folder PANCREAS_XXXX with DICOM slices in it; correct the path"
+            f"{reasons}"
         )
     listing = pair(center, images, labels)
     cases = tuple(case for case in listing.cases if case.case_id not in WITHDRAWN_CASES)

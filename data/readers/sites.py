@@ -13,7 +13,7 @@ from pathlib import Path
 
 from data.case import Center, DataError
 from data.readers.files import CaseFiles, volume_stem
-from data.readers.listing import Listing, normal
+from data.readers.listing import OTHER_SITES, Listing, normal
 
 CHANNEL = "_0000"
 SHOWN = 8  # names in a message
@@ -49,7 +49,7 @@ def select_site(center: Center, listing: Listing) -> Listing:
         else:
             elsewhere[site] += 1
     if elsewhere:
-        reason = f"gives {elsewhere.total()} cases to other sites ({_counted(elsewhere)})"
+        reason = f"{OTHER_SITES} {elsewhere.total()} cases: {_counted(elsewhere)}"
         left_out.append((str(center.sites), reason))
     there = {name for case in listing.cases for name in _names(case)}
     absent = [name for name, site in site_of.items() if site in center.site and name not in there]
@@ -117,8 +117,8 @@ def read_table(path: Path) -> Rows:
             lines = _read_xlsx(path)
         else:
             text = path.read_text(encoding="utf-8-sig")
-            head = text.splitlines()[0] if text.strip() else ""
-            delimiter = max(",;\t", key=head.count)
+            first = text.splitlines()[0] if text.strip() else ""
+            delimiter = max(",;\t", key=first.count)
             lines = list(csv.reader(io.StringIO(text), delimiter=delimiter))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as a table ({error}); correct `sites`") from error
