@@ -78,7 +78,13 @@ class _Job:
     def place(self) -> tuple[Path, str]:
         """The folder of this case as its files and settings now are, and its key."""
         center = self.center
-        rule = (center.reader, center.label_geometry, center.has_lesions)
+        rule = (
+            center.reader,
+            center.label_geometry,
+            center.has_lesions,
+            center.hu_scale,
+            center.hu_offset,
+        )
         label_map = sorted(label_map_of(center).items()) if self.files.label else None
         key = content_key(self.files, self.cache, self.settings.spacing, rule, label_map)
         return self.cache / center.name / f"{self.files.case_id}-{key}", key

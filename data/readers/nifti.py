@@ -23,6 +23,7 @@ from data.readers.geometry import SPACING_MM, is_ct_spacing
 MAX_HEADER_CONFLICT_MM = 0.1
 MAX_SCALE_CONFLICT = 0.01  # of a voxel size: two numbers for it that differ by more are two sizes
 ORTHONORMAL = 1e-4  # a form that fits less well is not taken where there is another
+NO_NOTES: tuple[str, ...] = ()
 _CHUNK = 1 << 22  # bytes
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # NIfTI's world is RAS
 _UNITS_MM = {1: ("meters", 1000.0), 2: ("mm", 1.0), 3: ("micrometers", 0.001)}
@@ -65,7 +66,7 @@ def nifti_size(path: Path) -> tuple[tuple[int, int, int], tuple[float, float, fl
     return _shape(header, path), (float(spacing[0]), float(spacing[1]), float(spacing[2]))
 
 
-def _open(path: Path) -> IO[bytes]:
+def _open(path: Path) -> Any:
     if path.name.lower().endswith(".gz"):
         return gzip.open(path)
     return path.open("rb")
@@ -211,7 +212,7 @@ def _forms(
     sform = header.get_sform() if int(header["sform_code"]) > 0 else None
     if sform is not None and not np.isfinite(sform).all():
         raise DataError(f"{path}: spacing or position is not a number (sform); correct the header")
-    steps, notes = given, ()
+    steps, notes = given, NO_NOTES
     if not (np.isfinite(given).all() and (given > 0).all()):
         steps = np.abs(given)
         if sform is not None:

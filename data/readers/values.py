@@ -26,7 +26,8 @@ FAT_HU = (-130, -65)  # where the peak of fat may lie; measured: -111 to -81
 SOFT_HU = (-15, 200)  # the peak of soft tissue; measured: 28 to 124
 FAT_TO_SOFT_HU = (90, 290)
 MAX_DENSE_SHARE = 0.10  # above 700 HU, of what is above -150
-MAX_TOO_DARK_SHARE = 0.01  # below -1250, where only padding lies
+DARKEST_HU = -1250  # what lies below is padding, not air with noise
+MAX_TOO_DARK_SHARE = 0.01
 MIN_TISSUE_SHARE = 0.03  # from -150 to 250
 CLEAR_TISSUE_SHARE = 0.15  # the same, where it alone decides
 MIN_DARK_SHARE = 1e-4  # below -20: fat and noise, in every piece of a body
@@ -70,8 +71,13 @@ def to_hu(
     """
     if image.size == 0 or image.min() == image.max():
         raise DataError(f"{path}: every voxel has the same value; fetch or convert it again")
+    if min(image.shape) == 1:
+        raise DataError(f"{path}: is one slice, not a volume; give the whole series")
     notes = _check_missing(image, path, scale, offset) if image.dtype.kind == "f" else ()
-    notes += check_values(sample_values(image) * np.float32(scale) + np.float32(offset), path)
+    sample = sample_values(image) * np.float32(scale) + np.float32(offset)
+    notes += check_values(sample, path)
+    if not path.is_dir():  # a DICOM series declares its padding
+        notes += _note_padding(sample)
     if image.dtype == np.int16 and (scale, offset) == (1.0, 0.0) and image.flags.writeable:
         return np.clip(image, *HU_RANGE, out=image), notes
     image_hu = np.empty(image.shape, np.int16)
@@ -80,6 +86,18 @@ def to_hu(
         values[~np.isfinite(values)] = HU_RANGE[0]
         hu[...] = np.rint(np.clip(values, *HU_RANGE, out=values), out=values)
     return image_hu, notes
+
+
+def _note_padding(sample: np.ndarray) -> tuple[str, ...]:
+    if not sample.size:
+        return ()
+    lowest = float(sample.min())
+    share = float(np.mean(sample == lowest))
+    if lowest >= DARKEST_HU or share < PADDING_SHARE:
+        return ()
+    return (
+        f"{100 * share:.1f} % of its voxels are padding ({lowest:g}); read as {HU_RANGE[0]} HU",
+    )
 
 
 def _check_missing(image: np.ndarray, path: Path, scale: float, offset: float) -> tuple[str, ...]:
@@ -250,7 +268,7 @@ def _repair_error(counts: np.ndarray, hu: np.ndarray) -> float | None:
     peaks = _find_peaks(counts, hu)
     if peaks is None or not _has_body_shares(counts, hu) or not _are_body_peaks(*peaks):
         return None
-    dark = (hu > -1250) & (hu < -900)
+    dark = (hu > DARKEST_HU) & (hu < -900)
     error = abs(peaks[0] + 100)
     if counts[dark].sum() > MIN_AIR_SHARE * counts.sum():
         error += abs(float(np.average(hu[dark], weights=counts[dark])) + 1000)
@@ -266,7 +284,7 @@ def _has_body_shares(counts: np.ndarray, hu: np.ndarray, tissue: float = MIN_TIS
         counts[(hu >= -150) & (hu <= 250)].sum() >= tissue * total
         and counts[hu < -20].sum() >= MIN_DARK_SHARE * total
         and counts[hu > 700].sum() <= MAX_DENSE_SHARE * above_lung
-        and counts[hu < -1250].sum() <= MAX_TOO_DARK_SHARE * total
+        and counts[hu < DARKEST_HU].sum() <= MAX_TOO_DARK_SHARE * total
         and (air < MIN_AIR_SHARE * total or counts[hu < -650].sum() >= MIN_TRUE_AIR_PART * air)
     )
 

@@ -113,9 +113,19 @@ def read_volume(path: Path) -> Volume:
     notes = check_stored(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
+    if _is_float64(reader):
+        reader.SetOutputPixelType(sitk.sitkFloat32)  # half the memory; HU and labels fit
     image, warned = read_with_warnings(reader, path)
     volume = volume_from_image(image, path)
     return replace(volume, notes=(*notes, *warned, *volume.notes))
+
+
+def _is_float64(reader: sitk.ImageFileReader) -> bool:
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return False  # reading it says why
+    return bool(reader.GetPixelID() == sitk.sitkFloat64)
 
 
 def read_with_warnings(reader: sitk.ImageFileReader, path: Path) -> tuple[sitk.Image, list[str]]:
