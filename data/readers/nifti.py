@@ -103,8 +103,8 @@ def _read_voxels(stream: IO[bytes], header: Any, count: int, path: Path) -> np.n
     """All voxels as stored, unscaled, 1-D, in the machine's byte order; then the file must end."""
     try:
         dtype = header.get_data_dtype()
-    except nib.spatialimages.HeaderDataError as error:
-        raise DataError(f"{path}: has an unknown number type ({error}); convert it") from error
+    except KeyError as error:
+        raise DataError(f"{path}: has an unknown number type ({error}); {FETCH_AGAIN}") from error
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         raise DataError(
             f"{path}: has several values per voxel (color?) or an unusual type ({dtype}); give a "
@@ -176,7 +176,7 @@ def _place(header: Any, path: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, 
                 f"{path}: its header gives neither voxel size nor orientation (pixdim 1, 1, 1; "
                 "qform_code and sform_code 0); convert it again from DICOM"
             )
-        affine = _LPS @ np.diag([*steps * (-1, -1, 1), 1.0])
+        affine = np.diag([*steps * (-1, -1, 1), 1.0])
         notes += (
             "its header gives no orientation (qform_code and sform_code are 0); read as x to the "
             "left, y to the back, z to the head: look at a picture of it",

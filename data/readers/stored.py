@@ -7,7 +7,6 @@ that is compressed is decompressed once to the end of its stream, checksum and l
 
 from __future__ import annotations
 
-import bz2
 import gzip
 import math
 import os
@@ -37,7 +36,7 @@ _NRRD_BYTES = {
         "int64", "int64_t", "ulonglong", "unsigned long long", "unsigned long long int", "uint64",
         "uint64_t", "double"),
 }  # fmt: skip
-_NRRD_ENCODINGS = {"raw": "raw", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2"}
+_NRRD_ENCODINGS = {"raw": "raw", "gzip": "gzip", "gz": "gzip"}  # SimpleITK reads no bzip2
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Stored:
 
     `files`: those that hold them, in order, the header itself where they follow it. `start`: the
     byte of each at which they begin; -1: they are its last bytes. `skip`: bytes to skip after
-    decompression. `encoding`: "raw", "zlib", "gzip" or "bzip2". `size`: bytes of all voxels.
+    decompression. `encoding`: "raw", "zlib" or "gzip". `size`: bytes of all voxels.
     """
 
     files: tuple[Path, ...]
@@ -118,8 +117,7 @@ def _count_bytes(file: Path, stored: Stored) -> int:
 def _decompress(stream: IO[bytes], encoding: str) -> Iterator[bytes]:
     """Parts of a compressed stream; raises where it ends too early or its checksum is wrong."""
     if encoding != "zlib":
-        opened = gzip.GzipFile(fileobj=stream) if encoding == "gzip" else bz2.BZ2File(stream)
-        with opened:
+        with gzip.GzipFile(fileobj=stream) as opened:
             while part := opened.read(_CHUNK):
                 yield part
         return

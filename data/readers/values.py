@@ -29,7 +29,8 @@ MAX_DENSE_SHARE = 0.10  # above 700 HU, of what is above -150
 DARKEST_HU = -1250  # what lies below is padding, not air with noise
 MAX_TOO_DARK_SHARE = 0.01
 MIN_TISSUE_SHARE = 0.03  # from -150 to 250
-CLEAR_TISSUE_SHARE = 0.15  # the same, where it alone decides
+NO_TISSUE_SHARE = 0.01  # the same, where it alone decides that there is no body
+CLEAR_TISSUE_SHARE = 0.15  # the same, where it alone decides that there is one
 MIN_DARK_SHARE = 1e-4  # below -20: fat and noise, in every piece of a body
 MIN_AIR_SHARE = 0.05  # below -300: enough of it to be lung or the air around
 MIN_TRUE_AIR_PART = 0.2  # of that: below -650
@@ -85,6 +86,8 @@ def to_hu(
         values = stored.astype(np.float64) * scale + offset
         values[~np.isfinite(values)] = HU_RANGE[0]
         hu[...] = np.rint(np.clip(values, *HU_RANGE, out=values), out=values)
+    if image_hu.min() == image_hu.max():
+        raise DataError(f"{path}: no voxel is within {HU_RANGE} HU; fetch or convert it again")
     return image_hu, notes
 
 
@@ -192,6 +195,13 @@ def suspect_values(sample: np.ndarray) -> Suspicion | None:
         return Suspicion(
             f"holds no value below -20 ({_extent(sample)}), but every body has fat near -100 HU: "
             "the values are shifted, windowed or cut off at 0, no Hounsfield units",
+            certain=True,
+        )
+    tissue = counts[(centers >= -150) & (centers <= 250)].sum()
+    if tissue < NO_TISSUE_SHARE * counts.sum():
+        return Suspicion(
+            f"holds next to no value of fat or soft tissue, -150 to 250 ({_extent(sample)}): the "
+            "values are shifted or scaled, no Hounsfield units",
             certain=True,
         )
     return Suspicion(
