@@ -83,6 +83,8 @@ class Center:
     label_suffix: str = ""
     patient_pattern: str | None = None
     exclude: tuple[str, ...] = ()
+    hu_scale: float = 1.0  # HU = hu_scale * stored value + hu_offset, for images that are no HU
+    hu_offset: float = 0.0
     drop_doubles: bool = False
     series: str | Mapping[str, str] | None = None
     structures: Mapping[str, tuple[str, ...]] | None = None

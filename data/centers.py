@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from pathlib import Path
@@ -62,6 +63,8 @@ _KEYS: dict[str, tuple[tuple[type, ...], str]] = {
     "label_suffix": ((str,), "the end of label names that image names do not have"),
     "patient_pattern": ((str,), "a regular expression whose first group is the patient"),
     "exclude": ((list,), "a list of case ids"),
+    "hu_scale": ((float, int), "a number above 0: HU = hu_scale * value + hu_offset"),
+    "hu_offset": ((float, int), "a number: HU = hu_scale * value + hu_offset"),
     "drop_doubles": ((bool,), "true or false"),
     "series": (
         (str, dict),
@@ -122,6 +125,10 @@ def _is_allowed(key: str, value: Any) -> bool:
         return value in LABEL_GEOMETRIES
     if key == "tumor_threshold":
         return 0 < value < 1
+    if key == "hu_scale":
+        return 0 < value < float("inf")
+    if key == "hu_offset":
+        return math.isfinite(value)
     if key in ("exclude", "site") and isinstance(value, list):
         return all(isinstance(entry, str) for entry in value) and (key == "exclude" or value != [])
     if key == "series" and isinstance(value, dict):

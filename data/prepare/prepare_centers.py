@@ -79,9 +79,15 @@ class _Job:
     def place(self) -> tuple[Path, str]:
         """The folder of this case as its files and settings now are, and its key."""
         center = self.center
-        structures = sorted(center.structures.items()) if center.structures else None
-        series = wanted_series(center, self.files.case_id)
-        rule = (center.reader, center.label_geometry, center.has_lesions, series, structures)
+        rule = (
+            center.reader,
+            center.label_geometry,
+            center.has_lesions,
+            center.hu_scale,
+            center.hu_offset,
+            wanted_series(center, self.files.case_id),
+            sorted(center.structures.items()) if center.structures else None,
+        )
         label_map = sorted(label_map_of(center).items()) if self.files.label else None
         key = content_key(self.files, self.cache, self.settings.spacing, rule, label_map)
         return self.cache / center.name / f"{self.files.case_id}-{key}", key

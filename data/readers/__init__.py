@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.case import HU_RANGE, LABEL_TUMOR, Case, Center, DataError, LabelMap
+from data.case import LABEL_TUMOR, Case, Center, DataError, LabelMap
 from data.readers import folder, msd, nih, nnunet_raw, panorama, structures
 from data.readers.dicom import read_dicom_folder
 from data.readers.files import CaseFiles
@@ -18,6 +18,7 @@ from data.readers.listing import EXPECTED_REASONS, Listing
 from data.readers.masks import read_mask, write_mask
 from data.readers.series import wanted_series
 from data.readers.sites import select_site
+from data.readers.values import to_hu
 from data.readers.volume import Volume, canonical_spacing, grid_axis_map, read_volume
 
 __all__ = [
@@ -117,7 +118,7 @@ def label_map_of(center: Center) -> LabelMap:
 def load_case(center: Center, files: CaseFiles) -> Case:
     """Read image and label (None where there is no file) in the canonical orientation.
 
-    What had to be mended is in `notes` and given as warnings. Raises `DataError`, its problems
+    What had to be fixed is in `notes` and given as warnings. Raises `DataError`, its problems
     beginning with center and case.
     """
     name = f"{center.name}/{files.case_id}"
@@ -130,30 +131,34 @@ def load_case(center: Center, files: CaseFiles) -> Case:
     return case
 
 
-def load_image(path: Path, case_id: str, center: str = "", series: str | None = None) -> Case:
+def load_image(
+    path: Path,
+    case_id: str,
+    center: str = "",
+    *,
+    hu_scale: float = 1.0,
+    hu_offset: float = 0.0,
+    series: str | None = None,
+) -> Case:
     """One CT (a volume file or a folder with a DICOM series) without a label, for prediction.
 
-    `series`: of several in the folder, its UID or a part of its description.
+    HU = `hu_scale` * stored value + `hu_offset`. `series`: of several in the folder, its UID or a
+    part of its description. Raises `DataError`.
     """
-    volume = read_dicom_folder(path, series) if path.is_dir() else read_volume(path)
-    image_hu, notes = to_hu(volume, path)
-    spacing = canonical_spacing(volume.grid)
-    return Case(case_id, center, image_hu, None, spacing, volume.grid, notes, volume.tags)
+    volume = _read_image(path, hu_scale, hu_offset, series)
+    return _make_case(volume, case_id, center, None)
 
 
 def _load_case(center: Center, files: CaseFiles) -> Case:
     if files.problem is not None:
         raise DataError(files.problem)
-    if files.image.is_dir():
-        volume = read_dicom_folder(files.image, wanted_series(center, files.case_id))
-    else:
-        volume = read_volume(files.image)
-    image_hu, notes = to_hu(volume, files.image)
+    series = wanted_series(center, files.case_id)
+    volume = _read_image(files.image, center.hu_scale, center.hu_offset, series)
     label = None
     if files.label is not None:
         geometry = center.label_geometry or READERS[center.reader].label_geometry
-        label, found = read_label(files, volume, label_map_of(center), geometry)
-        notes = (*notes, *found)
+        label, notes = read_label(files, volume, label_map_of(center), geometry)
+        volume = replace(volume, notes=(*volume.notes, *notes))
         if not label.any():
             raise DataError(
                 f"{files.label}: is empty, no voxel is pancreas or tumor; correct the label, or "
@@ -164,36 +169,24 @@ def _load_case(center: Center, files: CaseFiles) -> Case:
                 f"{files.label}: holds tumor voxels, but the center has has_lesions = false; "
                 "set it to true, or map the value to pancreas in label_map"
             )
+    return _make_case(volume, files.case_id, center.name, label)
+
+
+def _read_image(path: Path, hu_scale: float, hu_offset: float, series: str | None) -> Volume:
+    """The volume with int16 HU as its array, still in the file's order."""
+    volume = read_dicom_folder(path, series) if path.is_dir() else read_volume(path)
+    image_hu, notes = to_hu(volume.array, path, hu_scale, hu_offset)
+    return Volume(image_hu, volume.grid, (*volume.notes, *notes), volume.tags)
+
+
+def _make_case(volume: Volume, case_id: str, center: str, label: np.ndarray | None) -> Case:
     return Case(
-        files.case_id,
-        center.name,
-        image_hu,
+        case_id,
+        center,
+        np.ascontiguousarray(grid_axis_map(volume.grid).to_canonical(volume.array)),
         label,
         canonical_spacing(volume.grid),
         volume.grid,
-        notes,
+        volume.notes,
         volume.tags,
     )
-
-
-def to_hu(volume: Volume, path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
-    """int16 HU, canonical and contiguous, clamped to `HU_RANGE` (padding is no HU), and notes.
-
-    Raises `DataError` where the image holds one value only.
-    """
-    array, notes = volume.array, volume.notes
-    if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
-        missing = int((~np.isfinite(array)).sum())
-        notes = (*notes, f"{missing} voxels are not a number; read as {HU_RANGE[0]} HU")
-        array = np.where(np.isfinite(array), array, HU_RANGE[0])
-    if array.size == 0 or array.min() == array.max():
-        raise DataError(f"{path}: every voxel has the same value; fetch or convert it again")
-    if min(array.shape) == 1:
-        raise DataError(f"{path}: is one slice, not a volume; give the whole series")
-    if np.issubdtype(array.dtype, np.unsignedinteger):
-        array = array.astype(np.int64)  # an unsigned type cannot be clamped to a negative HU
-    clamped = np.clip(array, *HU_RANGE)
-    if np.issubdtype(clamped.dtype, np.floating):
-        clamped = np.rint(clamped)
-    canonical = grid_axis_map(volume.grid).to_canonical(clamped.astype(np.int16, copy=False))
-    return np.ascontiguousarray(canonical), notes
