@@ -66,7 +66,8 @@ class Case:
 class Center:
     """One hospital's data set: one table of centers.toml, see docs/data.md for each key.
 
-    `path` is absolute. `label_map` None: the reader's own. `label_geometry` None: the reader's.
+    `path` is absolute, `sites` too. None is the reader's own for `label_map`, `label_geometry` and
+    `structures`, no choice for `series`, no split for `sites`.
     """
 
     name: str
@@ -82,4 +83,12 @@ class Center:
     label_suffix: str = ""
     patient_pattern: str | None = None
     exclude: tuple[str, ...] = ()
+    hu_scale: float = 1.0  # HU = hu_scale * stored value + hu_offset, for images that are no HU
+    hu_offset: float = 0.0
     drop_doubles: bool = False
+    series: str | Mapping[str, str] | None = None
+    structures: Mapping[str, tuple[str, ...]] | None = None
+    sites: Path | None = None
+    site: tuple[str, ...] = ()
+    site_case_column: str | None = None
+    site_column: str = "site"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 import tomllib
@@ -70,14 +71,37 @@ _KEYS: dict[str, tuple[tuple[type, ...], str]] = {
     "label_suffix": ((str,), "the end of label names that image names do not have"),
     "patient_pattern": ((str,), "a regular expression whose first group is the patient"),
     "exclude": ((list,), "a list of case ids"),
+    "hu_scale": ((float, int), "a number above 0: HU = hu_scale * value + hu_offset"),
+    "hu_offset": ((float, int), "a number: HU = hu_scale * value + hu_offset"),
     "drop_doubles": ((bool,), "true or false"),
+    "series": (
+        (str, dict),
+        "a series UID or a part of its description, or a table of them by case",
+    ),
+    "structures": (
+        (dict,),
+        "a table of pancreas and, where there is one, tumor, with lists of mask names",
+    ),
+    "sites": ((str,), "a .csv or .xlsx table below path, or relative to this file, or absolute"),
+    "site": ((str, list), "a site of that table, or a list of them"),
+    "site_case_column": ((str,), "the column of the table that holds the case ids"),
+    "site_column": ((str,), "the column of the table that holds the sites"),
 }
 
 _READERS_OF = {  # other layouts have their folders' names fixed
-    "images": ("folder", "nih", "panorama"),
-    "labels": ("folder", "nih", "panorama"),
-    "image_suffix": ("folder",),
+    "images": ("folder", "nih", "panorama", "structures"),
+    "labels": ("folder", "nih", "panorama", "structures"),
+    "image_suffix": ("folder", "structures"),
     "label_suffix": ("folder",),
+    "label_map": tuple(name for name in READERS if name != "structures"),
+    "series": ("folder", "nih"),
+    "structures": ("structures",),
+}
+_NEEDS = {  # a key that says nothing without another
+    "sites": "site",
+    "site": "sites",
+    "site_case_column": "sites",
+    "site_column": "sites",
 }
 
 
@@ -92,6 +116,8 @@ def _faults(table: dict[str, Any]) -> list[str]:
             continue
         if table.get("reader") in READERS and table["reader"] not in _READERS_OF.get(key, READERS):
             faults.append(f"{key}: is read by {', '.join(_READERS_OF[key])} only; take it out")
+        if key in _NEEDS and _NEEDS[key] not in table:
+            faults.append(f"{key}: needs the key {_NEEDS[key]} too, {_KEYS[_NEEDS[key]][1]}")
         types, words = _KEYS[key]
         right_type = isinstance(value, types) and (bool in types or not isinstance(value, bool))
         if not right_type or not _is_allowed(key, value):
@@ -107,8 +133,17 @@ def _is_allowed(key: str, value: Any) -> bool:
         return value in LABEL_GEOMETRIES
     if key == "tumor_threshold":
         return 0 < value < 1
-    if key == "exclude":
-        return all(isinstance(entry, str) for entry in value)
+    if key == "hu_scale":
+        return 0 < value < float("inf")
+    if key == "hu_offset":
+        return math.isfinite(value)
+    if key in ("exclude", "site") and isinstance(value, list):
+        return all(isinstance(entry, str) for entry in value) and (key == "exclude" or value != [])
+    if key == "series" and isinstance(value, dict):
+        return all(isinstance(entry, str) and entry for entry in value.values())
+    if key == "structures":
+        known = {"pancreas"} <= set(value) <= {"pancreas", "tumor"}
+        return known and all(map(_is_names, value.values()))
     if key == "patient_pattern":
         try:
             return re.compile(value).groups >= 1
@@ -124,6 +159,11 @@ def _is_values(entry: Any) -> bool:
     return all(isinstance(value, int) and not isinstance(value, bool) for value in entries)
 
 
+def _is_names(entry: Any) -> bool:
+    entries = entry if isinstance(entry, list) else [entry]
+    return entries != [] and all(isinstance(name, str) and name for name in entries)
+
+
 def _build_center(name: str, table: dict[str, Any], path: Path) -> Center:
     values = dict(table)
     values["path"] = (path.parent / values["path"]).resolve()
@@ -132,8 +172,19 @@ def _build_center(name: str, table: dict[str, Any], path: Path) -> Center:
             key: tuple(entry) if isinstance(entry, list) else (entry,)
             for key, entry in values["label_map"].items()
         }
-    if "exclude" in values:
-        values["exclude"] = tuple(values["exclude"])
+    if "structures" in values:
+        values["structures"] = {
+            key: tuple(entry) if isinstance(entry, list) else (entry,)
+            for key, entry in values["structures"].items()
+        }
+    if "sites" in values:  # below the data set, where published tables are, or beside this file
+        below = values["path"] / values["sites"]
+        beside = (path.parent / values["sites"]).resolve()
+        values["sites"] = below if below.is_file() or not beside.is_file() else beside
+    for key in ("exclude", "site"):
+        if key in values:
+            entry = values[key]
+            values[key] = tuple(entry) if isinstance(entry, list) else (entry,)
     if "patient_pattern" not in values:
         values["patient_pattern"] = READERS[values["reader"]].patient_pattern
     return Center(name=name, **values)

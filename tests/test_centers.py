@@ -11,7 +11,8 @@ import pytest
 from data.case import Center, DataError
 from data.centers import load_centers
 
-EXAMPLE = Path(__file__).resolve().parents[1] / "centers.example.toml"
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLE = ROOT / "centers.example.toml"
 
 
 def write_toml(tmp_path: Path, text: str) -> Path:
@@ -76,6 +77,82 @@ def test_the_example_file_loads() -> None:
     }
 
 
+def test_the_public_file_gives_three_hospitals_with_lesions() -> None:
+    centers = load_centers(ROOT / "centers.public.toml")
+    assert [center.has_lesions for center in centers.values()].count(True) == 3
+    assert [name for name, center in centers.items() if not center.has_lesions] == ["NIH"]
+    north, south = centers["PANORAMA-A"], centers["PANORAMA-B"]
+    assert north.path == south.path
+    assert (north.site, south.site) == (("NORTH",), ("SOUTH",))
+    assert north.sites == ROOT / "data_sets" / "PANORAMA" / "panorama_sites.csv"
+
+
+def test_keys_of_layouts_and_sites_are_read(tmp_path: Path) -> None:
+    (tmp_path / "sites.csv").write_text("case,site\n")
+    path = write_toml(
+        tmp_path,
+        """
+        [centers.P]
+        reader = "structures"
+        path = "p"
+        image_suffix = "_ct"
+        structures = { pancreas = "pancreas", tumor = ["cyst", "pdac"] }
+        sites = "sites.csv"
+        site = "North"
+        site_case_column = "case"
+        site_column = "hospital"
+        [centers.D]
+        reader = "folder"
+        path = "d"
+        series = { P1 = "1.2.3" }
+        [centers.E]
+        reader = "folder"
+        path = "e"
+        series = "portal"
+        sites = "/elsewhere/sites.csv"
+        site = ["a", "b"]
+        """,
+    )
+    pants, by_case, one = load_centers(path).values()
+    assert pants.structures == {"pancreas": ("pancreas",), "tumor": ("cyst", "pdac")}
+    assert pants.sites == tmp_path / "sites.csv"
+    assert (pants.site, pants.site_case_column, pants.site_column) == (
+        ("North",),
+        "case",
+        "hospital",
+    )
+    assert (by_case.series, one.series) == ({"P1": "1.2.3"}, "portal")
+    assert (one.sites, one.site) == (Path("/elsewhere/sites.csv"), ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("key", "other"),
+    [("sites", "site"), ("site", "sites"), ("site_column", "sites"), ("site_case_column", "sites")],
+)
+def test_a_key_of_sites_alone_is_refused(tmp_path: Path, key: str, other: str) -> None:
+    path = write_toml(tmp_path, f'[centers.A]\nreader = "msd"\npath = "a"\n{key} = "x"\n')
+    assert f"[centers.A] {key}: needs the key {other} too" in problems_of(path)[0]
+
+
+@pytest.mark.parametrize(
+    ("reader", "line"),
+    [
+        ("structures", "structures = {liver = ['liver']}"),
+        ("structures", "structures = {pancreas = []}"),
+        ("structures", "structures = {pancreas = [1]}"),
+        ("structures", "structures = {background = 'x'}"),
+        ("folder", "series = ''"),
+        ("folder", "series = {a = 1}"),
+        ("folder", "series = 3"),
+    ],
+)
+def test_a_wrong_value_of_a_layout_key_is_named(tmp_path: Path, reader: str, line: str) -> None:
+    text = f"[centers.A]\nreader = '{reader}'\npath = 'a'\n{line}\n"
+    (problem,) = problems_of(write_toml(tmp_path, text))
+    assert f"[centers.A] {line.split(' ')[0]}: " in problem
+    assert " is not " in problem
+
+
 def test_all_faults_are_told_at_once_with_file_table_key_and_choices(tmp_path: Path) -> None:
     path = write_toml(
         tmp_path,
@@ -127,7 +204,7 @@ def test_a_wrong_value_is_named(tmp_path: Path, line: str) -> None:
 def test_a_key_that_the_reader_ignores_is_refused(tmp_path: Path) -> None:
     path = write_toml(tmp_path, '[centers.A]\nreader = "msd"\npath = "a"\nimages = "ct"\n')
     (problem,) = problems_of(path)
-    assert "[centers.A] images: is read by folder, nih, panorama only" in problem
+    assert "[centers.A] images: is read by folder, nih, panorama, structures only" in problem
 
 
 def test_a_missing_file_is_looked_for_by_its_full_path_and_can_be_made_from_the_example(

@@ -94,7 +94,9 @@ def test_a_series_is_found_below_its_study(tmp_path: Path) -> None:
     case = load_image(tmp_path / "patient", "a")
     np.testing.assert_array_equal(case.image_hu, make_image_hu())
     write_dicom(tmp_path / "patient" / "study" / "other", make_image_hu(1))
-    with pytest.raises(DataError, match="patient: holds 0 DICOM series"):
+    with pytest.raises(
+        DataError, match=r"patient: holds 2 DICOM series .*in study/other.*series in centers\.toml"
+    ):
         load_image(tmp_path / "patient", "a")
 
 

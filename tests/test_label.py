@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import warnings
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
 from data.case import DataError
+from data.readers import list_cases, load_case, narrow
+from data.readers.label import map_values
+from data.readers.narrow import narrowed
 from tests.volumes import (
+    folder_center,
     load_pair,
     make_image_hu,
     make_label,
@@ -109,3 +117,155 @@ def test_a_mirrored_label_is_refused(tmp_path: Path) -> None:
     mirrored.SetDirection((1, 0, 0, 0, -1, 0, 0, 0, 1))
     with pytest.raises(DataError, match="direction"):
         load_pair(tmp_path, make_image_hu(), mirrored)
+
+
+LABEL_MAP = {"background": (0,), "pancreas": (1,), "tumor": (2,)}
+
+
+def test_an_image_in_place_of_a_label_is_called_one(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"C/a: .*unknown label values from -\d+ to \d+: is it an im"
+    ):
+        load_pair(tmp_path, make_image_hu(), make_image_hu())
+
+
+def test_values_are_counted_over_all_slices() -> None:
+    array = np.zeros((3, 2, 2), np.int16)
+    array[:, 0, 0] = (5, 1, 5)
+    with pytest.raises(DataError, match=r"unknown label value 5 \(2 voxels\)"):
+        map_values(array, LABEL_MAP, Path("a.nii"))
+    with pytest.raises(DataError, match=r"integers, but 3 voxels do not \(for example 0\.5\)"):
+        map_values(np.where(array > 0, 0, 0.5)[..., :1], LABEL_MAP, Path("a.nii"))
+
+
+def moved_label(mm: float) -> sitk.Image:
+    """Headers that put the label so far to the left of its image."""
+    label = to_image(make_label())
+    x, y, z = label.GetOrigin()
+    label.SetOrigin((x + mm, y, z))
+    return label
+
+
+def test_a_label_half_outside_its_image_is_told_by_its_part(tmp_path: Path) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        case = load_pair(tmp_path, make_image_hu(), moved_label(4 * 0.7), label_geometry="resample")
+    outside = np.count_nonzero(make_label()[..., 3:]) / np.count_nonzero(make_label())
+    assert case.notes == (
+        f"{100 * outside:.0f} % of its label lie outside the image and are lost (by the headers, "
+        "label_geometry is resample): is it another case's?",
+    )
+    assert [str(warning.message) for warning in caught] == [f"C/a: {case.notes[0]}"]
+
+
+def test_a_label_wholly_outside_its_image_is_refused_by_that_cause(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"C/a: .*lies wholly outside its image.*label_geometry"):
+        load_pair(tmp_path, make_image_hu(), moved_label(100), label_geometry="resample")
+
+
+def write_wide(path: Path, array: np.ndarray, slope: float = 1, intercept: float = 0) -> Path:
+    """A NIfTI of the array's own type, in an oblique place."""
+    affine = np.array([[-0.7, 0, 0, 31], [0, -1.3, 0, -12], [0, 0, 2.9, -400], [0, 0, 0, 1.0]])
+    image = nib.Nifti1Image(array.T, affine, dtype=array.dtype)
+    image.header.set_slope_inter(slope, intercept)
+    image.header.set_xyzt_units("mm")
+    nib.save(image, path)
+    return path
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("kind", ["<f8", ">f8", "<f4", "<i8", ">i4", "<u8"])
+def test_wide_labels_are_narrowed_and_keep_header_and_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, kind: str
+) -> None:
+    monkeypatch.setattr(narrow, "MIN_VOXELS", 1)
+    monkeypatch.setattr(narrow, "SLAB_VOXELS", 11)
+    path = write_wide(tmp_path / f"a{ending}", make_label().astype(kind))
+    with narrowed(path) as small:
+        assert small != path
+        was, now = sitk.ReadImage(str(path)), sitk.ReadImage(str(small))
+        assert now.GetPixelIDTypeAsString() == "16-bit signed integer"
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(now), make_label())
+        for name in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
+            assert getattr(now, name)() == getattr(was, name)()
+    assert not small.exists()
+
+
+def test_a_scaled_label_is_narrowed_to_what_it_means(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(narrow, "MIN_VOXELS", 1)
+    path = write_wide(tmp_path / "a.nii", make_label().astype(np.float64) * 4 + 8)
+    raw = bytearray(path.read_bytes())
+    raw[112:120] = np.array([0.25, -2], "<f4").tobytes()
+    path.write_bytes(raw)
+    with narrowed(path) as small:
+        assert small != path
+        np.testing.assert_array_equal(
+            sitk.GetArrayFromImage(sitk.ReadImage(str(small))), make_label()
+        )
+
+
+def test_what_is_no_wide_whole_label_is_read_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(narrow, "MIN_VOXELS", 1)
+    whole = write_wide(tmp_path / "whole.nii.gz", make_label().astype(np.float64)).read_bytes()
+    (tmp_path / "cut.nii.gz").write_bytes(whole[:-20])
+    (tmp_path / "crc.nii.gz").write_bytes(whole[:-6] + b"\0" + whole[-5:])
+    (tmp_path / "none.nii.gz").write_bytes(b"")
+    write_wide(tmp_path / "narrow.nii", make_label())
+    write_wide(tmp_path / "half.nii", make_label() / 2)
+    write_wide(tmp_path / "large.nii", make_label() * 1e6)
+    for name in ("cut.nii.gz", "crc.nii.gz", "none.nii.gz", "narrow.nii", "half.nii", "large.nii"):
+        with narrowed(tmp_path / name) as small:
+            assert small == tmp_path / name
+
+
+def test_problems_of_a_narrowed_label_name_its_own_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(narrow, "MIN_VOXELS", 1)
+    (tmp_path / "labels").mkdir()
+    write_wide(tmp_path / "labels" / "a.nii.gz", np.stack([make_label()] * 2) * 1.0)
+    image = to_image(make_image_hu())
+    (tmp_path / "images").mkdir()
+    sitk.WriteImage(image, str(tmp_path / "images" / "a.nii.gz"))
+    center = folder_center(tmp_path)
+    with pytest.raises(DataError, match=r"C/a: .*labels/a\.nii\.gz: has size"):
+        load_case(center, list_cases(center)[0])
+
+
+MEASURE = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from data.readers.files import CaseFiles
+from data.readers.label import read_label
+from data.readers.volume import Volume, read_volume
+grid = read_volume(Path(sys.argv[1])).grid
+image = Volume(np.zeros(grid.size_xyz[::-1], bool), grid)
+del grid
+image.array[:] = True
+files = CaseFiles("a", Path(), Path(sys.argv[2]), "a")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+read_label(files, image, {"pancreas": (1,), "tumor": (2,)}, "strict")
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / image.array.size)
+"""
+
+
+@pytest.mark.slow
+def test_a_large_float64_label_costs_few_bytes_a_voxel(tmp_path: Path) -> None:
+    label = np.zeros((80, 400, 400))
+    label[20:60, 100:300, 100:300] = 1
+    wide = write_wide(tmp_path / "wide.nii.gz", label)
+    narrow_ = write_wide(tmp_path / "narrow.nii.gz", label.astype(np.uint8))
+    root = Path(__file__).resolve().parents[1]
+    run = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(narrow_), str(wide)],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert 0 <= float(run.stdout) < 8  # 36 when read at once; measured: see docs/data.md

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -95,8 +96,16 @@ def make_center(tmp_path: Path, name: str, seeds: tuple[int, ...], **keys: objec
     return Center(name, "folder", tmp_path / name, **keys)  # type: ignore[arg-type]
 
 
-def write_dicom(folder: Path, image_hu: np.ndarray, leave_out: tuple[int, ...] = ()) -> None:
-    """One axial CT series as a scanner writes it, files named against the slice order."""
+def write_dicom(
+    folder: Path,
+    image_hu: np.ndarray,
+    leave_out: tuple[int, ...] = (),
+    changed: Mapping[str, str] | None = None,
+) -> None:
+    """One axial CT series as a scanner writes it, files named against the slice order.
+
+    `changed`: tags that differ from the usual ones.
+    """
     folder.mkdir(parents=True)
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
@@ -121,7 +130,7 @@ def write_dicom(folder: Path, image_hu: np.ndarray, leave_out: tuple[int, ...] =
             "0028|1052": "0",
             "0028|1053": "1",
         }
-        for tag, value in tags.items():
+        for tag, value in (tags | dict(changed or {})).items():
             image.SetMetaData(tag, value)
         writer.SetFileName(str(folder / f"{image_hu.shape[0] - z:06d}.dcm"))
         writer.Execute(image)

@@ -26,6 +26,7 @@ from data.prepare.prepared_case import (
 from data.readers import label_map_of, load_case
 from data.readers.files import CaseFiles
 from data.readers.header import estimate_voxels
+from data.readers.series import wanted_series
 from data.splits import list_all_cases
 
 BYTES_PER_VOXEL = 3  # int16 image and uint8 label
@@ -78,7 +79,15 @@ class _Job:
     def place(self) -> tuple[Path, str]:
         """The folder of this case as its files and settings now are, and its key."""
         center = self.center
-        rule = (center.reader, center.label_geometry, center.has_lesions)
+        rule = (
+            center.reader,
+            center.label_geometry,
+            center.has_lesions,
+            center.hu_scale,
+            center.hu_offset,
+            wanted_series(center, self.files.case_id),
+            sorted(center.structures.items()) if center.structures else None,
+        )
         label_map = sorted(label_map_of(center).items()) if self.files.label else None
         key = content_key(self.files, self.cache, self.settings.spacing, rule, label_map)
         return self.cache / center.name / f"{self.files.case_id}-{key}", key

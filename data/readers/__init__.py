@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from data.case import HU_RANGE, LABEL_TUMOR, Case, Center, DataError, Grid, LabelMap
-from data.readers import folder, msd, nih, nnunet_raw, panorama
+from data.case import LABEL_TUMOR, Case, Center, DataError, Grid, LabelMap
+from data.readers import folder, msd, nih, nnunet_raw, panorama, structures
 from data.readers.dicom import read_dicom_folder
 from data.readers.files import CaseFiles
 from data.readers.label import read_label
+from data.readers.listing import EXPECTED_REASONS, Listing
 from data.readers.masks import read_mask, write_mask
+from data.readers.series import wanted_series
+from data.readers.sites import select_site
+from data.readers.values import to_hu
 from data.readers.volume import Volume, canonical_spacing, grid_axis_map, read_volume
 
 __all__ = [
     "READERS",
     "CaseFiles",
+    "Listing",
     "Reader",
     "label_map_of",
     "list_cases",
+    "list_center",
     "load_case",
     "load_image",
     "load_label",
@@ -33,39 +39,73 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Reader:
-    """One layout: how cases are listed, and what its labels mean unless the center says else.
+    """One layout: how a center is listed, and what its labels mean unless the center says else.
 
     `label_map`: name -> values on disk, or a function that reads it from the data set.
     `label_geometry`: see `data.readers.label.read_label`. `patient_pattern`: a regular expression
     whose first group is the patient.
     """
 
-    list_cases: Callable[[Center], list[CaseFiles]]
+    list_center: Callable[[Center], Listing]
     label_map: LabelMap | Callable[[Center], LabelMap]
     label_geometry: str
     patient_pattern: str | None = None
 
 
 READERS: dict[str, Reader] = {
-    "msd": Reader(msd.list_cases, msd.LABEL_MAP, msd.LABEL_GEOMETRY),
-    "nih": Reader(nih.list_cases, nih.LABEL_MAP, nih.LABEL_GEOMETRY),
+    "msd": Reader(msd.list_center, msd.LABEL_MAP, msd.LABEL_GEOMETRY),
+    "nih": Reader(nih.list_center, nih.LABEL_MAP, nih.LABEL_GEOMETRY),
     "panorama": Reader(
-        panorama.list_cases,
+        panorama.list_center,
         panorama.LABEL_MAP,
         panorama.LABEL_GEOMETRY,
         panorama.PATIENT_PATTERN,
     ),
-    "nnunet_raw": Reader(nnunet_raw.list_cases, nnunet_raw.label_map, nnunet_raw.LABEL_GEOMETRY),
-    "folder": Reader(folder.list_cases, folder.LABEL_MAP, folder.LABEL_GEOMETRY),
+    "nnunet_raw": Reader(nnunet_raw.list_center, nnunet_raw.label_map, nnunet_raw.LABEL_GEOMETRY),
+    "folder": Reader(folder.list_center, folder.LABEL_MAP, folder.LABEL_GEOMETRY),
+    "structures": Reader(structures.list_center, structures.LABEL_MAP, structures.LABEL_GEOMETRY),
 }
 
 
+def list_center(center: Center) -> Listing:
+    """What lies in a center's folders: its cases, sorted by id, and all that is left out.
+
+    Raises `DataError`, each problem beginning with the center.
+    """
+    try:
+        listing = READERS[center.reader].list_center(center)
+        if center.sites is not None:
+            listing = select_site(center, listing)
+    except DataError as error:
+        raise DataError([_named(center, problem) for problem in error.problems]) from error
+    if not listing.cases:
+        reasons = "".join(f"; {path} {reason}" for path, reason in listing.left_out[:3])
+        raise DataError(
+            f"{center.name}: no case under {center.path}; correct its path or reader{reasons}"
+        )
+    cases = sorted(listing.cases, key=lambda files: files.case_id)
+    return replace(listing, cases=tuple(cases))
+
+
 def list_cases(center: Center) -> list[CaseFiles]:
-    """The cases of a center, sorted by id, without the excluded ones. Raises `DataError`."""
-    cases = sorted(READERS[center.reader].list_cases(center), key=lambda files: files.case_id)
-    if not cases:
-        raise DataError(f"{center.name}: no case under {center.path}; correct its path or reader")
-    return cases
+    """The cases of a center, sorted by id, without the excluded ones. Raises `DataError`.
+
+    What is left out for another reason is given as one warning; `list_center` has all of it.
+    """
+    listing = list_center(center)
+    told = [entry for entry in listing.left_out if not entry[1].startswith(EXPECTED_REASONS)]
+    if told:
+        path, reason = told[0]
+        warnings.warn(
+            f"{center.name}: {len(told)} files or folders are left out, for example {path}, which "
+            f"{reason}; python data/check.py lists all",
+            stacklevel=2,
+        )
+    return list(listing.cases)
+
+
+def _named(center: Center, problem: str) -> str:
+    return problem if problem.startswith(f"{center.name}: ") else f"{center.name}: {problem}"
 
 
 def label_map_of(center: Center) -> LabelMap:
@@ -79,7 +119,7 @@ def label_map_of(center: Center) -> LabelMap:
 def load_case(center: Center, files: CaseFiles) -> Case:
     """Read image and label (None where there is no file) in the canonical orientation.
 
-    What had to be mended is in `notes` and given as warnings. Raises `DataError`, its problems
+    What had to be fixed is in `notes` and given as warnings. Raises `DataError`, its problems
     beginning with center and case.
     """
     name = f"{center.name}/{files.case_id}"
@@ -92,12 +132,22 @@ def load_case(center: Center, files: CaseFiles) -> Case:
     return case
 
 
-def load_image(path: Path, case_id: str, center: str = "") -> Case:
-    """One CT (a volume file or a folder with a DICOM series) without a label, for prediction."""
-    volume = read_dicom_folder(path) if path.is_dir() else read_volume(path)
-    image_hu, notes = to_hu(volume, path)
-    spacing = canonical_spacing(volume.grid)
-    return Case(case_id, center, image_hu, None, spacing, volume.grid, notes, volume.tags)
+def load_image(
+    path: Path,
+    case_id: str,
+    center: str = "",
+    *,
+    hu_scale: float = 1.0,
+    hu_offset: float = 0.0,
+    series: str | None = None,
+) -> Case:
+    """One CT (a volume file or a folder with a DICOM series) without a label, for prediction.
+
+    HU = `hu_scale` * stored value + `hu_offset`. `series`: of several in the folder, its UID or a
+    part of its description. Raises `DataError`.
+    """
+    volume = _read_image(path, hu_scale, hu_offset, series)
+    return _make_case(volume, case_id, center, None)
 
 
 def load_label(center: Center, files: CaseFiles, grid: Grid) -> np.ndarray | None:
@@ -111,23 +161,23 @@ def load_label(center: Center, files: CaseFiles, grid: Grid) -> np.ndarray | Non
     geometry = center.label_geometry or READERS[center.reader].label_geometry
     place = Volume(np.broadcast_to(np.int16(0), grid.size_xyz[::-1]), grid)  # no memory
     try:
-        label = read_label(files.label, place, label_map_of(center), geometry)
+        label, _ = read_label(files, place, label_map_of(center), geometry)
     except DataError as error:
         name = f"{center.name}/{files.case_id}"
         raise DataError([f"{name}: {problem}" for problem in error.problems]) from error
-    return np.ascontiguousarray(label)
+    return label
 
 
 def _load_case(center: Center, files: CaseFiles) -> Case:
     if files.problem is not None:
         raise DataError(files.problem)
-    volume = read_dicom_folder(files.image) if files.image.is_dir() else read_volume(files.image)
-    image_hu, notes = to_hu(volume, files.image)
+    series = wanted_series(center, files.case_id)
+    volume = _read_image(files.image, center.hu_scale, center.hu_offset, series)
     label = None
     if files.label is not None:
         geometry = center.label_geometry or READERS[center.reader].label_geometry
-        label = read_label(files.label, volume, label_map_of(center), geometry)
-        label = np.ascontiguousarray(label)
+        label, notes = read_label(files, volume, label_map_of(center), geometry)
+        volume = replace(volume, notes=(*volume.notes, *notes))
         if not label.any():
             raise DataError(
                 f"{files.label}: is empty, no voxel is pancreas or tumor; correct the label, or "
@@ -138,34 +188,24 @@ def _load_case(center: Center, files: CaseFiles) -> Case:
                 f"{files.label}: holds tumor voxels, but the center has has_lesions = false; "
                 "set it to true, or map the value to pancreas in label_map"
             )
+    return _make_case(volume, files.case_id, center.name, label)
+
+
+def _read_image(path: Path, hu_scale: float, hu_offset: float, series: str | None) -> Volume:
+    """The volume with int16 HU as its array, still in the file's order."""
+    volume = read_dicom_folder(path, series) if path.is_dir() else read_volume(path)
+    image_hu, notes = to_hu(volume.array, path, hu_scale, hu_offset)
+    return Volume(image_hu, volume.grid, (*volume.notes, *notes), volume.tags)
+
+
+def _make_case(volume: Volume, case_id: str, center: str, label: np.ndarray | None) -> Case:
     return Case(
-        files.case_id,
-        center.name,
-        image_hu,
+        case_id,
+        center,
+        np.ascontiguousarray(grid_axis_map(volume.grid).to_canonical(volume.array)),
         label,
         canonical_spacing(volume.grid),
         volume.grid,
-        notes,
+        volume.notes,
         volume.tags,
     )
-
-
-def to_hu(volume: Volume, path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
-    """int16 HU, canonical and contiguous, clamped to `HU_RANGE` (padding is no HU), and notes.
-
-    Raises `DataError` where the image holds one value only.
-    """
-    array, notes = volume.array, volume.notes
-    if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
-        missing = int((~np.isfinite(array)).sum())
-        notes = (*notes, f"{missing} voxels are not a number; read as {HU_RANGE[0]} HU")
-        array = np.where(np.isfinite(array), array, HU_RANGE[0])
-    if array.size == 0 or array.min() == array.max():
-        raise DataError(f"{path}: every voxel has the same value; fetch or convert it again")
-    if np.issubdtype(array.dtype, np.unsignedinteger):
-        array = array.astype(np.int64)  # an unsigned type cannot be clamped to a negative HU
-    clamped = np.clip(array, *HU_RANGE)
-    if np.issubdtype(clamped.dtype, np.floating):
-        clamped = np.rint(clamped)
-    canonical = grid_axis_map(volume.grid).to_canonical(clamped.astype(np.int16, copy=False))
-    return np.ascontiguousarray(canonical), notes

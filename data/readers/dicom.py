@@ -1,14 +1,25 @@
-"""One DICOM series in a folder -> `Volume`, with what its tags tell of the scanner."""
+"""One DICOM series in a folder -> `Volume`, slice by slice, with what its tags tell of the scanner.
+
+Order and distance of slices come from their positions alone. Whatever would make a volume of
+another shape than the patient's is refused by its cause: slices without position, missing, twice,
+turned, shifted sideways, of another size. Frames of a multi-frame file are not read.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
-from data.case import DataError
-from data.readers.volume import Volume, volume_from_image
+from data.case import DataError, Grid
+from data.readers.content import FETCH_AGAIN
+from data.readers.geometry import check_grid
+from data.readers.listing import SLICE_SUFFIXES
+from data.readers.series import choose_series
+from data.readers.volume import Volume, read_with_warnings
 
 # The rows of Table I that only DICOM knows.
 ACQUISITION_TAGS = {
@@ -18,108 +29,325 @@ ACQUISITION_TAGS = {
     "exposure_mas": "0018|1152",
     "spiral_pitch_factor": "0018|9311",
 }
-POSITION, ORIENTATION = "0020|0032", "0020|0037"
+VARYING_TAGS = ("tube_current_ma", "exposure_mas")  # along a scan: their mean counts
+POSITION, ORIENTATION, PIXEL_SPACING = "0020|0032", "0020|0037", "0028|0030"
+GEOMETRY = {  # tag -> (its name, how many numbers)
+    POSITION: ("position (ImagePositionPatient)", 3),
+    ORIENTATION: ("orientation (ImageOrientationPatient)", 6),
+    PIXEL_SPACING: ("pixel spacing (PixelSpacing)", 2),
+}
+MODALITY, FRAMES, ACQUISITION, INSTANCE = "0008|0060", "0028|0008", "0020|0012", "0020|0013"
+IN_ACQUISITION, SLOPE, INTERCEPT, PADDING = "0020|1002", "0028|1053", "0028|1052", "0028|0120"
+PHOTOMETRIC, BITS_STORED, SIGNED = "0028|0004", "0028|0101", "0028|0103"
+
 MAX_GAP = 0.1  # slice distances may differ by this part of the usual one
-MAX_TILT = 0.01  # in-plane drift per mm along the normal: above, the gantry was tilted
+SAME_PLACE = 0.01  # of the usual distance: closer slices are one slice twice
+MAX_SHIFT_PIXELS = 0.25  # sideways, off the line that all slices follow
+MAX_TILT = float(np.tan(np.deg2rad(1.0)))  # in-plane drift per mm: above, slices are sheared
+NOTED_DRIFT_MM = 0.1
+MAX_TURN = 1e-3  # direction cosines of one series may differ by this
+MAX_RELATIVE = 1e-3  # and its pixel spacings
+_CT_CLASSES = b"1.2.840.10008.5.1.4.1.1.2"  # CT images and enhanced CT images
+_ANY_CLASS = b"1.2.840.10008.5.1.4.1.1."
 
 
-def list_series_folders(folder: Path) -> list[Path]:
-    """Subfolders that hold DICOM slices themselves (files ending in .dcm), sorted."""
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.is_dir() and not path.name.startswith(".") and _slices(path)
-    )
+@dataclass(frozen=True)
+class Slice:
+    """One file's header: `tags` as text, geometry in mm, world LPS."""
+
+    file: Path
+    size: tuple[int, int]
+    is_whole: bool  # an integer type, after rescaling
+    tags: dict[str, str]
+    position: np.ndarray
+    cosines: np.ndarray  # of a row (x), then of a column (y)
+    spacing_yx: np.ndarray
 
 
-def _slices(folder: Path) -> list[Path]:
-    return [
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() == ".dcm" and not path.name.startswith(".")
-    ]
+def read_dicom_folder(folder: Path, wanted: str | None = None) -> Volume:
+    """The one series at or below `folder`; of several the `wanted` one, see `choose_series`.
 
-
-def read_dicom_folder(folder: Path) -> Volume:
-    """The one series in `folder`, or else in the only folder below it that holds slices.
-
-    Raises `DataError` where there is none, more than one, a slice is missing, or it is tilted.
+    Raises `DataError` where there is none or more than one, or as `read_slices` does.
     """
-    series: tuple[str, ...] = ()
-    if folder.is_dir():
-        folder = _with_slices(folder)
-        series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    if len(series) != 1:
-        raise DataError(
-            f"{folder}: holds {len(series)} DICOM series; one folder must hold exactly one"
-        )
-    names = [
-        name
-        for name in sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
-        if not Path(name).name.startswith(".")
-    ]
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames(names)
-    reader.MetaDataDictionaryArrayUpdateOn()
+    series, notes = choose_series(folder, wanted)
+    volume = read_slices(series.files, series.folder)
+    return replace(volume, notes=(*notes, *volume.notes))
+
+
+def read_slices(files: Sequence[str], folder: Path) -> Volume:
+    """The volume of the series that consists of these files. Raises `DataError`."""
+    slices = [_read_header(Path(file)) for file in files]
+    _check_unread(slices, folder)
+    _check_alike(slices, folder)
+    normal = np.cross(slices[0].cosines[:3], slices[0].cosines[3:])
+    slices.sort(key=lambda one: float(one.position @ normal))
+    step, notes = check_positions(slices, normal, folder)
+    grid = _grid(slices, normal, step)
+    notes = (*notes, *check_grid(grid, folder), *_tag_notes(slices))
+    shape = (len(slices), *slices[0].size[::-1])
+    array = np.empty(shape, np.int16 if all(one.is_whole for one in slices) else np.float32)
+    for place, one in enumerate(slices):
+        plane, said = _read_pixels(one)
+        if plane.shape != shape[1:]:
+            raise DataError(f"{one.file}: is {plane.shape} pixels, its header says {shape[1:]}")
+        if array.dtype == np.int16 and not _fits_int16(plane):
+            array = array.astype(np.int32)
+        array[place] = plane
+        notes = (*notes, *(text for text in said if text not in notes))
+    return Volume(array, grid, notes, acquisition(slices))
+
+
+def _fits_int16(plane: np.ndarray) -> bool:
+    return int(plane.min()) >= -32768 and int(plane.max()) <= 32767
+
+
+def _reader(file: Path) -> sitk.ImageFileReader:
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")  # without asking every other format first
+    reader.SetFileName(str(file))
+    return reader
+
+
+def _read_header(file: Path) -> Slice:
+    reader = _reader(file)
     try:
-        image = reader.Execute()
+        reader.ReadImageInformation()
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise DataError(f"{folder}: cannot be read ({reason}); copy the series again") from error
-    _check_positions(reader, len(names), folder)
-    volume = volume_from_image(image, folder)
-    return Volume(volume.array, volume.grid, volume.notes, _tags(reader, len(names)))
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise DataError(f"{file}: cannot be read ({reason}); copy the series again") from error
+    tags = {key: reader.GetMetaData(key).strip() for key in reader.GetMetaDataKeys()}
+    size = reader.GetSize()
+    frames = max(_number(tags.get(FRAMES, ""), 1), *size[2:], 1)
+    if frames > 1:
+        raise DataError(
+            f"{file}: holds {frames:g} frames in one file (multi-frame DICOM), whose positions are "
+            "not read here; convert it to NIfTI, or to one file per slice"
+        )
+    numbers = [_geometry(tags, tag, file) for tag in (POSITION, ORIENTATION, PIXEL_SPACING)]
+    whole = reader.GetPixelID() not in (sitk.sitkFloat32, sitk.sitkFloat64)
+    return Slice(file, (size[0], size[1]), whole, tags, *numbers)
 
 
-def _with_slices(folder: Path) -> Path:
-    """The folder itself if files lie in it, else the one below that has slices, if it is one."""
-    if any(path.is_file() and not path.name.startswith(".") for path in folder.iterdir()):
-        return folder
-    below = [path for path in folder.rglob("*") if path.is_dir() and _slices(path)]
-    return below[0] if len(below) == 1 else folder
+def _geometry(tags: dict[str, str], tag: str, file: Path) -> np.ndarray:
+    name, count = GEOMETRY[tag]
+    text = tags.get(tag, "")
+    if not text:
+        raise DataError(
+            f"{file}: has no {name}, so the slices have no place in space (removed on the way?); "
+            "export the series again from the archive"
+        )
+    try:
+        numbers = np.array([float(part) for part in text.split("\\")])
+    except ValueError:
+        numbers = np.array([])
+    if numbers.shape != (count,) or not np.isfinite(numbers).all():
+        raise DataError(
+            f"{file}: its {name} is {text!r}, not {count} numbers; export the series again"
+        )
+    return numbers
 
 
-def _check_positions(reader: sitk.ImageSeriesReader, count: int, folder: Path) -> None:
-    """Slices must follow each other evenly along their normal."""
-    if count < 3 or not reader.HasMetaDataKey(0, POSITION):
-        return
-    cosines = _numbers(reader.GetMetaData(0, ORIENTATION))
-    normal = np.cross(cosines[:3], cosines[3:])
-    positions = np.array([_numbers(reader.GetMetaData(i, POSITION)) for i in range(count)])
-    gaps = np.abs(np.diff(positions @ normal))
-    usual = float(np.median(gaps))
-    if np.abs(gaps - usual).max() > MAX_GAP * usual:
-        place = int(np.abs(gaps - usual).argmax())
+def _check_unread(slices: list[Slice], folder: Path) -> None:
+    """A file that should be a slice and cannot be read is a missing slice."""
+    used = {one.file.name for one in slices}
+    for file in sorted(folder.iterdir()):
+        if file.name in used or file.name.startswith(".") or not file.is_file():
+            continue
+        with file.open("rb") as stream:
+            head = stream.read(1024)
+        named = file.suffix.lower() in SLICE_SUFFIXES
+        other = _ANY_CLASS in head and _CT_CLASSES not in head  # a report, a plan
+        if (not named and head[128:132] != b"DICM") or other or file.name.upper() == "DICOMDIR":
+            continue
+        reader = _reader(file)
+        try:
+            reader.ReadImageInformation()
+        except RuntimeError as error:
+            what = "is cut short or corrupt" if head else "is empty (0 bytes)"
+            raise DataError(
+                f"{file}: {what}, so a slice of its series is missing; copy the series again"
+            ) from error
+
+
+def _check_alike(slices: list[Slice], folder: Path) -> None:
+    """All slices have one size, orientation and pixel spacing."""
+    kinds: dict[str, tuple[Callable[[Slice], np.ndarray], float]] = {
+        "size": (lambda one: np.array(one.size), 0),
+        "orientation": (lambda one: one.cosines, MAX_TURN),
+        "pixel spacing": (
+            lambda one: one.spacing_yx,
+            MAX_RELATIVE * float(np.abs(slices[0].spacing_yx).min()),
+        ),
+    }
+    for name, (value, tolerance) in kinds.items():
+        values = np.array([value(one) for one in slices], float)
+        found, counts = np.unique(values.round(6), axis=0, return_counts=True)
+        usual = found[counts.argmax()]
+        off = np.abs(values - usual).max(axis=1) > tolerance
+        if off.any():
+            first = slices[int(off.argmax())]
+            raise DataError(
+                f"{folder}: {name} changes within the series, in {int(off.sum())} of {len(slices)} "
+                f"slices ({first.file.name}: {_short(value(first))}, usually {_short(usual)}); "
+                "take out what belongs to another scan, or export the series again"
+            )
+    rows, columns = slices[0].cosines[:3], slices[0].cosines[3:]
+    lengths = np.array([rows @ rows, columns @ columns, 1 + rows @ columns])
+    if np.abs(lengths - 1).max() > 1e-2 or slices[0].spacing_yx.min() <= 0:
+        raise DataError(
+            f"{folder}: orientation {_short(slices[0].cosines)} with pixel spacing "
+            f"{_short(slices[0].spacing_yx)} is no image plane; export the series again"
+        )
+
+
+def check_positions(
+    slices: Sequence[Slice], normal: np.ndarray, folder: Path
+) -> tuple[float, tuple[str, ...]]:
+    """The distance of slices that follow each other evenly along their normal, mm; notes.
+
+    `slices` are sorted along `normal`. Raises `DataError` by cause.
+    """
+    if len(slices) < 2:
+        raise DataError(f"{folder}: is one slice, not a volume; give the whole series")
+    positions = np.array([one.position for one in slices])
+    along = positions @ normal
+    gaps = np.diff(along)
+    distinct = gaps[gaps > SAME_PLACE]
+    usual = float(np.median(distinct)) if len(distinct) else 0.0
+    _check_twice(slices, gaps <= SAME_PLACE * usual, folder)
+    off = np.abs(gaps - usual)
+    if off.max() > MAX_GAP * usual:
+        place = int(off.argmax())
         raise DataError(
             f"{folder}: slices {place + 1} and {place + 2} are {gaps[place]:.3g} mm apart, the "
             f"others {usual:.3g} mm: a slice is missing or double; fetch the series again"
         )
-    drift = positions[-1] - positions[0]
-    along = float(drift @ normal)
-    if np.linalg.norm(drift - along * normal) > MAX_TILT * abs(along):
+    step = float(np.polyfit(np.arange(len(along)), along, 1)[0])
+    return step, _check_sideways(slices, positions, along, normal, folder)
+
+
+def _check_twice(slices: Sequence[Slice], same: np.ndarray, folder: Path) -> None:
+    if not same.any():
+        return
+    places = len(slices) - int(same.sum())
+    first = int(same.argmax())
+    if len(slices) % places == 0 and len(slices) > places:
+        acquisitions = sorted({one.tags.get(ACQUISITION, "") for one in slices} - {""})
+        told = f" (AcquisitionNumber {', '.join(acquisitions)})" if len(acquisitions) > 1 else ""
         raise DataError(
-            f"{folder}: the gantry was tilted, slices are sheared; resample the series onto a "
-            "rectangular grid and give that"
+            f"{folder}: {len(slices) // places} images at each of {places} positions: several "
+            f"phases or reconstructions in one series{told}; keep the files of one of them in a "
+            "folder of its own"
         )
+    raise DataError(
+        f"{folder}: slices {first + 1} and {first + 2} ({slices[first].file.name} and "
+        f"{slices[first + 1].file.name}) are at one position: a slice is double; take one out"
+    )
 
 
-def _numbers(text: str) -> np.ndarray:
-    return np.array([float(part) for part in text.split("\\")])
+def _check_sideways(
+    slices: Sequence[Slice],
+    positions: np.ndarray,
+    along: np.ndarray,
+    normal: np.ndarray,
+    folder: Path,
+) -> tuple[str, ...]:
+    """Slices lie one above the other: none is shifted, and the whole is not sheared."""
+    sideways = positions - np.outer(along, normal)
+    drift = np.median(np.diff(sideways, axis=0) / np.diff(along)[:, None], axis=0)
+    rest = sideways - np.outer(along - along[0], drift)
+    shifts = np.linalg.norm(rest - np.median(rest, axis=0), axis=1)
+    if shifts.max() > MAX_SHIFT_PIXELS * float(slices[0].spacing_yx.min()):
+        count = int((shifts > MAX_SHIFT_PIXELS * float(slices[0].spacing_yx.min())).sum())
+        place = int(shifts.argmax())
+        raise DataError(
+            f"{folder}: {count} of {len(slices)} slices are shifted sideways, slice {place + 1} "
+            f"({slices[place].file.name}) by {shifts[place]:.3g} mm; the positions or the series "
+            "are wrong: export it again"
+        )
+    slope, length = float(np.linalg.norm(drift)), float(along[-1] - along[0])
+    degrees = float(np.rad2deg(np.arctan(slope)))
+    if slope > MAX_TILT:
+        raise DataError(
+            f"{folder}: the gantry was tilted by {degrees:.1f} degrees, slices are sheared; "
+            "resample the series onto a rectangular grid and give that"
+        )
+    if slope * length <= NOTED_DRIFT_MM:
+        return ()
+    return (
+        f"the gantry was tilted by {degrees:.2g} degrees: over its {length:.0f} mm the slices "
+        f"move sideways by {slope * length:.2g} mm; read as if they did not",
+    )
 
 
-def _tags(reader: sitk.ImageSeriesReader, count: int) -> dict[str, str]:
-    """First value of each tag; tube current and exposure change along a scan: their mean."""
-    tags = {}
+def _grid(slices: Sequence[Slice], normal: np.ndarray, step: float) -> Grid:
+    first = slices[0]
+    x, y, z = (float(mm) for mm in first.position)
+    axes = np.stack([first.cosines[:3], first.cosines[3:], normal], axis=1)
+    return Grid(
+        size_xyz=(*first.size, len(slices)),
+        spacing_xyz=(float(first.spacing_yx[1]), float(first.spacing_yx[0]), step),
+        origin_xyz=(x, y, z),
+        direction=tuple(float(cosine) for cosine in axes.ravel()),
+    )
+
+
+def _read_pixels(one: Slice) -> tuple[np.ndarray, list[str]]:
+    """(y, x) after the slice's own slope and intercept, and what ITK said."""
+    reader = _reader(one.file)
+    image, said = read_with_warnings(reader, one.file)
+    if image.GetNumberOfComponentsPerPixel() > 1:
+        raise DataError(f"{one.file}: has several values per pixel (color?); give a plain CT")
+    plane = sitk.GetArrayFromImage(image)[0]
+    if one.tags.get(PHOTOMETRIC) == "MONOCHROME1":
+        # Only the display is inverted; ITK inverts the stored values before it rescales them.
+        bits = int(_number(one.tags.get(BITS_STORED, ""), 16))
+        top = -1 if one.tags.get(SIGNED) == "1" else 2**bits - 1
+        slope = _number(one.tags.get(SLOPE, ""), 1)
+        plane = slope * top + 2 * _number(one.tags.get(INTERCEPT, ""), 0) - plane
+    return plane, said
+
+
+def _tag_notes(slices: Sequence[Slice]) -> tuple[str, ...]:
+    """What is unusual in the tags, one sentence each."""
+    first, notes = slices[0].tags, []
+    modality = first.get(MODALITY, "")
+    if modality not in ("", "CT"):
+        notes.append(f"its modality is {modality}, not CT")
+    if first.get(PHOTOMETRIC) == "MONOCHROME1":
+        notes.append("its gray scale is inverted for display (MONOCHROME1); read as stored")
+    if sum(SLOPE not in one.tags or INTERCEPT not in one.tags for one in slices):
+        notes.append("RescaleSlope and RescaleIntercept are missing; values are read as stored")
+    expected = {int(_number(one.tags.get(IN_ACQUISITION, ""), 0)) for one in slices}
+    if len(expected) == 1 and max(expected) > len(slices):
+        notes.append(
+            f"its acquisition has {max(expected)} images (ImagesInAcquisition), {len(slices)} are "
+            f"here: is the end of the series missing? {FETCH_AGAIN.capitalize()} if so"
+        )
+    return tuple(notes)
+
+
+def acquisition(slices: Sequence[Slice]) -> dict[str, str]:
+    """First value of each tag of `ACQUISITION_TAGS`; of those that vary along a scan, the mean."""
+    found = {}
     for name, tag in ACQUISITION_TAGS.items():
-        values = [
-            reader.GetMetaData(i, tag).strip()
-            for i in range(count)
-            if reader.HasMetaDataKey(i, tag)
-        ]
-        values = [value for value in values if value]
-        if not values:
-            continue
-        tags[name] = values[0]
-        if name in ("tube_current_ma", "exposure_mas"):
-            tags[name] = f"{np.mean([float(value) for value in values]):.0f}"
-    return tags
+        values = [one.tags[tag] for one in slices if one.tags.get(tag)]
+        numbers = [_number(value, float("nan")) for value in values]
+        numbers = [number for number in numbers if np.isfinite(number)]
+        if name in VARYING_TAGS and numbers:
+            found[name] = f"{np.mean(numbers):.0f}"
+        elif values and name not in VARYING_TAGS:
+            found[name] = values[0]
+    return found
+
+
+def _number(text: str, otherwise: float) -> float:
+    """A tag's number; some writers use a decimal comma."""
+    try:
+        return float(text.split("\\")[0].replace(",", "."))
+    except ValueError:
+        return otherwise
+
+
+def _short(numbers: np.ndarray) -> str:
+    return "\\".join(f"{number:.6g}" for number in numbers)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,17 @@ VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 
 @dataclass(frozen=True)
 class CaseFiles:
-    """The files of one case. `problem`: why it cannot be read, raised by `load_case`."""
+    """The files of one case. `problem`: why it cannot be read, raised by `load_case`.
+
+    `masks`: (class, file) where the label is a folder of masks, one for each structure.
+    """
 
     case_id: str
-    image: Path  # a volume file, or a folder that holds one DICOM series
+    image: Path  # a volume file, or the folder that holds the slices of a DICOM series
     label: Path | None
     patient_id: str
     problem: str | None = None
+    masks: tuple[tuple[str, Path], ...] = ()
 
 
 def volume_stem(path: Path) -> str | None:
@@ -33,21 +36,6 @@ def volume_stem(path: Path) -> str | None:
         if path.name.lower().endswith(suffix):
             return path.name[: -len(suffix)]
     return None
-
-
-def list_volumes(folder: Path, recursive: bool = False) -> dict[str, list[Path]]:
-    """Stem -> files of that stem, sorted; hidden and `._*` files are no images and are skipped.
-
-    Raises `DataError` where the folder does not exist.
-    """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; correct the path in the centers file")
-    volumes: dict[str, list[Path]] = {}
-    for path in sorted(folder.rglob("*") if recursive else folder.iterdir()):
-        stem = volume_stem(path)
-        if stem and path.is_file():
-            volumes.setdefault(stem, []).append(path)
-    return volumes
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -67,49 +55,3 @@ def patient_of(case_id: str, center: Center) -> str:
         return case_id
     found = re.search(center.patient_pattern, case_id)
     return found.group(1) if found else case_id
-
-
-def match_by_name(
-    center: Center, images: dict[str, list[Path]], labels: dict[str, list[Path]]
-) -> list[CaseFiles]:
-    """One `CaseFiles` per name that is in either; what does not pair up carries its `problem`."""
-    cases = []
-    check_exclude(center, images.keys() | labels.keys())
-    for case_id in sorted(images.keys() | labels.keys()):
-        if case_id in center.exclude:
-            continue
-        own_images, own_labels = images.get(case_id, []), labels.get(case_id, [])
-        problem = None
-        if not own_images:
-            problem = (
-                f"label {own_labels[0]} has no image of the same name; add the image or list "
-                f'"{case_id}" under exclude'
-            )
-        for own in (own_images, own_labels):
-            if len(own) > 1:
-                problem = f"{len(own)} files of one name ({_names(own)}); keep one of them"
-        image = (own_images or own_labels)[0]
-        label = own_labels[0] if own_labels else None
-        cases.append(CaseFiles(case_id, image, label, patient_of(case_id, center), problem))
-    return cases
-
-
-def check_exclude(center: Center, case_ids: Collection[str]) -> None:
-    """A name under `exclude` that is no case is a slip of the pen. Raises `DataError`."""
-    unknown = [name for name in center.exclude if name not in case_ids]
-    if unknown:
-        raise DataError(
-            f"{center.name}: exclude names {', '.join(unknown)}, which is no case of "
-            f"{center.path}; correct the name or take it out"
-        )
-
-
-def _names(paths: list[Path]) -> str:
-    return ", ".join(path.name for path in paths)
-
-
-def strip_suffix(volumes: dict[str, list[Path]], suffix: str) -> dict[str, list[Path]]:
-    """Only the stems that end in `suffix`, without it."""
-    if not suffix:
-        return volumes
-    return {stem[: -len(suffix)]: paths for stem, paths in volumes.items() if stem.endswith(suffix)}

@@ -4,27 +4,94 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data.case import Center
-from data.readers.dicom import list_series_folders
-from data.readers.files import CaseFiles, list_volumes, match_by_name, strip_suffix
+from data.case import Center, DataError
+from data.readers.files import volume_stem
+from data.readers.listing import (
+    LOOSE_SLICES,
+    Found,
+    Listing,
+    add_file,
+    is_slice,
+    list_folder,
+    names_of,
+    normal,
+    pair,
+    walk,
+)
+from data.readers.series import choose_series, slice_folders, wanted_series
 
 LABEL_MAP = {"background": (0,), "pancreas": (1,), "tumor": (2,)}
 LABEL_GEOMETRY = "strict"
+NO_LABEL = "is DICOM (a segmentation object, or contours?); convert labels to .nii.gz or .nrrd"
 
 
-def list_cases(center: Center) -> list[CaseFiles]:
-    """Images (volume files, or subfolders with one DICOM series) and labels of the same name.
+def list_center(center: Center) -> Listing:
+    """Images and labels of the same name; each is a volume file or a folder named as the case.
 
-    Without a key `labels` and without a folder "labels" the center is for prediction only: every
-    label is None. Raises `DataError`.
+    An image's folder holds one volume or DICOM series, at any depth; a label's one volume. Without
+    a key `labels` and without a folder "labels" the center is for prediction only: every label is
+    None. Raises `DataError`.
     """
-    folder = center.path / (center.images or "images")
-    images = list_volumes(folder)
-    for series in list_series_folders(folder):
-        images.setdefault(series.name, []).append(series)
-    images = strip_suffix(images, center.image_suffix)
+    image_folder = center.path / (center.images or "images")
+    if center.images is None and center.path.is_dir() and not image_folder.is_dir():
+        raise DataError(
+            f"{image_folder}: no such folder; give the images' folder below path by the key images "
+            '("." is path itself), or correct path'
+        )
+    images = _scan(center, image_folder, center.image_suffix, True)
     label_folder: Path = center.path / (center.labels or "labels")
-    labels: dict[str, list[Path]] = {}
+    labels = Found()
     if center.labels is not None or label_folder.is_dir():
-        labels = strip_suffix(list_volumes(label_folder), center.label_suffix)
-    return match_by_name(center, images, labels)
+        labels = _scan(center, label_folder, center.label_suffix, False)
+    return pair(center, images, labels)
+
+
+def _scan(center: Center, folder: Path, suffix: str, of_images: bool) -> Found:
+    found, slices = Found(), 0
+    for path in list_folder(folder):
+        if path.is_dir():
+            _add_folder(found, path, suffix, center if of_images else None)
+        elif is_slice(path):
+            slices += 1
+        else:
+            add_file(found, path, suffix)
+    if slices:
+        words = LOOSE_SLICES if of_images else f"files, each of which {NO_LABEL}"
+        reason = f"holds {slices} {words}"
+        found.left_out.append((str(folder), reason))
+    return found
+
+
+def _add_folder(found: Found, folder: Path, suffix: str, center: Center | None) -> None:
+    """One case's folder. `center`: of an image, which may be DICOM; None for a label."""
+    name = folder.name
+    case_id = name.removesuffix(suffix) or name
+    volumes = []
+    for path in walk(folder):
+        stem = volume_stem(Path(normal(path.name)))
+        if stem and path.is_file() and stem.endswith(normal(suffix)):
+            volumes.append(path)
+    series = slice_folders(folder) if center is not None else []
+    if series and center is not None and (not suffix or not volumes):
+        try:
+            path = series[0]
+            if len(series) > 1:
+                path = choose_series(folder, wanted_series(center, case_id))[0].folder
+            found.add(case_id, path)
+        except DataError as error:
+            found.problems[normal(case_id)] = error.problems[0]
+    elif len(volumes) == 1:
+        found.add(case_id, volumes[0])
+    elif volumes:
+        key = "image_suffix" if center is not None else "label_suffix"
+        found.problems[normal(case_id)] = (
+            f"{folder}: holds {len(volumes)} volumes ({names_of(volumes)}); keep one, or say by "
+            f"{key} how the name of the right one ends"
+        )
+    else:
+        kind = "neither a volume nor DICOM slices" if center is not None else "no volume"
+        ending = f" whose name ends in {suffix!r}" if suffix else ""
+        reason = f"holds {kind}{ending}; fetch the files again"
+        if center is None and slice_folders(folder):
+            reason = f"holds files, each of which {NO_LABEL}"
+        found.empty[normal(case_id)] = (str(folder), reason)

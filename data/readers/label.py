@@ -3,48 +3,88 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
 from data.case import LABEL_BACKGROUND, LABEL_PANCREAS, LABEL_TUMOR, DataError, Grid, LabelMap
+from data.readers.files import CaseFiles
+from data.readers.narrow import narrowed
 from data.readers.volume import (
     AxisMap,
     Volume,
     axis_map,
     canonical_matrix,
     grid_axis_map,
+    grid_matrix,
     read_volume,
 )
 
 CLASSES = {"background": LABEL_BACKGROUND, "pancreas": LABEL_PANCREAS, "tumor": LABEL_TUMOR}
 LABEL_GEOMETRIES = ("strict", "image", "resample")
 MAX_OFFSET_VOXELS = 0.25  # a label may lie this far off its image, from rounded headers
+MASK_VALUES = (1, 255)  # of one structure's mask
+MANY_VALUES = 10  # unknown ones: no label, but an image
+MAX_OUTSIDE = 0.01  # of a resampled label's voxels may lie outside the image
 MAX_NON_INTEGER = 1e-3  # float labels hold 1.0000001 after a detour over a scale factor
 
 
-def read_label(path: Path, image: Volume, label_map: LabelMap, geometry: str) -> np.ndarray:
-    """uint8 (z, y, x) in the image's canonical orientation.
+def read_label(
+    files: CaseFiles, image: Volume, label_map: LabelMap, geometry: str
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """uint8 (z, y, x) in the image's canonical orientation, and notes. Raises `DataError`.
 
     `geometry`: "strict" wants the label on the image's grid (any orientation of it); "image"
     ignores the label's header, voxel n is the image's voxel n; "resample" takes the nearest label
-    voxel; "flip_y" is NIH's (see `data.readers.nih`). Raises `DataError`.
+    voxel; "flip_y" is NIH's (see `data.readers.nih`). Where the label is a folder of masks, they
+    are joined, and the tumor wins over the pancreas.
     """
-    label = read_volume(path)
+    assert files.label is not None
+    if not files.masks:
+        return _read_file(files.label, image, label_map, geometry)
+    joined, notes = np.zeros((), np.uint8), dict[str, None]()
+    for name, path in files.masks:
+        whole = {"background": (0,), name: MASK_VALUES}
+        mask, told = _read_file(path, image, whole, geometry)
+        joined = np.maximum(joined, mask)
+        notes |= dict.fromkeys(told)
+    return joined, tuple(notes)
+
+
+def _read_file(
+    path: Path, image: Volume, label_map: LabelMap, geometry: str
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    label = _read_narrow(path)
     values = map_values(label.array, label_map, path)
+    label = replace(label, array=values)  # the voxels as stored are not needed any more
     mapping, offset_mm = relate(label, image)
     canonical = grid_axis_map(image.grid)
     on_image = offset_mm <= tolerance_mm(image)
+    notes: tuple[str, ...] = ()
     if geometry == "flip_y" and not (on_image and label.grid.direction != image.grid.direction):
-        return canonical.to_canonical(np.flip(_same_shape(values, image, path), 1))
-    if geometry == "image":
-        return canonical.to_canonical(_same_shape(values, image, path))
-    if not on_image and geometry == "resample":
-        return canonical.to_canonical(_resample(values, label, image))
-    if not on_image:
+        placed = canonical.to_canonical(np.flip(_same_shape(values, image, path), 1))
+    elif geometry == "image":
+        placed = canonical.to_canonical(_same_shape(values, image, path))
+    elif on_image:
+        placed = mapping.to_canonical(values)
+    elif geometry == "resample":
+        notes = _check_overlap(label, image, path)
+        placed = canonical.to_canonical(_resample(values, label, image))
+    else:
         raise DataError(f"{path}: {_describe_difference(label, image, offset_mm)}")
-    return mapping.to_canonical(values)
+    return np.ascontiguousarray(placed), notes
+
+
+def _read_narrow(path: Path) -> Volume:
+    """A label file, whose voxels take two bytes each in memory where that is possible."""
+    with narrowed(path) as small:
+        try:
+            return read_volume(small)
+        except DataError as error:
+            raise DataError([p.replace(str(small), str(path)) for p in error.problems]) from error
 
 
 def _same_shape(values: np.ndarray, image: Volume, path: Path) -> np.ndarray:
@@ -59,36 +99,60 @@ def _same_shape(values: np.ndarray, image: Volume, path: Path) -> np.ndarray:
 def map_values(array: np.ndarray, label_map: LabelMap, path: Path) -> np.ndarray:
     """Values on disk -> uint8 classes. Tumor wins over pancreas where a value stands in both.
 
-    Raises `DataError` for values that are no integers or not in the map.
+    Works slice by slice: one byte a voxel beside the array. Raises `DataError` for values that are
+    no integers or not in the map.
     """
-    if np.issubdtype(array.dtype, np.floating):
-        rounded = np.rint(array)
-        with np.errstate(invalid="ignore"):
-            wrong = ~(np.abs(array - rounded) <= MAX_NON_INTEGER)
-        if wrong.any():
-            raise DataError(
-                f"{path}: a label must hold integers, but {int(wrong.sum())} voxels do not "
-                f"(for example {float(array[wrong][0]):.6g}); it was resampled with "
-                "interpolation: resample it with nearest neighbor instead"
-            )
-        array = rounded.astype(np.int64)
     values: dict[int, int] = {0: LABEL_BACKGROUND}
     for name in ("background", "pancreas", "tumor"):
         values.update(dict.fromkeys(label_map.get(name, ()), CLASSES[name]))
     classes = np.zeros(array.shape, np.uint8)
-    present = [int(value) for value in np.unique(array)]
-    unknown = [value for value in present if value not in values]
-    if unknown:
-        counts = ", ".join(f"{v} ({int((array == v).sum())} voxels)" for v in unknown)
-        known = ", ".join(f"{name} = {list(label_map[name])}" for name in label_map)
+    unknown: Counter[int] = Counter()
+    broken: Counter[float] = Counter()
+    for number, part in enumerate(array):
+        rounded = part
+        if np.issubdtype(array.dtype, np.floating):
+            rounded = np.rint(part)
+            with np.errstate(invalid="ignore"):
+                wrong = ~(np.abs(part - rounded) <= MAX_NON_INTEGER)
+            if wrong.any():
+                broken[float(part[wrong][0])] += int(np.count_nonzero(wrong))
+                continue
+        for value in _distinct(rounded):
+            if value not in values:
+                unknown[value] += int(np.count_nonzero(rounded == value))
+            elif values[value]:
+                classes[number][rounded == value] = values[value]
+    if broken:
         raise DataError(
-            f"{path}: unknown label value {counts}; the label map is {known}: add the value to "
-            "the center's label_map, or correct the label"
+            f"{path}: a label must hold integers, but {broken.total()} voxels do not "
+            f"(for example {next(iter(broken)):.6g}); it was resampled with "
+            "interpolation: resample it with nearest neighbor instead"
         )
-    for value in present:
-        if values[value]:
-            classes[array == value] = values[value]
+    if unknown:
+        raise DataError(f"{path}: {_describe_unknown(unknown, label_map)}")
     return classes
+
+
+def _describe_unknown(unknown: Counter[int], label_map: LabelMap) -> str:
+    known = ", ".join(f"{name} = {list(label_map[name])}" for name in label_map)
+    if len(unknown) > MANY_VALUES:
+        return (
+            f"has {len(unknown)} unknown label values from {min(unknown)} to {max(unknown)}: is it "
+            f"an image? The label map is {known}; give the label of this case"
+        )
+    counts = ", ".join(f"{value} ({count} voxels)" for value, count in sorted(unknown.items()))
+    return (
+        f"unknown label value {counts}; the label map is {known}: add the value to the center's "
+        "label_map (a mask of one structure holds 0 and 1), or correct the label"
+    )
+
+
+def _distinct(slice_: np.ndarray) -> list[int]:
+    """The values of a slice; most are all background, and sorting that is slow."""
+    low, high = slice_.min(), slice_.max()
+    if low == high:
+        return [int(low)]
+    return [int(value) for value in np.unique(slice_)]
 
 
 def relate(label: Volume, image: Volume) -> tuple[AxisMap, float]:
@@ -129,6 +193,32 @@ def _describe_difference(label: Volume, image: Volume, offset_mm: float) -> str:
 
 def _short(numbers: tuple[float, ...]) -> str:
     return "(" + ", ".join(f"{number:.5g}" for number in numbers) + ")"
+
+
+def _check_overlap(label: Volume, image: Volume, path: Path) -> tuple[str, ...]:
+    """A note where a part of the label lies outside its image. Raises `DataError` where all does.
+
+    `label` holds classes.
+    """
+    zyx = np.argwhere(label.array)
+    if not len(zyx):
+        return ()
+    indices = np.column_stack([zyx[:, ::-1], np.ones(len(zyx))])
+    onto = np.linalg.inv(grid_matrix(image.grid)) @ grid_matrix(label.grid)
+    there = (indices @ onto.T)[:, :3]
+    inside = ((there >= -0.5) & (there <= np.subtract(image.grid.size_xyz, 0.5))).all(axis=1)
+    outside = 1 - float(inside.mean())
+    if outside == 1:
+        raise DataError(
+            f"{path}: lies wholly outside its image, by the two headers; with a wrong header and "
+            'voxels that match, set label_geometry = "image"; otherwise give the right label'
+        )
+    if outside > MAX_OUTSIDE:
+        return (
+            f"{100 * outside:.0f} % of its label lie outside the image and are lost (by the "
+            "headers, label_geometry is resample): is it another case's?",
+        )
+    return ()
 
 
 def _resample(values: np.ndarray, label: Volume, image: Volume) -> np.ndarray:

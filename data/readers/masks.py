@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -12,12 +13,8 @@ import SimpleITK as sitk
 
 from data.case import DataError, Grid
 from data.readers.files import VOLUME_SUFFIXES, volume_stem
-from data.readers.volume import (
-    EXACTLY_ORTHONORMAL,
-    grid_axis_map,
-    grid_matrix,
-    read_volume,
-)
+from data.readers.geometry import EXACTLY_ORTHONORMAL, nearest_rotation, non_orthonormal
+from data.readers.volume import grid_axis_map, grid_matrix, read_volume
 
 
 def write_mask(path: Path, mask: np.ndarray, grid: Grid) -> None:
@@ -47,19 +44,31 @@ def write_mask(path: Path, mask: np.ndarray, grid: Grid) -> None:
 
 
 def _write(path: Path, array: np.ndarray, grid: Grid) -> None:
-    direction = np.reshape(grid.direction, (3, 3))
-    rectangular = np.abs(direction.T @ direction - np.eye(3)).max() <= EXACTLY_ORTHONORMAL
-    if path.name.endswith((".nii", ".nii.gz")) and not rectangular:
-        # ITK would bend the axes to right angles; the mask shall lie exactly where its image lies.
-        file = nib.Nifti1Image(array.T, np.diag([-1.0, -1.0, 1.0, 1.0]) @ grid_matrix(grid))
-        file.header.set_xyzt_units("mm")
-        nib.save(file, path)
+    if path.name.endswith((".nii", ".nii.gz")) and non_orthonormal(grid) > EXACTLY_ORTHONORMAL:
+        _write_sheared_nifti(path, array, grid)
         return
     image = sitk.GetImageFromArray(array)
     image.SetSpacing(grid.spacing_xyz)
     image.SetOrigin(grid.origin_xyz)
     image.SetDirection(grid.direction)
     sitk.WriteImage(image, str(path), useCompression=True)
+
+
+def _write_sheared_nifti(path: Path, array: np.ndarray, grid: Grid) -> None:
+    """The image's own axes as sform; the nearest ones at right angles as qform, around the same
+    middle. ITK (3D Slicer, ITK-SNAP) refuses a file without the latter and takes it; others take
+    the former.
+    """
+    exact = grid_matrix(grid)
+    rectangular = grid_matrix(replace(grid, direction=nearest_rotation(grid.direction)))
+    middle = np.append(np.subtract(grid.size_xyz, 1) / 2, 1)
+    rectangular[:3, 3] += (exact @ middle - rectangular @ middle)[:3]
+    to_ras = np.diag([-1.0, -1.0, 1.0, 1.0])
+    file = nib.Nifti1Image(array.T, to_ras @ exact)
+    file.header.set_xyzt_units("mm")
+    file.set_qform(to_ras @ rectangular, 1)
+    file.set_sform(to_ras @ exact, 1)
+    nib.save(file, path)
 
 
 def read_mask(path: Path, grid: Grid) -> np.ndarray:

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import gzip
 import itertools
-import zlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 
 from data.case import DataError, Grid, Triple
-
-# Direction cosines that fit less well than this are sheared (a tilted gantry), not rounded.
-MAX_NON_ORTHONORMAL = 1e-2
-EXACTLY_ORTHONORMAL = 1e-5  # the rounding of float32 headers; not worth a note
-MAX_HEADER_CONFLICT_MM = 0.1
-FETCH_AGAIN = "copy or download the file again"
+from data.readers.content import FETCH_AGAIN, check_content
+from data.readers.geometry import check_grid
+from data.readers.nifti import read_nifti
+from data.readers.stored import check_stored
 
 
 @dataclass(frozen=True)
@@ -104,32 +99,83 @@ def canonical_matrix(grid: Grid, mapping: AxisMap | None = None) -> np.ndarray:
 
 
 def read_volume(path: Path) -> Volume:
-    """Any file that SimpleITK reads as a 3-D image; trailing axes of length 1 are dropped.
+    """A 3-D image file of one of `VOLUME_SUFFIXES`; trailing axes of length 1 are dropped.
 
-    Raises `DataError` where it is missing, cut short, has channels or time points, or is sheared.
+    Read to its last byte. Raises `DataError` where it is missing, damaged, holds something else,
+    has channels or time points, or a geometry that no CT has.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file; correct the path or restore the file")
-    is_nifti = path.name.lower().endswith((".nii", ".nii.gz"))
-    notes = check_nifti(path) if is_nifti else ()
-    try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        if is_nifti and "orthonormal" in str(error):
-            image = _read_sheared_nifti(path)
-        else:
-            reason = str(error).strip().splitlines()[-1]
-            raise DataError(
-                f"{path}: cannot be read ({reason}); it is cut short or no image: {FETCH_AGAIN}"
-            ) from error
+    check_content(path)
+    if path.name.lower().endswith((".nii", ".nii.gz")):
+        array, grid, notes = read_nifti(path)
+        return Volume(array, grid, (*notes, *check_grid(grid, path)))
+    notes = check_stored(path)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    if _is_float64(reader):
+        reader.SetOutputPixelType(sitk.sitkFloat32)  # half the memory; HU and labels fit
+    image, warned = read_with_warnings(reader, path)
     volume = volume_from_image(image, path)
-    return replace(volume, notes=(*notes, *volume.notes))
+    return replace(volume, notes=(*notes, *warned, *volume.notes))
+
+
+def _is_float64(reader: sitk.ImageFileReader) -> bool:
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return False  # reading it says why
+    return bool(reader.GetPixelID() == sitk.sitkFloat64)
+
+
+def read_with_warnings(reader: sitk.ImageFileReader, path: Path) -> tuple[sitk.Image, list[str]]:
+    """What a reader reads and what ITK said while it did. Raises `DataError`.
+
+    A warning that data are missing or damaged is an error: ITK fills the rest with zeros.
+    """
+    said = _Warnings()
+    before = said.SetAsGlobalITKLogger()
+    try:
+        image = reader.Execute()
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise DataError(
+            f"{path}: cannot be read ({reason}); it is cut short or no image: {FETCH_AGAIN}"
+        ) from error
+    finally:
+        before.SetAsGlobalITKLogger()
+    for text in said.texts:
+        if re.search(_INCOMPLETE, text, re.IGNORECASE):
+            raise DataError(f"{path}: is incomplete ({text}); {FETCH_AGAIN}")
+    return image, said.texts
+
+
+_INCOMPLETE = r"incomplete|truncat|premature|corrupt|missing|not read|unexpected end|too short"
+
+
+class _Warnings(sitk.LoggerBase):
+    """Collects ITK's warnings, which would be printed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+
+    def DisplayWarningText(self, text: str) -> None:
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        self.texts.append(lines[-1] if lines else "a warning without words")
 
 
 def volume_from_image(image: sitk.Image, path: Path) -> Volume:
     """A SimpleITK image with 3 axes longer than 1 at most -> `Volume`. Raises `DataError`."""
     size = image.GetSize()
     if image.GetNumberOfComponentsPerPixel() > 1:
+        if path.name.lower().endswith((".seg.nrrd", ".seg.nhdr")) or any(
+            key.startswith("Segment0_") for key in image.GetMetaDataKeys()
+        ):
+            raise DataError(
+                f"{path}: is a segmentation of {image.GetNumberOfComponentsPerPixel()} layers "
+                "(overlapping segments of 3D Slicer); export it there as one label map"
+            )
         raise DataError(f"{path}: has several values per voxel (color?); give a plain CT volume")
     if len(size) < 3 or any(n > 1 for n in size[3:]):
         raise DataError(f"{path}: has size {size}, not one 3-D volume; write one time point alone")
@@ -143,70 +189,6 @@ def volume_from_image(image: sitk.Image, path: Path) -> Volume:
     )
     array = sitk.GetArrayFromImage(image).reshape(grid.size_xyz[::-1])
     return Volume(array, grid, check_grid(grid, path))
-
-
-def check_grid(grid: Grid, path: Path) -> tuple[str, ...]:
-    """Notes on a geometry that is usable; `DataError` on one that is not."""
-    numbers = (*grid.spacing_xyz, *grid.origin_xyz, *grid.direction)
-    if not np.isfinite(numbers).all() or min(grid.spacing_xyz) <= 0:
-        raise DataError(f"{path}: spacing or position is not a number; correct the header")
-    direction = np.reshape(grid.direction, (3, 3))
-    error = float(np.abs(direction.T @ direction - np.eye(3)).max())
-    if error > MAX_NON_ORTHONORMAL:
-        raise DataError(
-            f"{path}: axes are not at right angles (off by {error:.3g}; sheared, as with a tilted "
-            "gantry); resample it onto a rectangular grid and give that"
-        )
-    if error > EXACTLY_ORTHONORMAL:
-        return (f"axes are {error:.1g} off right angles; read as if they were exact",)
-    return ()
-
-
-def check_nifti(path: Path) -> tuple[str, ...]:
-    """Refuse a NIfTI cut short or corrupt, which ITK fills without a word; notes on its header."""
-    try:
-        file: Any = nib.load(path)
-        header = file.header
-        needed = int(file.dataobj.offset)
-        needed += int(np.prod(header.get_data_shape())) * header.get_data_dtype().itemsize
-        found = _unzipped_size(path) if path.name.lower().endswith(".gz") else path.stat().st_size
-    except (OSError, EOFError, zlib.error, nib.filebasedimages.ImageFileError) as error:
-        raise DataError(f"{path}: is cut short or corrupt ({error}); {FETCH_AGAIN}") from error
-    if found < needed:
-        raise DataError(f"{path}: is cut short ({found} of {needed} bytes); {FETCH_AGAIN}")
-    qform, sform = header.get_qform(coded=True)[0], header.get_sform(coded=True)[0]
-    if qform is None or sform is None:
-        return ()
-    last = np.append(np.subtract(header.get_data_shape()[:3], 1), 1)
-    offset_mm = max(np.linalg.norm((qform - sform) @ corner) for corner in (last, (0, 0, 0, 1)))
-    if offset_mm <= MAX_HEADER_CONFLICT_MM:
-        return ()
-    return (
-        f"its header has two positions, {offset_mm:.3g} mm apart (qform and sform); read as "
-        "SimpleITK does, other tools may take the other one: write it again with one of them",
-    )
-
-
-def _unzipped_size(path: Path) -> int:
-    """Bytes after decompression; reads all of it, so the checksum at its end is compared too."""
-    total = 0
-    with gzip.open(path) as stream:
-        while chunk := stream.read(1 << 22):
-            total += len(chunk)
-    return total
-
-
-def _read_sheared_nifti(path: Path) -> sitk.Image:
-    """A NIfTI whose axes ITK finds too far from right angles; `check_grid` decides what it is."""
-    file: Any = nib.load(path)
-    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ file.affine
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    array = np.asanyarray(file.dataobj)
-    image = sitk.GetImageFromArray(np.ascontiguousarray(array.reshape(array.shape[:3]).T))
-    image.SetSpacing([float(step) for step in spacing])
-    image.SetOrigin([float(mm) for mm in affine[:3, 3]])
-    image.SetDirection([float(cosine) for cosine in (affine[:3, :3] / spacing).ravel()])
-    return image
 
 
 def _triple(values: tuple[float, ...]) -> Triple:

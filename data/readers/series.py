@@ -1,0 +1,116 @@
+"""DICOM folders: where slices lie, which series they form, and the one that is asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import SimpleITK as sitk
+
+from data.case import Center, DataError
+from data.readers.listing import is_slice, list_folder, normal, walk
+
+UID, NUMBER, DESCRIPTION, IMAGE_TYPE = "0020|000e", "0020|0011", "0008|103e", "0008|0008"
+
+
+@dataclass(frozen=True)
+class Series:
+    """One series: its files in the order of their positions. `is_scout`: a localizer."""
+
+    folder: Path
+    uid: str
+    description: str
+    files: tuple[str, ...]
+    is_scout: bool
+
+    def __str__(self) -> str:
+        name = f' "{self.description}"' if self.description else ""
+        return f"{self.uid}{name} ({len(self.files)} slices{', scout' if self.is_scout else ''})"
+
+
+def slice_folders(folder: Path) -> list[Path]:
+    """The folders at or below this one that hold slices themselves, sorted; links are followed.
+
+    Raises `DataError` where a folder cannot be listed.
+    """
+    found: dict[Path, None] = {}
+    for path in walk(folder):
+        if path.parent not in found and is_slice(path):
+            found[path.parent] = None
+    return list(found)
+
+
+def list_series(folders: Iterable[Path]) -> list[Series]:
+    """Every series in these folders; reads the headers of all their files."""
+    return [series for folder in folders for series in _series_in(folder)]
+
+
+def _series_in(folder: Path) -> Iterator[Series]:
+    for uid in sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)):
+        names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid)
+        files = tuple(name for name in names if is_slice(Path(name)))
+        if not files:
+            continue
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(files[0])
+        try:
+            reader.ReadImageInformation()
+        except RuntimeError:
+            yield Series(folder, uid, "", files, False)  # reading it will say what is wrong
+            continue
+        tags = {
+            tag: reader.GetMetaData(tag).strip() if reader.HasMetaDataKey(tag) else ""
+            for tag in (UID, NUMBER, DESCRIPTION, IMAGE_TYPE)
+        }
+        number = f"{tags[NUMBER]}: " if tags[NUMBER] and tags[DESCRIPTION] else ""
+        is_scout = "LOCALIZER" in tags[IMAGE_TYPE].upper()
+        yield Series(folder, tags[UID] or uid, number + tags[DESCRIPTION], files, is_scout)
+
+
+def wanted_series(center: Center, case_id: str) -> str | None:
+    """What the center's key `series` says of a case: one text for all, or a table by case."""
+    if center.series is None or isinstance(center.series, str):
+        return center.series
+    return {normal(name): text for name, text in center.series.items()}.get(normal(case_id))
+
+
+def choose_series(
+    where: Path | Sequence[Path], wanted: str | None = None
+) -> tuple[Series, tuple[str, ...]]:
+    """The series at or below a folder, or in several, and notes on what was left out.
+
+    `wanted`: a series UID, or a part of the description in any case. Without it there must be one
+    series beside scouts. Raises `DataError` with the list of all where that is not so.
+    """
+    if isinstance(where, Path) and not where.is_dir():
+        raise DataError(f"{where}: no such folder; correct the path")
+    found = list_series(slice_folders(where) if isinstance(where, Path) else where)
+    folder = where if isinstance(where, Path) else Path(os.path.commonpath(where))
+    if wanted is None:
+        chosen = [series for series in found if not series.is_scout] or found
+    else:
+        chosen = [series for series in found if wanted == series.uid]
+        chosen = chosen or [s for s in found if wanted.casefold() in s.description.casefold()]
+    if len(chosen) == 1:
+        rest = "; ".join(str(series) for series in found if series is not chosen[0])
+        notes = (f"of several DICOM series {chosen[0]} is read, not {rest}",) if rest else ()
+        return chosen[0], notes
+    listed = "; ".join(f"{s} in {s.folder.relative_to(folder)}" for s in found)
+    listed = listed.replace(" in .", "")
+    if not found:
+        inside = len(list_folder(folder))
+        raise DataError(
+            f"{folder}: holds 0 DICOM series ({inside} files or folders in it, none of them a "
+            "DICOM slice); fetch the series again"
+        )
+    if wanted is not None:
+        raise DataError(
+            f"{folder}: series = {wanted!r} fits {len(chosen)} of its {len(found)} DICOM series "
+            f"({listed}); give a UID, or words that only one description has"
+        )
+    raise DataError(
+        f"{folder}: holds {len(found)} DICOM series ({listed}); say which one to read by "
+        "series in centers.toml (a UID, or a part of its description), or keep one in the folder"
+    )
