@@ -6,6 +6,7 @@ import math
 import re
 import shlex
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -127,31 +128,18 @@ def _faults(table: dict[str, Any]) -> list[str]:
 
 def _is_allowed(key: str, value: Any) -> bool:
     """Whether a value of the right type is one that the key can have."""
-    if key == "reader":
-        return value in READERS
-    if key == "label_geometry":
-        return value in LABEL_GEOMETRIES
-    if key == "tumor_threshold":
-        return 0 < value < 1
-    if key == "hu_scale":
-        return 0 < value < float("inf")
-    if key == "hu_offset":
-        return math.isfinite(value)
-    if key in ("exclude", "site") and isinstance(value, list):
-        return all(isinstance(entry, str) for entry in value) and (key == "exclude" or value != [])
-    if key == "series" and isinstance(value, dict):
-        return all(isinstance(entry, str) and entry for entry in value.values())
-    if key == "structures":
-        known = {"pancreas"} <= set(value) <= {"pancreas", "tumor"}
-        return known and all(map(_is_names, value.values()))
-    if key == "patient_pattern":
-        try:
-            return re.compile(value).groups >= 1
-        except re.error:
-            return False
-    if key == "label_map":
-        return set(value) <= set(CLASSES) and all(_is_values(entry) for entry in value.values())
-    return value != "" or key.endswith("suffix")
+    return _RULES[key](value) if key in _RULES else value != "" or key.endswith("suffix")
+
+
+def _is_pattern(value: str) -> bool:
+    try:
+        return re.compile(value).groups >= 1
+    except re.error:
+        return False
+
+
+def _is_label_map(value: dict[str, Any]) -> bool:
+    return set(value) <= set(CLASSES) and all(map(_is_values, value.values()))
 
 
 def _is_values(entry: Any) -> bool:
@@ -159,9 +147,35 @@ def _is_values(entry: Any) -> bool:
     return all(isinstance(value, int) and not isinstance(value, bool) for value in entries)
 
 
+def _is_structures(value: dict[str, Any]) -> bool:
+    known = {"pancreas"} <= set(value) <= {"pancreas", "tumor"}
+    return known and all(map(_is_names, value.values()))
+
+
 def _is_names(entry: Any) -> bool:
     entries = entry if isinstance(entry, list) else [entry]
     return entries != [] and all(isinstance(name, str) and name for name in entries)
+
+
+def _is_series(value: Any) -> bool:
+    entries = value.values() if isinstance(value, dict) else [value]
+    return all(map(_is_names, entries)) and not any(isinstance(entry, list) for entry in entries)
+
+
+# What a value must be beyond its type; other texts must not be empty.
+_RULES: dict[str, Callable[[Any], bool]] = {
+    "reader": lambda value: value in READERS,
+    "label_geometry": lambda value: value in LABEL_GEOMETRIES,
+    "tumor_threshold": lambda value: 0 < value < 1,
+    "hu_scale": lambda value: 0 < value < math.inf,
+    "hu_offset": math.isfinite,
+    "exclude": lambda value: all(isinstance(entry, str) for entry in value),
+    "patient_pattern": _is_pattern,
+    "label_map": _is_label_map,
+    "series": _is_series,
+    "structures": _is_structures,
+    "site": _is_names,
+}
 
 
 def _build_center(name: str, table: dict[str, Any], path: Path) -> Center:

@@ -85,7 +85,7 @@ def test_series_of_one_folder_are_told_apart(tmp_path: Path) -> None:
         load_image(folder, "a", series="delayed")
 
 
-def test_a_scout_beside_the_series_is_left_out_with_a_note(tmp_path: Path) -> None:
+def test_a_scout_next_to_the_series_is_left_out_with_a_note(tmp_path: Path) -> None:
     write_dicom(tmp_path / "a", make_image_hu())
     tags = {UID: "1.2.9", IMAGE_TYPE: "ORIGINAL\\PRIMARY\\LOCALIZER"}
     write_dicom(tmp_path / "a" / "scout", make_image_hu(1)[:1], changed=tags)

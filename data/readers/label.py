@@ -97,10 +97,10 @@ def _same_shape(values: np.ndarray, image: Volume, path: Path) -> np.ndarray:
 
 
 def map_values(array: np.ndarray, label_map: LabelMap, path: Path) -> np.ndarray:
-    """Values on disk -> uint8 classes. Tumor wins over pancreas where a value stands in both.
+    """Values on disk -> uint8 classes. Tumor wins over pancreas where a value is in both.
 
-    Works slice by slice: one byte a voxel beside the array. Raises `DataError` for values that are
-    no integers or not in the map.
+    Works slice by slice: one byte a voxel more than the array. Raises `DataError` for values that
+    are no integers or not in the map.
     """
     values: dict[int, int] = {0: LABEL_BACKGROUND}
     for name in ("background", "pancreas", "tumor"):

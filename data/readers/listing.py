@@ -19,7 +19,7 @@ EXCLUDED, WITHDRAWN = "is listed under exclude", "was withdrawn by its publisher
 OTHER_SITES = "gives to other sites"
 EXPECTED_REASONS = (EXCLUDED, WITHDRAWN, OTHER_SITES)  # beginnings; not worth a warning
 PAIR_SUFFIXES = (".hdr", ".img", ".img.gz")
-# What lies beside images and is none: documents, and the voxels of .mhd and .nhdr headers.
+# What is found next to images and is none: documents, and the voxels of .mhd and .nhdr headers.
 DOCUMENT_SUFFIXES = (
     *(".txt", ".md", ".pdf", ".json", ".csv", ".tsv", ".xlsx", ".xls", ".xml", ".html", ".toml"),
     *(".yaml", ".yml", ".log", ".sh", ".py", ".ini", ".db", ".docx", ".pptx", ".bib", ".cff"),

@@ -82,7 +82,7 @@ def choose_series(
     """The series at or below a folder, or in several, and notes on what was left out.
 
     `wanted`: a series UID, or a part of the description in any case. Without it there must be one
-    series beside scouts. Raises `DataError` with the list of all where that is not so.
+    series that is no scout. Raises `DataError` with the list of all where that is not so.
     """
     if isinstance(where, Path) and not where.is_dir():
         raise DataError(f"{where}: no such folder; correct the path")
