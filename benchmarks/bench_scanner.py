@@ -29,11 +29,12 @@ from data.dataset import target_mask
 from data.prepare.prepared_case import PreparedCase, PrepareSettings, prepare_case
 from data.readers import list_cases, load_case
 from data.roi import bounding_box
+from engine.command_line import run_script
 from engine.inference import Model, load_model, predict_case
 from engine.results import pick_runs
 from reproduce.analysis.stats import bootstrap_mean
 from reproduce.experiments.cells import choose_targets
-from utils.config import Evaluation, run_script
+from utils.config import Evaluation
 from utils.metrics import dsc
 from utils.postprocess import keep_components
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from data.case import LABEL_TUMOR
 from data.targets.anchors import dilate
 from data.targets.sdm import bounding_box
+from utils.settings import NOT_NEGATIVE, PROBABILITY, Range, setting
 
 Triple = tuple[float, float, float]
 Shape = tuple[int, int, int]
@@ -27,17 +28,42 @@ class AugmentSettings:
     are the released scripts' numbers. The rest is theirs alone, and off by default.
     """
 
-    rotation_degrees: float = 15.0  # about each axis, uniform in +- this
-    rotation_probability: float = 0.5
-    mirror_probability: float = 0.5  # of each axis
-    noise_std: float = 0.1  # the largest; of the image's [0, 1], so 34 HU
-    noise_probability: float = 0.5
-    scale_range: tuple[float, float] = (0.8, 1.2)
-    scale_probability: float = 0.0  # 0.5 in the released scripts
-    gamma_range: tuple[float, float] = (0.7, 1.5)
-    gamma_probability: float = 0.0  # 0.5
-    brightness: float = 0.3  # added around the tumor, uniform in +- this
-    brightness_probability: float = 0.0  # 0.3
+    rotation_degrees: float = setting(
+        15.0, "rotation about each axis, uniform in +- this", "Sec. IV-C", allowed=Range(0, 180)
+    )
+    rotation_probability: float = setting(
+        0.5, "how often a sample is rotated", "released scripts", allowed=PROBABILITY
+    )
+    mirror_probability: float = setting(
+        0.5, "how often each axis is mirrored", "released scripts", allowed=PROBABILITY
+    )
+    noise_std: float = setting(
+        0.1,
+        "the largest standard deviation of the noise, of the image's [0, 1] (0.1 is 34 HU)",
+        "released scripts",
+        allowed=NOT_NEGATIVE,
+    )
+    noise_probability: float = setting(
+        0.5, "how often noise is added", "released scripts", allowed=PROBABILITY
+    )
+    scale_range: tuple[float, float] = setting(
+        (0.8, 1.2), "range of a zoom of the image", "-", allowed=Range(above=0, rising=True)
+    )
+    scale_probability: float = setting(
+        0.0, "how often the image is zoomed", "-", allowed=PROBABILITY
+    )
+    gamma_range: tuple[float, float] = setting(
+        (0.7, 1.5), "range of gamma", "released scripts", allowed=Range(above=0, rising=True)
+    )
+    gamma_probability: float = setting(
+        0.0, "how often gamma is applied (released scripts: 0.5)", "-", allowed=PROBABILITY
+    )
+    brightness: float = setting(
+        0.3, "shift around the tumor, uniform in +- this", "-", allowed=NOT_NEGATIVE
+    )
+    brightness_probability: float = setting(
+        0.0, "how often the tumor's surroundings are shifted", "-", allowed=PROBABILITY
+    )
 
 
 RELEASED_AUGMENTATION = AugmentSettings(

@@ -26,6 +26,10 @@ from data.targets.slices import slice_labels
 from utils.stages import Stage
 
 NETWORK_MULTIPLE = 8  # three halvings
+# What a method can ask for beside the mask, and the fields of `Sample` that it fills.
+TARGETS = {"sdm": ("sdm",), "slices": ("slice_labels",), "anchors": ("positive", "negative")}
+SHUFFLED, ONE_PER_CENTER = "shuffled", "one_per_center"
+SAMPLINGS = (SHUFFLED, ONE_PER_CENTER)
 LabelArray = TypeVar("LabelArray", Tensor, np.ndarray)
 
 
@@ -49,18 +53,36 @@ class Crop:
 class Sample:
     """What a method learns from: image in [0, 1] and its targets, each (1, 1, z, y, x).
 
-    `sdm`, `slice_labels` (1, z) and the stride-8 anchor masks are None where the stage does not
-    use them.
+    `label`: uint8, 0 background, 1 pancreas, 2 tumor. `domain`: index of the case's center among
+    the sources. `sdm`, `slice_labels` (1, z) and the stride-8 anchor masks `positive` and
+    `negative` are None unless the method's `targets` name them. `spacing`: mm, (z, y, x). `index`:
+    the sample's running number, which decides all that is random in it.
     """
 
     image: Tensor
     mask: Tensor
-    sdm: Tensor | None
-    slice_labels: Tensor | None
-    positive: Tensor | None
-    negative: Tensor | None
+    label: Tensor
+    spacing: tuple[float, float, float]
+    domain: int
     case_id: str
     center: str
+    index: int
+    sdm: Tensor | None = None
+    slice_labels: Tensor | None = None
+    positive: Tensor | None = None
+    negative: Tensor | None = None
+
+    def need(self, name: str) -> Tensor:
+        """The target of that name. Raises ValueError where the method did not ask for it."""
+        value = getattr(self, name)
+        if value is None:
+            target = next(target for target, made in TARGETS.items() if name in made)
+            raise ValueError(
+                f"{self.center}/{self.case_id}: {name} was not prepared; "
+                f"add {target!r} to the method's targets"
+            )
+        assert isinstance(value, Tensor)
+        return value
 
 
 def target_mask(label: LabelArray, target: str) -> LabelArray:
@@ -79,10 +101,22 @@ def sample_seed(seed: int, index: int, purpose: int) -> int:
 
 
 class StageDataset(Dataset[Crop]):
-    """Crops of a stage, by running index: epoch `index // len(cases)`, shuffled in each epoch."""
+    """Crops of a stage, by running index.
 
-    def __init__(self, cases: Sequence[PreparedCase], stage: Stage, seed: int) -> None:
-        """Raise ValueError where no case holds what the stage learns."""
+    `sampling` "shuffled": epoch `index // len(cases)`, all cases shuffled in each epoch.
+    "one_per_center": `group` samples in a row are one of each source, in the sources' order; each
+    source is shuffled by itself and begins again when all of its cases were seen.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[PreparedCase],
+        stage: Stage,
+        seed: int,
+        sampling: str = SHUFFLED,
+        sources: Sequence[str] = (),
+    ) -> None:
+        """Raise ValueError where no case, or none of a source, holds what the stage learns."""
         needed = "tumor" if stage.target == "tumor" else "pancreas"
         usable = [case.has_label and needed in case.boxes for case in cases]
         self.cases = [case for case, use in zip(cases, usable, strict=True) if use]
@@ -90,15 +124,31 @@ class StageDataset(Dataset[Crop]):
         if not self.cases:
             raise ValueError(f"{stage.name}: none of {len(cases)} training cases has a {needed}")
         self.stage, self.seed = stage, seed
+        self._orders = [self.cases]
+        if sampling == ONE_PER_CENTER:
+            self._orders = [[c for c in self.cases if c.center == name] for name in sources]
+            empty = [name for name, own in zip(sources, self._orders, strict=True) if not own]
+            if empty or not sources:
+                raise ValueError(
+                    f"{stage.name}: one sample of each source is wanted, and of "
+                    f"{', '.join(empty) or 'no source'} no training case has a {needed}"
+                )
 
     def __len__(self) -> int:
         return len(self.cases)
 
+    @property
+    def group(self) -> int:
+        """Samples that belong together in one step: one, or one of each source."""
+        return len(self._orders)
+
     def case_of(self, index: int) -> PreparedCase:
         """The case that the running index falls on."""
-        epoch, position = divmod(index, len(self.cases))
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.cases))
-        return self.cases[order[position]]
+        turn, source = divmod(index, len(self._orders))
+        cases = self._orders[source]
+        epoch, position = divmod(turn, len(cases))
+        key = [self.seed, epoch] + [source] * (len(self._orders) > 1)
+        return cases[np.random.default_rng(key).permutation(len(cases))[position]]
 
     def __getitem__(self, index: int) -> Crop:
         case = self.case_of(index)
@@ -164,20 +214,32 @@ def load_on_device(crop_: Crop, device: torch.device) -> tuple[Tensor, Tensor]:
     return image, label
 
 
-def make_sample(image: Tensor, label: Tensor, crop_: Crop, stage: Stage) -> Sample:
-    """The augmented image and label with every target that the stage's losses need."""
+def make_sample(
+    image: Tensor,
+    label: Tensor,
+    crop_: Crop,
+    stage: Stage,
+    targets: Sequence[str] = (),
+    domain: int = 0,
+) -> Sample:
+    """The augmented image and label, (1, 1, z, y, x), with the `targets` that a method asks for."""
     mask = target_mask(label, stage.target)
-    positive = negative = None
-    if stage.projection:
-        positive, negative = anchor_masks(mask)
     target = mask.float()
+    made: dict[str, Tensor] = {}
+    if "sdm" in targets:
+        made["sdm"] = signed_distance_map(mask)
+    if "slices" in targets:
+        made["slice_labels"] = slice_labels(target)
+    if "anchors" in targets:
+        made["positive"], made["negative"] = anchor_masks(mask)
     return Sample(
-        image,
-        target,
-        signed_distance_map(mask) if stage.distance else None,
-        slice_labels(target) if stage.slices else None,
-        positive,
-        negative,
-        crop_.case_id,
-        crop_.center,
+        image=image,
+        mask=target,
+        label=label,
+        spacing=crop_.spacing,
+        domain=domain,
+        case_id=crop_.case_id,
+        center=crop_.center,
+        index=crop_.index,
+        **made,
     )

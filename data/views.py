@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from utils.settings import setting
+
 WEIGHTS = ("randconv", "kaiming")
 MIN_SPAN = 1e-6  # a view whose values differ by less is constant: rounding is not rescaled
 LARGEST_SHIFT_KERNEL = 3  # larger ones cost less through the Fourier transform (measured)
@@ -20,10 +22,10 @@ CPU_SLAB = 1 << 18  # voxels that a CPU's cache holds, several times over
 class ViewSettings:
     """How F of Eq. 1 is drawn, and what happens to a view; the defaults are the paper's."""
 
-    kernel_sizes: tuple[int, ...] = (1, 3, 5, 7)  # odd; RandConv (paper's ref. [38])
-    weights: str = "randconv"  # N(0, 1 / fan_in) (RandConv); "kaiming": N(0, 2 / fan_in)
-    bias: bool = False  # U(-1, 1) / sqrt(fan_in)
-    rescale: bool = False  # clamp to [0, 1], then minimum to 0 and maximum to 1
+    kernel_sizes: tuple[int, ...] = setting((1, 3, 5, 7), "sides of F, odd", "paper's ref. [38]")
+    weights: str = setting("randconv", "variance", "RandConv", WEIGHTS)
+    bias: bool = setting(False, "bias", "released scripts")
+    rescale: bool = setting(False, "clamp and rescale", "released scripts")
 
     def __post_init__(self) -> None:
         """Raise ValueError for a setting that means nothing."""

@@ -13,18 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from data.splits import Split
 from engine.run_folders import Run, environment
 from engine.run_log import RunLog
-from methods import Method
-from utils.config import to_plain
+from methods import Method, build_method
+from utils.config import Config
 from utils.distributed import World
 from utils.files import write_atomic
-from utils.stages import Config
+from utils.settings import to_plain
 
-FORMAT = 1  # raise when a reader of the old layout would misread the new one
+FORMAT = 2  # raise when a reader of the old layout would misread the new one
 PLAIN_TYPES = (torch.Tensor, torch.nn.Parameter, bool, int, float, str, type(None))
 
 
@@ -32,46 +31,52 @@ PLAIN_TYPES = (torch.Tensor, torch.nn.Parameter, bool, int, float, str, type(Non
 class State:
     """Everything that a step changes."""
 
-    network: nn.Module
-    optimizer: torch.optim.Optimizer
+    method: Method
+    optimizers: list[torch.optim.Optimizer]
     scaler: torch.amp.GradScaler
     step: int = 0
     heldout_dsc: list[float] = field(default_factory=list)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the method's parameters are."""
+        return next(self.method.parameters()).device
+
     def to_plain(self) -> dict[str, Any]:
         """Tensors and plain types, for a checkpoint."""
         return {
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "method": self.method.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "scaler": self.scaler.state_dict(),
             "step": self.step,
             "heldout_dsc": self.heldout_dsc,
         }
 
     def load(self, content: dict[str, Any]) -> None:
-        """Go back to what `to_plain` gave."""
-        self.network.load_state_dict(content["network"])
-        self.optimizer.load_state_dict(content["optimizer"])
+        """Return to what `to_plain` gave."""
+        self.method.load_state_dict(content["method"])
+        for optimizer, saved in zip(self.optimizers, content["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         self.scaler.load_state_dict(content["scaler"])
         self.step = content["step"]
         self.heldout_dsc = list(content["heldout_dsc"])
 
 
-def build_state(method: Method, config: Config, device: torch.device) -> State:
-    """Network, Adam (Sec. IV-C) and loss scaler, from the seed."""
+def build_state(config: Config, device: torch.device, sources: tuple[str, ...] = ()) -> State:
+    """The method with its networks, its optimizers and the loss scaler, from the seed."""
     torch.manual_seed(config.seed)
-    network = method.build_network().to(device)
-    optimizer = torch.optim.Adam(
-        network.parameters(), lr=config.lr, weight_decay=config.weight_decay
-    )
+    method = build_method(config, sources).to(device)
+    optimizers = method.build_optimizers()
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
-    return State(network, optimizer, scaler)
+    return State(method, optimizers, scaler)
 
 
 def load_state(state: State, run: Run, world: World) -> None:
-    """Go back to the run's last state; a ValueError where other processes shared its samples."""
-    device = next(state.network.parameters()).device
-    content = load_checkpoint(run.checkpoint, device)
+    """Return to the run's last state; a ValueError where other processes shared its samples."""
+    content = load_checkpoint(run.checkpoint, state.device)
     if content["processes"] != world.size:
         raise ValueError(
             f"{run.folder}: trained by {content['processes']} processes, now there are "
@@ -80,14 +85,15 @@ def load_state(state: State, run: Run, world: World) -> None:
     state.load(content)
 
 
-class Saver:
+class Checkpointer:
     """Writes the checkpoint of a run, and holds its log."""
 
     def __init__(self, config: Config, run: Run, split: Split, state: State, world: World) -> None:
         self.config, self.run, self.split, self.state, self.world = (
             config, run, split, state, world,
         )  # fmt: skip
-        self.log = RunLog(run.folder, config, state.step, active=world.first)
+        terms = tuple(state.method.terms)
+        self.log = RunLog(run.folder, terms, state.step, config.tensorboard, active=world.first)
         self._last = time.monotonic()
 
     def __call__(self, force: bool = False) -> None:
@@ -102,7 +108,7 @@ class Saver:
             "split": to_plain(self.split),
             "split_hash": self.split.hash,
             "environment": environment(),
-            "random_state": {"seed": self.config.seed, "torch": torch.get_rng_state()},
+            "seed": self.config.seed,
         }
         self.log.flush()
         save_checkpoint(self.run.checkpoint, content)

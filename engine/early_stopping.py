@@ -9,19 +9,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from torch import nn
 
 from data.dataset import target_mask
 from data.prepare.prepared_case import PreparedCase
 from engine.inference import Model, input_box, predict_box
 from methods import Method
+from utils.config import Config
 from utils.files import write_text
 from utils.metrics import dsc
 from utils.postprocess import keep_components
-from utils.stages import Config
 
 
-class Watch:
+class EarlyStopping:
     """Measures the network every `validate_epochs` epochs and says when it no longer improves.
 
     Only held-out cases of the *sources* are looked at, in a crop around their label, so nothing of
@@ -43,18 +42,16 @@ class Watch:
         every = self.config.validate_epochs
         return every > 0 and epoch % every == 0
 
-    def measure(self, method: Method, network: nn.Module) -> float:
+    def measure(self, method: Method) -> float:
         """Dice (%) at the stage's threshold: mean over a center's cases, then over the centers.
 
-        One prediction a case, without mirroring; the network is left in training mode.
+        One prediction a case, without mirroring; the method is left in training mode.
         """
-        device = next(network.parameters()).device
+        device = next(method.parameters()).device
         config = replace(self.config, stage=replace(self.config.stage, mirror_axes=()))
         stage = config.stage
-        model = Model(
-            config, method, network, device, config.precision, stage.max_voxels, stage.threshold
-        )
-        network.eval()
+        model = Model(config, method, device, config.precision, stage.max_voxels, stage.threshold)
+        method.eval()
         by_center: dict[str, list[float]] = {}
         for case in self.cases:
             assert case.label is not None
@@ -64,7 +61,7 @@ class Watch:
             pred[box.slices] = predict_box(model, case.image_hu, box) > stage.threshold
             dice = dsc(keep_components(pred), target_mask(case.label, stage.target))
             by_center.setdefault(case.center, []).append(dice)
-        network.train()
+        method.train()
         return float(np.mean([np.mean(values) for values in by_center.values()]))
 
     def has_plateaued(self, history: Sequence[float]) -> bool:

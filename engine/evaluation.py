@@ -200,7 +200,6 @@ def provenance(
     return {
         "stage": model.stage.name,
         "method": run.method,
-        "variant": run.variant,
         "seed": run.seed,
         "time": run.time,
         "sources": list(run.sources),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from monai.inferers import sliding_window_inference
-from torch import Tensor, nn
+from torch import Tensor
 
 from data.dataset import NETWORK_MULTIPLE, central_window
 from data.intensity import PAD_HU, window_hu
@@ -17,12 +17,12 @@ from data.roi import Box, bounding_box, crop, expand_box, pad_to_multiple, paste
 from data.splits import CaseName
 from engine.checkpointing import load_checkpoint
 from engine.run_folders import Run
-from methods import Method, build_method
-from utils.config import config_from_plain
+from methods import Method, build_method, config_from_plain
+from utils.config import Config
 from utils.device import autocast, select_device, select_precision
 from utils.metrics import dsc
 from utils.postprocess import keep_components
-from utils.stages import Config, Stage
+from utils.stages import Stage
 
 WINDOW_OVERLAP = 0.25
 MIN_WINDOW_VOXELS = 32**3  # below this a GPU that is out of memory cannot be helped
@@ -36,7 +36,6 @@ class Model:
 
     config: Config
     method: Method
-    network: nn.Module
     device: torch.device
     precision: str
     window_voxels: int  # largest input that goes through the network at once
@@ -64,15 +63,14 @@ def load_model(run: Run, device: str = "auto", precision: str = "auto") -> Model
     device_ = select_device(device)
     content = load_checkpoint(run.checkpoint, device_)
     config = config_from_plain(content["config"])
-    method = build_method(config)
-    network = method.build_network().to(device_)
-    network.load_state_dict(content["network"])
-    network.eval()
+    method = build_method(config, content["split"]["sources"]).to(device_)
+    method.load_state_dict(content["method"])
+    method.eval()
+    method.auxiliary = None  # it only trains
     stage = config.stage
     return Model(
         config,
         method,
-        network,
         device_,
         select_precision(precision, device_),
         stage.max_voxels,
@@ -157,7 +155,7 @@ def predict_windows(model: Model, image: Tensor) -> Tensor:
     """Probability of `image` at once, or by MONAI's sliding window above `window_voxels`."""
 
     def predict(window: Tensor) -> Tensor:
-        return model.method.predict(model.network, window)
+        return model.method.predict(window)
 
     shape = image.shape[2:]
     if image[0, 0].numel() <= model.window_voxels:

@@ -12,8 +12,8 @@ from typing import Any
 from data.case import Center
 from engine.run_folders import Run, find_runs
 from utils.commands import command_line, to_arguments
-from utils.config import Evaluation, stage_named
-from utils.stages import Stage
+from utils.config import DEFAULT_METHOD, Evaluation
+from utils.stages import Stage, stage_named
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,7 @@ def pick_runs(evaluation: Evaluation, centers: Mapping[str, Center]) -> list[tup
         raise ValueError(
             f"--target {target}: not in {evaluation.centers}, which has {', '.join(centers)}"
         )
-    wanted = {"variant": evaluation.variant}
-    wanted |= {} if evaluation.method is None else {"method": evaluation.method}
-    found = find_runs(evaluation.checkpoints, evaluation.stage, **wanted)
+    found = find_runs(evaluation.checkpoints, evaluation.stage, method=evaluation.method)
     all_runs = [run for run in found if _is_of(run, evaluation)]
     runs = [run for run in all_runs if not evaluation.time or run.time in evaluation.time]
     if evaluation.sources:
@@ -151,7 +149,7 @@ def _earlier_runs(evaluation: Evaluation, stage: Stage, run: Run, target: str) -
     own = set(run.sources)
     runs = []
     tumor = stage.target == "tumor"
-    same = {"method": run.method, "variant": run.variant} if tumor else {}
+    same = {"method": run.method if tumor else DEFAULT_METHOD}
     for earlier in find_runs(evaluation.checkpoints, stage.name, fold=run.fold, **same):
         sources = set(earlier.sources)
         unseen = earlier.target == run.target if run.fold is not None else target not in sources
@@ -187,8 +185,6 @@ def _command(
     options: dict[str, Any] = {"sources": tuple(sources) if fold is None else ()}
     options["target"] = run.target if run is not None else evaluation.target
     options["fold"] = fold
-    if tumor and evaluation.variant != "Ours":
-        options["variant"] = evaluation.variant
     if tumor:
         options["method"] = evaluation.method if run is None else run.method
     options["seed"] = evaluation.seed

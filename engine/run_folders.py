@@ -9,7 +9,7 @@ import platform
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -19,14 +19,12 @@ from typing import Any
 import torch
 
 from data.splits import CaseName, Split
-from utils.config import StoppedError, to_plain
+from utils.config import Config, StoppedError
 from utils.files import write_json, write_text
-from utils.stages import Config
+from utils.settings import to_plain, weights_part
 
 TIME_FORMAT = "%Y%m%d-%H%M%S"
-UNHASHED = ("checkpoints", "cache", "centers", "time", "resume", "device", "workers")
-UNHASHED_TOO = ("checkpoint_seconds", "tensorboard")
-IN_SPLIT = ("sources", "target", "fold", "holdout")  # the split's hash has these
+DEFAULT_SEED = next(f.default for f in fields(Config) if f.name == "seed")
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,6 @@ class Run:
     sources: tuple[str, ...]
     target: str | None
     method: str = "ours"
-    variant: str = "Ours"
     seed: int = 2022
     fold: int | None = None
     holdout: float = 0.0
@@ -59,10 +56,8 @@ class Run:
 
 def config_hash(config: Config) -> str:
     """Hash of everything in the configuration that changes the weights, the split aside."""
-    plain = to_plain(config)
-    for name in UNHASHED + UNHASHED_TOO + IN_SPLIT:
-        plain.pop(name)
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+    plain = json.dumps(weights_part(config), sort_keys=True)
+    return hashlib.sha256(plain.encode()).hexdigest()
 
 
 def new_time() -> str:
@@ -98,7 +93,6 @@ def create_run(config: Config, time: str, split: Split) -> Run:
     facts = {
         "stage": config.stage.name,
         "method": config.method,
-        "variant": config.stage.variant,
         "seed": config.seed,
         "time": time,
         "sources": list(split.sources),
@@ -187,19 +181,17 @@ def _free_time(config: Config) -> str:
 
 
 def _folder_name(config: Config, time: str, split: Split) -> str:
-    """Unique for what may train at one timestamp: row of Table V, sources, fold and seed too."""
-    variant = config.stage.variant
-    parts = [time, config.stage.name, config.method + (f"-{variant}" if variant != "Ours" else "")]
-    parts.append("+".join(split.sources))
+    """Unique for what may train at one timestamp: method, sources, fold and seed too."""
+    parts = [time, config.stage.name, config.method, "+".join(split.sources)]
     if split.fold is not None:
         parts.append(f"fold{split.fold}")
-    if config.seed != Config(config.stage).seed:
+    if config.seed != DEFAULT_SEED:
         parts.append(f"seed{config.seed}")
     return "_".join(parts)
 
 
 def _run(folder: Path, facts: dict[str, Any]) -> Run:
-    values = {name: facts[name] for name in ("time", "target", "method", "variant", "seed", "fold")}
+    values = {name: facts[name] for name in ("time", "target", "method", "seed", "fold")}
     values |= {
         name: frozenset((center, case_id) for center, case_id in facts[name])
         for name in ("test_cases", "heldout_cases", "dropped_cases")

@@ -11,24 +11,35 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 from utils.files import write_text
-from utils.stages import LOSS_TERMS, Config
 
-COLUMNS = ("step", "epoch", "lr", "total", *LOSS_TERMS, "grad_norm", "cases")
+
+def log_columns(terms: Sequence[str]) -> tuple[str, ...]:
+    """The columns of log.csv for a method with these loss terms."""
+    return ("step", "epoch", "lr", "total", *terms, "grad_norm", "cases")
 
 
 class RunLog:
     """One row per step. Opened at step n it forgets rows behind n, which a kill left over."""
 
-    def __init__(self, folder: Path, config: Config, step: int, active: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        terms: Sequence[str],
+        step: int,
+        tensorboard: bool = False,
+        active: bool = True,
+    ) -> None:
+        """`terms`: a column each, also where a stage leaves the term out."""
         self._file: Any = None
         self._events: SummaryWriter | None = None
+        self.columns = log_columns(terms)
         if not active:
             return
         path = folder / "log.csv"
-        keep_rows(path, step)
+        keep_rows(path, step, self.columns)
         self._file = path.open("a", newline="", encoding="utf-8")
         self._writer = csv.writer(self._file, lineterminator="\n")
-        if config.tensorboard:
+        if tensorboard:
             self._events = SummaryWriter(str(folder / "events"), purge_step=step + 1)
 
     def write(
@@ -37,7 +48,8 @@ class RunLog:
         """Note one step; terms that the stage leaves out stay empty."""
         if self._file is None:
             return
-        terms = [f"{values[name]:.6g}" if name in values else "" for name in COLUMNS[3:-1]]
+        names = self.columns[3:-1]
+        terms = [f"{values[name]:.6g}" if name in values else "" for name in names]
         self._writer.writerow([step, epoch, f"{lr:.6g}", *terms, " ".join(cases)])
         if self._events is not None:
             self._events.add_scalar("lr", lr, step)
@@ -58,13 +70,13 @@ class RunLog:
             self._events.close()
 
 
-def keep_rows(path: Path, step: int) -> None:
+def keep_rows(path: Path, step: int, columns: Sequence[str]) -> None:
     """Make `path` a log with its header and the whole rows of steps 1 to `step`."""
-    rows = [list(COLUMNS)]
+    rows = [list(columns)]
     if path.is_file():
         with path.open(newline="", encoding="utf-8") as handle:
             for row in csv.reader(handle):
-                if len(row) == len(COLUMNS) and row[0].isdigit() and int(row[0]) <= step:
+                if len(row) == len(columns) and row[0].isdigit() and int(row[0]) <= step:
                     rows.append(row)
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)

@@ -10,7 +10,7 @@ from data.case import Center
 from data.prepare.prepare_centers import prepare_centers
 from data.prepare.prepared_case import PreparedCase, PrepareSettings
 from data.splits import Split, four_folds, hold_out, make_split, round_robin
-from utils.stages import Config
+from utils.config import Config
 
 
 def select_splits(config: Config, centers: dict[str, Center]) -> list[Split]:

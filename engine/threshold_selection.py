@@ -57,7 +57,7 @@ def heldout_sweeps(evaluation: Evaluation, run: Run, stage: Stage) -> list[list[
                 "sources": run.sources if run.fold is None else (),
                 "target": run.target,
                 "fold": run.fold,
-                "variant": run.variant,
+                "method": run.method,
                 "seed": run.seed,
                 "roi_source": evaluation.roi_source,
                 "protocol": "heldout",

@@ -5,8 +5,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from engine.command_line import parse_evaluation, run_script
 from engine.evaluation import run_stage
-from utils.config import parse_evaluation, run_script
 from utils.stages import TUMOR_FINE
 
 if __name__ == "__main__":

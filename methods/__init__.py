@@ -2,15 +2,70 @@
 
 from __future__ import annotations
 
-from methods.base import Method
-from methods.ours import Ours
-from utils.stages import Config
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-METHODS: dict[str, type[Method]] = {"ours": Ours}
+from methods.base import Method, MethodSettings
+from methods.bl import Baseline
+from methods.ours import ABLATIONS, Ours
+from utils.config import DEFAULT_METHOD, Config
+from utils.settings import from_plain, override
+from utils.stages import Stage
+
+METHODS: dict[str, type[Method]] = {"bl": Baseline, **ABLATIONS, "ours": Ours}
 
 
-def build_method(config: Config) -> Method:
-    """The method that `config.method` names; a ValueError lists the choices."""
-    if config.method not in METHODS:
-        raise ValueError(f"unknown method {config.method!r}; choose from {', '.join(METHODS)}")
-    return METHODS[config.method](config)
+def method_class(name: str) -> type[Method]:
+    """The method of that name; a ValueError lists the choices."""
+    if name not in METHODS:
+        raise ValueError(f"unknown method {name!r}; choose from {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def make_config(
+    stage: Stage,
+    method: str = DEFAULT_METHOD,
+    settings: Mapping[str, Any] | None = None,
+    **values: Any,
+) -> Config:
+    """A configuration with the method's own settings of this stage.
+
+    `settings`: changes of them by dotted name ("augment.noise_std"); a ValueError names one that
+    the method does not have. `values`: other fields of `Config`.
+    """
+    own = method_class(method).default_settings(stage)
+    return Config(stage, own if settings is None else override(own, settings), method, **values)
+
+
+def build_method(config: Config, sources: Sequence[str] = ()) -> Method:
+    """The method that `config.method` names, with new networks; a ValueError lists the choices."""
+    return method_class(config.method)(config, sources)
+
+
+def config_from_plain(plain: Mapping[str, Any]) -> Config:
+    """The inverse of `to_plain` for a `Config`; an unknown or missing key is a ValueError."""
+    values = dict(plain)
+    for name in ("stage", "settings", "method"):
+        if name not in values:
+            raise ValueError(f"not a configuration of this version: no {name!r}")
+    built = from_plain(method_class(values["method"]).Settings, values["settings"])
+    return from_plain(Config, {**values, "settings": built})
+
+
+def read_config(path: Path) -> Config:
+    """Read config.json of a run folder."""
+    return config_from_plain(json.loads(path.read_text(encoding="utf-8")))
+
+
+__all__ = [
+    "METHODS",
+    "Method",
+    "MethodSettings",
+    "build_method",
+    "config_from_plain",
+    "make_config",
+    "method_class",
+    "read_config",
+]

@@ -1,48 +1,149 @@
-"""`Method`: the contract of everything that is trained here, and the plain baseline of it."""
+"""`Method`: the contract of everything that is trained here. Overriding nothing is the baseline."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from data.augment import AugmentSettings, augment
-from data.dataset import Sample
+from data.dataset import ONE_PER_CENTER, SAMPLINGS, SHUFFLED, TARGETS, Sample
 from losses.segmentation import segmentation_loss
 from models.backbone import ResidualEncoderDecoder
-from utils.stages import Config
+from utils.config import Config
+from utils.settings import is_number, setting
+from utils.stages import Stage
+
+__all__ = ["ONE_PER_CENTER", "SHUFFLED", "Method", "MethodSettings", "Step", "Terms"]
+
+Terms = dict[str, Tensor]  # loss terms by name, each a float32 scalar
+
+
+class Loss(Protocol):
+    """A method's loss, as `Step.forward` calls it."""
+
+    def __call__(self, sample: Sample, generator: torch.Generator) -> Terms: ...
+
+
+class Step(Protocol):
+    """What the training loop lends a method for one optimizer step (`engine.training`)."""
+
+    @property
+    def progress(self) -> float:
+        """The part of the training that is done before this step, in [0, 1)."""
+
+    @property
+    def number(self) -> int:
+        """This step's number, from 1."""
+
+    def generator(self, purpose: int = 0) -> torch.Generator:
+        """Random numbers of this step that belong to no sample; the same after a resume."""
+
+    def forward(self, loss: Loss, sample: Sample) -> Terms:
+        """`loss(sample, generator)` in the run's precision, with the sample's own random numbers.
+
+        Called again for a sample it draws further ones.
+        """
+
+    def backward(self, terms: Terms, share: float = 1.0) -> None:
+        """Add the gradient of `share` times the weighted sum of the terms, and log them."""
+
+    def update(self, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Step one optimizer (None: each) with its gradients averaged over the processes.
+
+        A gradient or term that is not finite ends the training.
+        """
+
+    def sync_buffers(self) -> None:
+        """Make the method's buffers equal in all processes: their mean, or the first's integers."""
 
 
 @dataclass(frozen=True)
 class MethodSettings:
-    """Settings that every method has; a method adds its own in a subclass."""
+    """Settings that every method has; a method adds its own in a subclass.
+
+    `weights`: of each loss term, by name; what is given is merged into the method's `terms`.
+    """
 
     augment: AugmentSettings = AugmentSettings()
+    weights: Mapping[str, float] = setting(
+        {}, "weight of each loss term; 0 leaves the term out", "Eq. 11"
+    )
 
 
-class Method:
-    """Eq. 2 on one view. A method overrides the smallest hook that makes it different."""
+class Method(nn.Module):
+    """Eq. 2 on one view. A method overrides the smallest hook that makes it different.
+
+    It is a module, so that all that it trains, and every buffer (a memory, an average), is saved
+    and resumed with it: `network`, which alone predicts and is counted in Table VI, `auxiliary`,
+    which only trains, and whatever a subclass adds. Class attributes say what the loop prepares:
+
+    - `terms`: its loss terms and their default weights; log.csv has a column for each.
+    - `targets`: of `data.dataset.TARGETS`, what a sample is prepared with beside its mask.
+    - `sampling`: "shuffled", or "one_per_center": a step gets one sample of each source.
+    - `table5`, `table6`: the rows of the paper's tables that it stands for.
+    """
 
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
+    terms: ClassVar[Mapping[str, float]] = {"seg": 1.0}
+    targets: tuple[str, ...] = ()
+    sampling: ClassVar[str] = SHUFFLED
+    table5: ClassVar[str | None] = None
+    table6: ClassVar[str | None] = None
 
-    def __init__(self, config: Config) -> None:
-        self.config, self.stage = config, config.stage
-        self.settings = override(self.Settings(), config.settings)
+    def __init__(self, config: Config, sources: Sequence[str] = ()) -> None:
+        """`sources`: the centers of the split, in its order; `sample.domain` is an index of them.
+
+        Raises ValueError for settings of another method, an unknown term, weight or target.
+        """
+        super().__init__()
+        if type(config.settings) is not self.Settings:
+            raise ValueError(
+                f"method {config.method} needs its own settings ({self.Settings.__name__}), not "
+                f"{type(config.settings).__name__}; make the configuration by methods.make_config"
+            )
+        self.config, self.stage, self.sources = config, config.stage, tuple(sources)
+        self.settings = config.settings
+        self.weights = check_weights(config.method, self.terms, self.settings.weights)
+        self.targets = self.needed_targets()
+        _check_choices(f"method {config.method}: target", self.targets, tuple(TARGETS))
+        _check_choices(f"method {config.method}: sampling", (self.sampling,), SAMPLINGS)
+        self.network = self.build_network()
+        self.auxiliary = self.build_auxiliary()
+
+    @classmethod
+    def default_settings(cls, stage: Stage) -> MethodSettings:
+        """The settings of a stage before the user changes any; a method may differ by stage."""
+        return cls.Settings(weights=dict(cls.terms))
+
+    def needed_targets(self) -> tuple[str, ...]:
+        """What samples are prepared with; where that depends on settings, those that they use."""
+        return self.targets
 
     def build_network(self) -> nn.Module:
-        """The shared backbone with the heads that the stage's losses need."""
+        """What predicts, and what Table VI counts: the shared backbone, without further heads."""
         return ResidualEncoderDecoder(
             width=self.config.width,
-            distance=self.stage.distance,
-            slices=self.stage.slices,
-            projection=self.stage.projection,
+            distance=False,
+            slices=False,
+            projection=False,
             upsample=self.config.upsample,
         )
+
+    def build_auxiliary(self) -> nn.Module | None:
+        """What only trains: a metric network, an edge head; never used by `predict`."""
+        return None
+
+    def build_optimizers(self) -> list[torch.optim.Optimizer]:
+        """The optimizers of a training, saved and resumed in this order: Adam (Sec. IV-C).
+
+        Each group's learning rate is its initial one, which the loop lets decay.
+        """
+        lr, decay = self.config.lr, self.config.weight_decay
+        return [torch.optim.Adam(self.parameters(), lr=lr, weight_decay=decay)]
 
     def augment(
         self,
@@ -55,51 +156,51 @@ class Method:
         mirror_axes = self.stage.mirror_axes
         return augment(image, label, spacing, self.settings.augment, generator, mirror_axes)
 
-    def loss(
-        self, network: nn.Module, sample: Sample, generator: torch.Generator
-    ) -> dict[str, Tensor]:
-        """Loss terms by name (keys of `stage.weights`), each a float32 scalar with a gradient."""
-        outputs = network(sample.image)
+    def loss(self, sample: Sample, generator: torch.Generator) -> Terms:
+        """Loss terms by name (keys of `terms`), each a float32 scalar with a gradient."""
+        outputs = self.network(sample.image)
         return {"seg": segmentation_loss([outputs.logits], sample.mask)}
 
-    def after_epoch(self, network: nn.Module, epoch: int) -> None:
+    def training_step(self, samples: Sequence[Sample], step: Step) -> None:
+        """One optimizer step on the samples of this process: their mean loss, by default."""
+        for sample in samples:
+            step.backward(step.forward(self.loss, sample), 1 / len(samples))
+        step.update()
+
+    def after_step(self, step: Step) -> None:
+        """Called behind each step: the place of moving averages."""
+
+    def after_epoch(self, epoch: int) -> None:
         """Called when all samples of an epoch have been seen."""
 
-    def predict(self, network: nn.Module, image: Tensor) -> Tensor:
+    def predict(self, image: Tensor) -> Tensor:
         """Image (b, 1, z, y, x) in [0, 1] -> probability of the target, float32, same shape."""
-        return torch.sigmoid(network(image).logits.float())
+        return torch.sigmoid(self.network(image).logits.float())
+
+    def uses(self, term: str) -> bool:
+        """Whether a term of the loss has a weight above 0."""
+        return self.weights.get(term, 0.0) > 0
 
 
-def override(settings: Any, values: Mapping[str, Any], place: str = "") -> Any:
-    """A copy of frozen `settings` with `values` by dotted name ("augment.rotation_degrees").
+def check_weights(
+    method: str, terms: Mapping[str, float], weights: Mapping[str, float]
+) -> dict[str, float]:
+    """`weights` merged into the method's `terms`.
 
-    A ValueError names an unknown setting and the choices, or a value of another type.
+    Raises ValueError for a term that the method does not have, or a weight that is no number of 0
+    or more, or where no term is left.
     """
-    changes: dict[str, Any] = {}
-    nested: dict[str, dict[str, Any]] = {}
-    known = {item.name: getattr(settings, item.name) for item in dataclasses.fields(settings)}
-    for name, value in values.items():
-        head, dot, rest = name.partition(".")
-        if head not in known:
-            raise ValueError(f"unknown setting {place + name!r}; choose from {', '.join(known)}")
-        if dot:
-            nested.setdefault(head, {})[rest] = value
-        else:
-            changes[head] = _matching(known[head], value, place + name)
-    for head, inner in nested.items():
-        if not dataclasses.is_dataclass(known[head]):
-            raise ValueError(f"setting {place + head!r} is a value; it has no parts")
-        changes[head] = override(known[head], inner, f"{place}{head}.")
-    return dataclasses.replace(settings, **changes)
+    _check_choices(f"--weights: method {method}: term", tuple(weights), tuple(terms))
+    merged = {**terms, **weights}
+    for term, weight in merged.items():
+        if not is_number(weight) or not 0 <= weight < float("inf"):
+            raise ValueError(f"--weights {term}={weight}: a number, 0 or more")
+    if not any(merged.values()):
+        raise ValueError("--weights: at least one above 0")
+    return merged
 
 
-def _matching(default: Any, value: Any, name: str) -> Any:
-    if isinstance(default, tuple) and isinstance(value, (list, tuple)) and value:
-        is_range = isinstance(default[0], float)  # as long as its default; kernel sizes are not
-        if not is_range or len(value) == len(default):
-            return tuple(_matching(default[0], item, name) for item in value)
-    if isinstance(default, float) and type(value) in (int, float) and math.isfinite(value):
-        return float(value)
-    if default is not None and (type(default) is not type(value) or isinstance(value, float)):
-        raise ValueError(f"setting {name!r}: {value!r} is not like its default {default!r}")
-    return value
+def _check_choices(what: str, names: Sequence[str], choices: Sequence[str]) -> None:
+    for name in names:
+        if name not in choices:
+            raise ValueError(f"{what} {name!r} is unknown; choose from {', '.join(choices)}")

@@ -16,9 +16,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data.centers import load_centers
 from data.readers import list_cases, load_case
 from data.readers.masks import read_mask
+from engine.command_line import run_script
 from engine.results import Result, pick_runs, result_folder
 from reproduce.analysis.overlays import draw_overlay
-from utils.config import Evaluation, run_script
+from utils.config import Evaluation
 from utils.stages import STAGE_NAMES
 
 

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from data.case import Case
+from engine.command_line import run_script
 from reproduce.analysis.figures import (
     CellResult,
     Request,
@@ -46,7 +47,6 @@ from reproduce.analysis.overlays import (
     write_in_panel,
 )
 from reproduce.experiments.cells import Cell
-from utils.config import run_script
 
 INPUTS = ("Input", "Zoom", "Label")
 RESULTS = {  # column -> stage, four-fold cross-validation

@@ -29,6 +29,7 @@ from matplotlib.lines import Line2D
 
 from data.prepare.prepare_centers import prepare_centers
 from data.prepare.prepared_case import PrepareSettings
+from engine.command_line import run_script
 from engine.inference import load_model
 from engine.run_folders import Run, find_runs
 from reproduce.analysis.embedding import (
@@ -55,7 +56,6 @@ from reproduce.analysis.figures import (
 )
 from reproduce.experiments.cells import Cell, Plan
 from reproduce.experiments.finished import find_folders
-from utils.config import run_script
 
 VARIANTS = ("BL", "Ours")
 # Apart in color, in gray, and by their rim.

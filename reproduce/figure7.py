@@ -20,6 +20,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from engine.command_line import run_script
 from methods import METHODS
 from reproduce.analysis.figures import (
     PAGE_IN,
@@ -36,7 +37,6 @@ from reproduce.analysis.figures import (
     write_numbers,
 )
 from reproduce.experiments.cells import Cell
-from utils.config import run_script
 from utils.stages import VARIANTS
 
 POOLED = "all centers"

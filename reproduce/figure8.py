@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 
 from data.case import Case
 from engine.case_metrics import Row
+from engine.command_line import run_script
 from reproduce.analysis.figures import (
     PAGE_IN,
     CellResult,
@@ -44,7 +45,6 @@ from reproduce.analysis.overlays import (
     result_outline,
     write_in_panel,
 )
-from utils.config import run_script
 
 LARGEST_PANEL_IN = 2.2
 Lesions = Mapping[tuple[str, str], str]  # (center, case_id) -> kind of lesion

@@ -17,8 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data.centers import load_centers
 from data.prepare.prepare_centers import prepare_centers
 from data.prepare.prepared_case import PrepareSettings
-from utils.config import run_script
-from utils.stages import STAGES, Config
+from engine.command_line import run_script
+from utils.config import Config
+from utils.stages import STAGES
 
 MAX_WORKERS = 16  # a full CT takes some 2 GB while it is resampled
 

@@ -19,6 +19,7 @@ from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from engine.command_line import run_script
 from reproduce.analysis.publish import show_results
 from reproduce.experiments.cells import Step
 from reproduce.experiments.estimate import known_speeds
@@ -36,7 +37,6 @@ from reproduce.prepare import count_workers
 from reproduce.workflow.actions import run_step
 from reproduce.workflow.schedule import TIME, Orders, only_one, run_tasks
 from reproduce.workflow.tasks import TRAIN, Report, Task
-from utils.config import run_script
 from utils.device import select_device
 
 SPEEDS = "speeds.json"  # measured on this machine; remove it to measure again

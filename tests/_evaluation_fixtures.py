@@ -22,12 +22,14 @@ from data.case import HU_RANGE
 from data.intensity import HU_WINDOW
 from data.splits import Split
 from engine.checkpointing import save_checkpoint
+from engine.command_line import parse_config, parse_evaluation
 from engine.evaluation import run_stage
 from engine.run_folders import Run, create_run, mark_done
 from methods import Method
-from utils.config import Evaluation, parse_config, parse_evaluation, to_plain
+from utils.config import Config, Evaluation
 from utils.files import write_text
-from utils.stages import STAGE_NAMES, STAGES, Config, Stage
+from utils.settings import to_plain
+from utils.stages import STAGE_NAMES, STAGES, Stage
 
 SPACING = (2.5, 2.0, 2.0)  # mm of the files, (z, y, x)
 PREPARED_SPACING = (3.0, 2.4, 2.4)

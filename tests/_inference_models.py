@@ -11,7 +11,8 @@ from engine.inference import (
     Model,
 )
 from tests._evaluation_fixtures import WindowMethod
-from utils.stages import TUMOR_FINE, Config, Stage
+from utils.config import Config
+from utils.stages import TUMOR_FINE, Stage
 
 CPU = torch.device("cpu")
 

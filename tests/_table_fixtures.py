@@ -13,11 +13,11 @@ import numpy as np
 from data.centers import load_centers
 from data.splits import Split
 from engine.case_metrics import Row, write_cases
+from engine.command_line import parse_config
 from engine.run_folders import create_run, mark_done
 from reproduce.analysis.tables import Report
 from reproduce.experiments.cells import Cell, Plan, make_cell, steps_of
 from tests._evaluation_fixtures import write_toml
-from utils.config import parse_config
 from utils.files import write_json
 from utils.stages import STAGES
 

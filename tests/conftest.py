@@ -6,7 +6,7 @@ import csv
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,13 +16,19 @@ import torch
 from torch import Tensor
 
 from data.centers import load_centers
+from data.dataset import Crop
 from data.prepare.prepare_centers import prepare_centers
 from data.prepare.prepared_case import PreparedCase, PrepareSettings
-from engine.checkpointing import load_checkpoint
+from engine.checkpointing import State, load_checkpoint
 from engine.run_folders import Run
+from engine.step import TrainingStep
 from engine.training import fit
+from methods import make_config
 from tests.volumes import to_image, write_volume
-from utils.stages import STAGES, Config, Stage, setting_names
+from utils.config import Config
+from utils.distributed import World
+from utils.settings import setting_names
+from utils.stages import STAGES, Stage
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPE, SPACING = (24, 32, 40), (3.0, 1.5, 1.5)  # voxels and mm, (z, y, x)
@@ -106,7 +112,8 @@ def tiny_prepared(tiny: Tiny) -> dict[str, list[PreparedCase]]:
 def tiny_config(tiny: Tiny, tmp_path: Path) -> Callable[..., Config]:
     """`tiny_config("tumor_fine", epochs=2, lr=0.1)`: a `Config` on the tiny centers, C unseen.
 
-    Keywords are fields of `Stage` or `Config`. Run folders go to `tmp_path / "checkpoints"`.
+    Keywords are fields of `Stage` or `Config`; `settings` changes the method's settings by dotted
+    name. Run folders go to `tmp_path / "checkpoints"`.
     """
 
     def make(stage_name: str = "tumor_coarse", **changes: object) -> Config:
@@ -117,7 +124,7 @@ def tiny_config(tiny: Tiny, tmp_path: Path) -> Callable[..., Config]:
             **{"checkpoints": tmp_path / "checkpoints", "width": 8, "device": "cpu"},
             **{"precision": "fp32", "workers": 0, "tensorboard": False, **changes},
         }
-        return Config(replace(STAGES[stage_name], **{**small, **own}), **values)  # type: ignore[arg-type]
+        return make_config(replace(STAGES[stage_name], **{**small, **own}), **values)  # type: ignore[arg-type]
 
     return make
 
@@ -150,9 +157,36 @@ def read_log(run: Run) -> list[dict[str, str]]:
 
 def weights(run: Run) -> dict[str, Tensor]:
     """The network's tensors by name, as the checkpoint holds them."""
-    return load_checkpoint(run.checkpoint)["network"]
+    return load_checkpoint(run.checkpoint)["method"]
 
 
 def same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
     """Whether the same names hold the same tensors, to the last bit."""
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+class NoFile:
+    """Stands for the checkpointer where steps are taken without a run folder."""
+
+    world = World()
+
+
+def take_step(state: State, config: Config, crops: Sequence[Crop], steps: int = 10) -> TrainingStep:
+    """One optimizer step on the crops, as the training loop takes it."""
+    step = TrainingStep(config, state, NoFile(), steps)  # type: ignore[arg-type]
+    samples = step.take(iter(crops), len(crops))
+    state.method.train()
+    state.method.training_step(samples, step)
+    step.values = step.finish()  # type: ignore[attr-defined]
+    state.step += 1
+    state.method.after_step(step)
+    return step
+
+
+def gradient_of(state: State, config: Config, crops: Sequence[Crop]) -> dict[str, Tensor]:
+    """The terms of one default step on the crops; the gradient is left on the parameters."""
+    step = TrainingStep(config, state, NoFile(), 10)  # type: ignore[arg-type]
+    state.method.train()
+    for sample in step.take(iter(crops), len(crops)):
+        step.backward(step.forward(state.method.loss, sample), 1 / len(crops))
+    return step._sums

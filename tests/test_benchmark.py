@@ -11,6 +11,7 @@ import pytest
 
 from data.centers import load_centers
 from data.phantom.centers import APART
+from engine.command_line import parse_config
 from reproduce.analysis.benchmark import (
     CLAIM_DSC,
     benchmark_markdown,
@@ -26,7 +27,6 @@ from reproduce.analysis.run_table import report_table
 from reproduce.experiments.cells import Plan
 from reproduce.experiments.presets import PRESETS, Phantoms
 from tests._table_fixtures import cell, fill, fill_model, make_plan, make_rows, markdown_cells
-from utils.config import parse_config
 from utils.stages import STAGES, VARIANTS
 
 NAMES = ("A", "B", "C")

@@ -12,6 +12,7 @@ import pytest
 from data.case import Center
 from data.centers import load_centers
 from engine.case_metrics import Row, write_cases, write_summary
+from engine.command_line import parse_config, parse_evaluation
 from engine.evaluation import digest_result, run_stage
 from engine.results import result_folder
 from engine.run_folders import Run, create_run, mark_done
@@ -34,7 +35,7 @@ from reproduce.experiments.finished import (
     read_cell,
 )
 from tests.conftest import Tiny
-from utils.config import Evaluation, parse_config, parse_evaluation
+from utils.config import Evaluation
 from utils.files import write_json
 from utils.stages import STAGES, VARIANTS
 

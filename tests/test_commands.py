@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from engine.command_line import parse_config
 from utils.commands import to_arguments
-from utils.config import parse_config
 from utils.stages import TUMOR_FINE
 
 

@@ -10,19 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from methods import METHODS
+from engine.command_line import parse_config, parse_evaluation, run_script
+from methods import METHODS, config_from_plain, read_config
 from tests.conftest import ROOT
-from utils.config import (
-    check_config,
-    config_from_plain,
-    parse_config,
-    parse_evaluation,
-    read_config,
-    run_script,
-    stage_named,
-    to_plain,
-)
-from utils.stages import STAGES, TUMOR_COARSE, TUMOR_FINE, Config, Stage, setting_names
+from utils.config import Config, check_config
+from utils.settings import setting_names, to_plain
+from utils.stages import STAGES, TUMOR_COARSE, TUMOR_FINE, Stage, stage_named
 
 SCRIPTS = sorted(ROOT.glob("train_*/train_sh_*.py")) + sorted(
     ROOT.glob("evaluate_*/evaluate_sh_*.py")

@@ -14,12 +14,11 @@ from torch import Tensor, nn
 from data.prepare.prepared_case import PreparedCase
 from engine.case_metrics import read_cases
 from engine.checkpointing import load_checkpoint
-from engine.early_stopping import Watch
+from engine.early_stopping import EarlyStopping
 from engine.evaluation import run_stage
 from methods import Method
 from tests.conftest import same, train, weights
-from utils.config import Evaluation, check_config
-from utils.stages import Config
+from utils.config import Config, Evaluation, check_config
 
 MakeConfig = Callable[..., Config]
 Prepared = dict[str, list[PreparedCase]]
@@ -39,10 +38,10 @@ class Sees(Method):
 
 
 def test_training_ends_when_so_many_measures_bring_no_rise(tiny_config: MakeConfig) -> None:
-    watch = Watch(tiny_config(patience=2), [])
+    watch = EarlyStopping(tiny_config(patience=2), [])
     ended = [watch.has_plateaued(h) for h in ([], [5.0], [5, 4], [5, 4, 5], [5, 4, 6], [5, 6, 6])]
     assert ended == [False, False, False, True, False, False]
-    assert not Watch(tiny_config(patience=0), []).has_plateaued([5.0] * 100)
+    assert not EarlyStopping(tiny_config(patience=0), []).has_plateaued([5.0] * 100)
 
 
 def test_the_measure_is_the_mean_over_centers_of_the_dice_in_the_crop(
@@ -52,7 +51,7 @@ def test_the_measure_is_the_mean_over_centers_of_the_dice_in_the_crop(
     cases = [*tiny_prepared["A"], *tiny_prepared["B"]]
     method = Sees(config)
     network = method.build_network()
-    found = Watch(config, cases).measure(method, network)
+    found = EarlyStopping(config, cases).measure(method, network)
     assert network.training
 
     def dice(case: PreparedCase) -> float:

@@ -26,7 +26,7 @@ from reproduce.analysis.embedding import (
     measure_points,
     to_unit_length,
 )
-from utils.stages import Config
+from utils.config import Config
 
 MakeConfig = Callable[..., Config]
 

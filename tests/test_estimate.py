@@ -13,6 +13,7 @@ import torch
 from data.centers import load_centers
 from engine.case_metrics import write_cases
 from engine.checkpointing import save_checkpoint
+from engine.command_line import parse_config
 from engine.results import result_folder
 from engine.run_folders import create_run, mark_done
 from engine.split_selection import select_splits
@@ -30,9 +31,9 @@ from reproduce.experiments.estimate import (
 from reproduce.experiments.workload import describe_loads, loads_of, plan_wall, tasks_of
 from reproduce.workflow.tasks import EVALUATE, PREPARE, TRAIN
 from tests.conftest import Tiny
-from utils.config import parse_config
+from utils.config import Config
 from utils.device import select_device, select_precision
-from utils.stages import STAGES, Config
+from utils.stages import STAGES
 
 SMALL = (
     *("--width", "8", "--spacing", "3", "1.5", "1.5", "--workers", "0", "--no-tensorboard"),

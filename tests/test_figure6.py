@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from engine.checkpointing import save_checkpoint
-from methods import build_method
+from methods import build_method, read_config
 from reproduce import figure6
 from reproduce.analysis.figures import Request
 from reproduce.experiments.cells import Cell
@@ -20,7 +20,7 @@ from tests._figure_fixtures import (
     read_csv,
     rows_of,
 )
-from utils.config import read_config, to_plain
+from utils.settings import to_plain
 
 pytest_plugins = ["tests._figure_plugin"]
 

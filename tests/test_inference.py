@@ -26,7 +26,8 @@ from engine.inference import (
 from methods import METHODS, build_method
 from tests._evaluation_fixtures import WindowMethod, hu_window, small_stage, write_run
 from tests._inference_models import identity, make_model
-from utils.stages import PANCREAS_COARSE, STAGES, TUMOR_COARSE, TUMOR_FINE, Config
+from utils.config import Config
+from utils.stages import PANCREAS_COARSE, STAGES, TUMOR_COARSE, TUMOR_FINE
 
 
 def by_position(image: Tensor) -> Tensor:

@@ -20,7 +20,8 @@ from engine.checkpointing import State, build_state
 from engine.training import backward
 from methods import METHODS, build_method
 from methods.base import MethodSettings, override
-from utils.stages import STAGES, TUMOR_FINE, Config
+from utils.config import Config
+from utils.stages import STAGES, TUMOR_FINE
 
 CPU = torch.device("cpu")
 MakeConfig = Callable[..., Config]

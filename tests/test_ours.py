@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from data.dataset import Crop, Sample, load_on_device, make_sample
+from engine.command_line import parse_config
 from engine.training import weighted_sum
 from losses.consistency import consistency_loss
 from losses.segmentation import segmentation_loss
@@ -18,8 +19,8 @@ from methods.base import Method
 from methods.ours import Ours, forward_views, mean_over_pairs
 from models.backbone import ResidualEncoderDecoder
 from tests.conftest import SPACING, make_tiny_case
-from utils.config import parse_config
-from utils.stages import TUMOR_FINE, Config, with_variant
+from utils.config import Config
+from utils.stages import TUMOR_FINE, with_variant
 
 MakeConfig = Callable[..., Config]
 

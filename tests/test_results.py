@@ -27,8 +27,8 @@ from tests._evaluation_fixtures import (
     write_four_runs,
     write_run,
 )
-from utils.config import Evaluation
-from utils.stages import STAGE_NAMES, STAGES, Config
+from utils.config import Config, Evaluation
+from utils.stages import STAGE_NAMES, STAGES
 
 pytest_plugins = ["tests._evaluation_plugin"]
 

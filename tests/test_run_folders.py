@@ -14,9 +14,10 @@ import pytest
 from data.splits import Split
 from engine import run_folders as module
 from engine.run_folders import Run, config_hash, create_run, find_runs, locked, mark_done, open_runs
+from methods import read_config
 from tests.conftest import ROOT
-from utils.config import StoppedError, read_config
-from utils.stages import PANCREAS_COARSE, TUMOR_COARSE, Config, with_variant
+from utils.config import Config, StoppedError
+from utils.stages import PANCREAS_COARSE, TUMOR_COARSE, with_variant
 
 AB_C = Split(("A", "B"), "C", (("A", "1"), ("B", "2")), (("C", "3"),))
 BC_A = Split(("B", "C"), "A", (("B", "2"), ("C", "3")), (("A", "1"),))

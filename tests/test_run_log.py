@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from engine.run_log import COLUMNS, RunLog, keep_rows
-from utils.stages import TUMOR_COARSE, Config
+from utils.config import Config
+from utils.stages import TUMOR_COARSE
 
 VALUES = {"seg": 1.25, "dis": 0.5, "total": 1.75, "grad_norm": 3.0}
 

@@ -26,8 +26,7 @@ from tests.conftest import (
     write_tiny_centers,
 )
 from tests.volumes import to_image, write_volume
-from utils.config import Evaluation
-from utils.stages import Config
+from utils.config import Config, Evaluation
 
 CPU = torch.device("cpu")
 MakeConfig = Callable[..., Config]

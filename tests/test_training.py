@@ -14,11 +14,11 @@ from data.dataset import Crop, StageDataset
 from data.prepare.prepared_case import PreparedCase
 from engine.checkpointing import build_state, load_checkpoint
 from engine.training import backward, weighted_sum
-from methods import METHODS, build_method
+from methods import METHODS, build_method, config_from_plain, read_config
 from methods.ours import Ours
 from tests.conftest import read_log, same, train, weights
-from utils.config import config_from_plain, read_config
-from utils.stages import STAGES, Config
+from utils.config import Config
+from utils.stages import STAGES
 
 CPU = torch.device("cpu")
 MakeConfig = Callable[..., Config]

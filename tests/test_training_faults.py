@@ -28,7 +28,7 @@ from tests.conftest import (
     weights,
     write_tiny_centers,
 )
-from utils.stages import Config
+from utils.config import Config
 
 CPU = torch.device("cpu")
 MakeConfig = Callable[..., Config]

@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from engine.checkpointing import load_checkpoint
+from engine.command_line import parse_config
 from engine.run_folders import Run, find_runs
 from engine.training import SIGTERM_EXIT
 from tests.conftest import Tiny, read_log, same, start_script, train, weights
-from utils.config import parse_config
 from utils.stages import TUMOR_COARSE
 
 SCRIPT = "train_tumor/train_sh_tumor_coarse.py"

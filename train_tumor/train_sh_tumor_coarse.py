@@ -5,8 +5,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from engine.command_line import parse_config, run_script
 from engine.training import fit
-from utils.config import parse_config, run_script
 from utils.stages import TUMOR_COARSE
 
 if __name__ == "__main__":

@@ -1,46 +1,152 @@
-"""The only argparse of training and evaluation: command line -> frozen configuration -> JSON."""
+"""What a run is asked to do: `Config` for a training, `Evaluation` for an evaluation."""
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
-import json
-import math
 import re
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any
 
-from utils.stages import (
-    FOLDS,
-    LOSS_TERMS,
-    STAGES,
-    VARIANTS,
-    Config,
-    Stage,
-    setting_names,
-    with_variant,
+from utils.settings import (
+    AT_LEAST_1,
+    NOT_NEGATIVE,
+    POSITIVE,
+    Range,
+    check_settings,
+    setting,
 )
+from utils.stages import FOLDS, Stage
 
 ROI_SOURCES = ("seg", "mask")
-PROTOCOLS = ("paper", "honest", "heldout")
-# What a number may be, by setting.
-ABOVE_ZERO = ("width", "lr", "spacing", "steepness", "temperature", "threshold", "rescale_range")
-AT_LEAST = {
-    **dict.fromkeys(("epochs", "views", "accumulate", "stride", "rounds", "window_voxels"), 1),
-    **dict.fromkeys(("workers", "seed", "lr_power", "weight_decay", "checkpoint_seconds"), 0),
-    **dict.fromkeys(("margin_voxels", "min_round_voxels", "rescale_probability"), 0),
-    "agreement_dice": 0,
-    "max_voxels": 8**3,  # the network's smallest input
-    **dict.fromkeys(("holdout", "validate_epochs", "patience"), 0),
-}
-AT_MOST_ONE = ("rescale_probability", "agreement_dice")
-LOW_AND_HIGH = ("jitter_z_fraction", "jitter_voxels", "rescale_range")
-Request = TypeVar("Request")
+PRECISIONS = ("auto", "bf16", "fp16", "fp32")
+DEFAULT_METHOD = "ours"
 
 
-@dataclasses.dataclass(frozen=True)
+class StoppedError(RuntimeError):
+    """Work that cannot continue though no setting is wrong; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """One training run: a stage, a method, its data and how it is computed; config.json.
+
+    `settings`: an instance of the method's own `Settings` (see `methods.make_config`).
+    `target`, `sources`, `fold` and `holdout` choose the cases; a run's split holds the outcome.
+    """
+
+    stage: Stage
+    settings: Any
+    method: str = setting(DEFAULT_METHOD, "which method is trained", "Tables V and VI")
+    centers: Path = setting(
+        Path("centers.toml"),
+        "the file that lists the centers",
+        "docs/data.md",
+        affects_weights=False,
+    )
+    sources: tuple[str, ...] = setting(
+        (),
+        "centers to train on; none given: every leave-one-center-out fold in turn",
+        "Sec. IV-C",
+        affects_weights=False,
+    )
+    target: str | None = setting(
+        None, "the center that no training may see", "Sec. IV-C", affects_weights=False
+    )
+    fold: str | None = setting(
+        None,
+        "cross-validation inside --target (none: each center): train on the other three of its "
+        "four folds",
+        "Table IV",
+        FOLDS,
+        affects_weights=False,
+    )
+    holdout: float = setting(
+        0.0,
+        "part of each source center's patients that is not trained on, to choose the threshold "
+        "`source-val` on",
+        "docs/method.md",
+        allowed=Range(least=0, below=1),
+        affects_weights=False,
+    )
+    checkpoints: Path = setting(
+        Path("checkpoints"), "where run folders are made", "-", affects_weights=False
+    )
+    cache: Path = setting(
+        Path("cache"), "where prepared cases are kept", "-", affects_weights=False
+    )
+    time: str | None = setting(
+        None, "timestamp of the run; none: now, in UTC", "-", affects_weights=False
+    )
+    resume: bool = setting(
+        True, "resume an unfinished run of the same configuration", "-", affects_weights=False
+    )
+    spacing: tuple[float, float, float] = setting(
+        (1.5, 0.8, 0.8),
+        "voxel size of prepared cases, mm (z, y, x)",
+        "Sec. IV-A",
+        allowed=POSITIVE,
+    )
+    width: int = setting(
+        32, "channels of the first level, a multiple of 8", "Sec. III-D", allowed=AT_LEAST_1
+    )
+    upsample: str = setting(
+        "trilinear", "decoder upsampling", "Sec. III-D", ("trilinear", "nearest")
+    )
+    lr: float = setting(1e-4, "initial learning rate of Adam", "Sec. IV-C", allowed=POSITIVE)
+    lr_power: float = setting(
+        0.9, "lr = lr0 (1 - step / steps) ** power", "Sec. IV-C", allowed=NOT_NEGATIVE
+    )
+    weight_decay: float = setting(
+        5e-4, "weight decay of Adam", "released scripts", allowed=NOT_NEGATIVE
+    )
+    validate_epochs: int = setting(
+        0,
+        "measure Dice on held-out source cases every so many epochs; 0: never",
+        "-",
+        allowed=NOT_NEGATIVE,
+    )
+    patience: int = setting(
+        0,
+        "end training when so many measures brought no rise; 0: train to the last epoch",
+        "-",
+        allowed=NOT_NEGATIVE,
+    )
+    accumulate: int = setting(
+        1,
+        "samples per step and process (of each source, for a method that takes one of each)",
+        "Sec. IV-C",
+        allowed=AT_LEAST_1,
+    )
+    seed: int = setting(
+        2022,
+        "seed of everything random",
+        "released scripts",
+        allowed=Range(least=0, below=2**63),
+    )
+    device: str = setting(
+        "auto", "cpu, cuda, cuda:1, or auto: a GPU if there is one", "-", affects_weights=False
+    )
+    precision: str = setting(
+        "auto", "auto: bf16 where the device computes it fast, else fp32", "-", PRECISIONS
+    )
+    workers: int = setting(
+        2,
+        "processes that read and prepare cases; 0: none",
+        "-",
+        allowed=NOT_NEGATIVE,
+        affects_weights=False,
+    )
+    checkpoint_seconds: float = setting(
+        60.0,
+        "save at most this often, at epoch ends",
+        "-",
+        allowed=NOT_NEGATIVE,
+        affects_weights=False,
+    )
+    tensorboard: bool = setting(True, "write TensorBoard events too", "-", affects_weights=False)
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What an evaluate script was asked to do; every other setting comes from the checkpoint."""
 
@@ -53,8 +159,7 @@ class Evaluation:
     time: tuple[str, ...] = ()
     roi_source: str = "seg"
     protocol: str = "paper"
-    method: str | None = None
-    variant: str = "Ours"
+    method: str = DEFAULT_METHOD
     seed: int | None = None
     fold: str | None = None
     device: str = "auto"
@@ -62,238 +167,29 @@ class Evaluation:
     workers: int = 2
 
 
-def parse_config(stage: Stage, argv: Sequence[str] | None = None) -> Config:
-    """Command line of a train script -> `Config`; exits with a message for wrong values."""
-    parser = argparse.ArgumentParser(
-        description=f"Train the stage {stage.name}.", formatter_class=argparse.RawTextHelpFormatter
-    )
-    run = parser.add_argument_group("run")
-    _add_settings(run, Config, Config(stage))
-    _add_settings(parser.add_argument_group(f"stage {stage.name}"), Stage, stage)
-    given = vars(parser.parse_args(argv))
-    if "weights" in given:
-        given["weights"] = {**stage.weights, **given["weights"]}
-    own = {name: given.pop(name) for name in setting_names(Stage) if name in given}
-    stage = dataclasses.replace(stage, **own)
-    config = Config(with_variant(stage, stage.variant), **given)
-    try:
-        check_config(config)
-    except ValueError as error:
-        parser.error(str(error))
-    return config
-
-
-def parse_evaluation(stage: Stage, argv: Sequence[str] | None = None) -> Evaluation:
-    """Command line of an evaluate script -> `Evaluation`."""
-    default = Evaluation(stage.name)
-    parser = argparse.ArgumentParser(
-        description=f"Evaluate the stage {stage.name} on centers that its training never saw. "
-        "Model, threshold and margins come from the checkpoint.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--centers", type=Path, default=default.centers, help="the file that lists the centers")
-    add("--sources", nargs="+", default=(), help="only runs trained on exactly these centers")
-    add("--target", help="center to evaluate on; none: the target of each newest run")
-    times = "timestamp of the run, and of those of the stages before; none: the newest finished"
-    add("--time", nargs="+", default=(), help=times)
-    add("--roi-source", choices=ROI_SOURCES, default="seg", help="pancreas ROI: segmented or label")
-    add(
-        "--protocol",
-        choices=PROTOCOLS,
-        default=default.protocol,
-        help="the tumor's threshold: the target center's in centers.toml (paper), or the best on "
-        "held-out source cases (honest), which heldout predicts first",
-    )
-    add("--method", help="only runs of this method")
-    add("--variant", choices=tuple(VARIANTS), default="Ours", help="only runs of this row")
-    add("--seed", type=int, help="only runs of this seed")
-    add("--fold", choices=FOLDS, help="runs of cross-validation inside --target")
-    add("--checkpoints", type=Path, default=default.checkpoints, help="where run folders are")
-    add("--cache", type=Path, default=default.cache, help="where prepared cases are kept")
-    add("--device", default="auto", help="cpu, cuda, cuda:1, or auto: a GPU if there is one")
-    add("--precision", choices=("auto", "bf16", "fp16", "fp32"), default="auto", help="arithmetic")
-    add("--workers", type=int, default=default.workers, help="processes that prepare cases")
-    given = vars(parser.parse_args(argv))
-    given |= {name: tuple(given[name]) for name in ("sources", "time")}
-    return Evaluation(stage.name, **given)
-
-
-class StoppedError(RuntimeError):
-    """Work that cannot go on though no setting is wrong; the message says why and what to do."""
-
-
-def run_script(action: Callable[[Request], Any], request: Request) -> None:
-    """Run a script's work; what the user can mend ends it with one message and status 2."""
-    try:
-        action(request)
-    except (ValueError, FileNotFoundError, StoppedError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
-
-
 def check_config(config: Config) -> None:
     """Raise ValueError, naming the setting and what it may be, where a value cannot work."""
-    stage, width = config.stage, config.width
-    for owner in (config, stage):
-        _check_ranges(owner)
-    _check_weights(stage.weights)
+    for owner in (config, config.stage, config.settings):
+        check_settings(owner)
     twice = sorted({name for name in config.sources if config.sources.count(name) > 1})
+    axes = config.stage.mirror_axes
     rules = (
-        (width % 8 == 0, f"--width {width}: a multiple of 8"),
-        (stage.threshold < 1, f"--threshold {stage.threshold}: between 0 and 1"),
+        (config.width % 8 == 0, f"--width {config.width}: a multiple of 8"),
+        (len(set(axes)) == len(axes), f"--mirror-axes {axes}: an axis is listed twice"),
         (
             config.patience == 0 or config.validate_epochs > 0,
             f"--patience {config.patience}: needs --validate-epochs",
         ),
-        (config.holdout < 1, f"--holdout {config.holdout}: 0 or more, below 1"),
-        (not twice, f"--sources: {', '.join(twice)} stands there twice"),
+        (not twice, f"--sources: {', '.join(twice)} is listed twice"),
         (
             config.target not in config.sources,
             f"--target {config.target}: a center of --sources cannot be the unseen one",
         ),
         (
-            config.time is None or re.fullmatch(r"[\w.-]+", config.time),
+            config.time is None or re.fullmatch(r"[\w-][\w.-]*", config.time),
             f"--time {config.time}: letters, digits, _, . and - only; it names a folder",
         ),
     )
     for holds, message in rules:
         if not holds:
             raise ValueError(message)
-
-
-def _check_ranges(owner: Config | Stage) -> None:
-    """Every number finite and in its range; for a tuple, each of its numbers."""
-    for name in setting_names(type(owner)):
-        value = getattr(owner, name)
-        numbers = [v for v in (value if isinstance(value, tuple) else (value,)) if _is_number(v)]
-        shown = f"--{name.replace('_', '-')} {' '.join(str(number) for number in numbers)}"
-        if not all(math.isfinite(number) for number in numbers):
-            raise ValueError(f"{shown}: a finite number")
-        if name in ABOVE_ZERO and min(numbers) <= 0:
-            raise ValueError(f"{shown}: above 0")
-        if name in AT_LEAST and min(numbers) < AT_LEAST[name]:
-            raise ValueError(f"{shown}: at least {AT_LEAST[name]}")
-        if name in AT_MOST_ONE and max(numbers) > 1:
-            raise ValueError(f"{shown}: at most 1")
-        if name in LOW_AND_HIGH and numbers[0] > numbers[1]:
-            raise ValueError(f"{shown}: the lower number first")
-
-
-def _check_weights(weights: Mapping[str, Any]) -> None:
-    if not set(weights) <= set(LOSS_TERMS):
-        raise ValueError(f"--weights {' '.join(weights)}: terms are {', '.join(LOSS_TERMS)}")
-    for term, weight in weights.items():
-        if not _is_number(weight) or not 0 <= weight < math.inf:
-            raise ValueError(f"--weights {term}={weight}: a number, 0 or more")
-    if not any(weights.values()):
-        raise ValueError("--weights: at least one above 0")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def to_plain(value: Any) -> Any:
-    """Dataclasses, paths, tuples and mappings as JSON's own types."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {str(key): to_plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [to_plain(item) for item in value]
-    return value
-
-
-def config_from_plain(plain: Mapping[str, Any]) -> Config:
-    """The inverse of `to_plain` for a `Config`; an unknown or missing key is a ValueError."""
-    values = dict(plain)
-    try:
-        stage = _from_plain(Stage, values.pop("stage"))
-        return _from_plain(Config, {**values, "stage": stage})
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"not a configuration of this version: {error}") from error
-
-
-def read_config(path: Path) -> Config:
-    """Read config.json of a run folder."""
-    return config_from_plain(json.loads(path.read_text(encoding="utf-8")))
-
-
-def stage_named(name: str) -> Stage:
-    """The stage of that name; a ValueError names the choices."""
-    if name not in STAGES:
-        raise ValueError(f"unknown stage {name!r}; choose from {', '.join(STAGES)}")
-    return STAGES[name]
-
-
-def _from_plain(cls: type, values: Mapping[str, Any]) -> Any:
-    hints = get_type_hints(cls)
-    out = {}
-    for name, value in values.items():
-        if isinstance(value, list):
-            value = tuple(value)
-        out[name] = Path(value) if hints.get(name) is Path else value
-    return cls(**out)
-
-
-def _add_settings(group: argparse._ArgumentGroup, cls: type, defaults: Any) -> None:
-    """One option per field that has a `help`; what is not given stays out of the namespace."""
-    for item in dataclasses.fields(cls):
-        if "help" not in item.metadata:
-            continue
-        default = getattr(defaults, item.name)
-        text = f"{item.metadata['help']}\n(default: {_shown(default)}; source: "
-        text = (text + f"{item.metadata['source']})").replace("%", "%%")
-        options: dict[str, Any] = {"help": text, "default": argparse.SUPPRESS, "dest": item.name}
-        if item.metadata["choices"]:
-            options["choices"] = item.metadata["choices"]
-        options.update(_value_options(default))
-        if item.type == "tuple[int, ...]":
-            options["nargs"] = "*"
-        flag = "--set" if item.name == "settings" else "--" + item.name.replace("_", "-")
-        group.add_argument(flag, **options)
-
-
-def _value_options(default: Any) -> dict[str, Any]:
-    if isinstance(default, bool):
-        return {"action": argparse.BooleanOptionalAction}
-    if isinstance(default, Mapping):
-        return {"action": _Pairs, "nargs": "+", "metavar": "KEY=VALUE"}
-    if isinstance(default, tuple):
-        kind = type(default[0]) if default else str
-        return {"action": _Tuple, "nargs": len(default) or "+", "type": kind}
-    if default is None:
-        return {"type": str}
-    return {"type": type(default) if not isinstance(default, Path) else Path}
-
-
-def _shown(default: Any) -> str:
-    if isinstance(default, Mapping):
-        return " ".join(f"{key}={value:g}" for key, value in default.items()) or "none"
-    if isinstance(default, tuple):
-        return " ".join(str(item) for item in default) or "none"
-    return "none" if default is None else str(default)
-
-
-class _Tuple(argparse.Action):
-    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
-        setattr(namespace, self.dest, tuple(values))
-
-
-class _Pairs(argparse.Action):
-    """KEY=VALUE ...; each value is read as JSON where it is JSON, as text otherwise."""
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
-        pairs = dict(getattr(namespace, self.dest, {}))
-        for item in values:
-            key, equals, text = item.partition("=")
-            if not equals:
-                parser.error(f"{option} {item}: expected KEY=VALUE")
-            try:
-                pairs[key] = json.loads(text)
-            except json.JSONDecodeError:
-                pairs[key] = text
-        setattr(namespace, self.dest, pairs)

@@ -47,6 +47,17 @@ class World:
             gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
             start += gradient.numel()
 
+    def average_buffers(self, buffers: Iterable[Tensor]) -> None:
+        """Replace each buffer by its mean over the processes; whole numbers by the first's."""
+        if self.size == 1:
+            return
+        for buffer in buffers:
+            if buffer.is_floating_point():
+                distributed.all_reduce(buffer)
+                buffer /= self.size
+            else:
+                distributed.broadcast(buffer, src=0)
+
     def all_true(self, flag: bool, device: torch.device) -> bool:
         """Whether `flag` holds in every process."""
         if self.size == 1:

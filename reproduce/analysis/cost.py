@@ -8,14 +8,13 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from methods import build_method
+from methods import build_method, read_config
 from models.complexity import PATCH_SIZES, Complexity, count_complexity
 from reproduce.analysis.compare import Line, Paper
 from reproduce.analysis.layout import show_number
 from reproduce.analysis.render import Group, Sheet
 from reproduce.experiments.cells import Cell, Plan
 from reproduce.experiments.finished import find_folders, read_cell
-from utils.config import read_config
 
 COLUMNS = {
     "params_1e7": "parameters (1e7)",

@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from data.centers import load_centers
+from engine.command_line import run_script
 from reproduce.analysis.compare import read_paper
 from reproduce.analysis.tables import Report, Table, make_report, protocols_of, table_cells
 from reproduce.experiments.cells import SEED, Plan
 from reproduce.experiments.finished import exact_command, missing_steps, read_cell
-from utils.config import run_script
 from utils.stages import STAGE_NAMES
 
 

@@ -15,7 +15,8 @@ from typing import Any
 from data.case import Center
 from data.centers import load_centers
 from utils.commands import command_line, script, to_arguments
-from utils.stages import N_FOLDS, STAGES, Config
+from utils.config import Config
+from utils.stages import N_FOLDS, STAGES
 
 SEED = Config(STAGES["tumor_fine"]).seed
 

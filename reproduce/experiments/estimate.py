@@ -39,11 +39,11 @@ from engine.split_selection import select_splits
 from engine.training import backward, load_crops
 from methods import build_method
 from reproduce.workflow.worker import heed_starter
+from utils.config import Config
 from utils.device import select_device, select_precision
 from utils.distributed import World
 from utils.files import write_json
 from utils.postprocess import keep_components
-from utils.stages import Config
 
 SAMPLE_CASES = 3  # a step is measured on so many cases
 TRIED_CASES = 12  # so many are looked at for lesions

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from engine.case_metrics import Row, read_cases
+from engine.command_line import parse_config, parse_evaluation
 from engine.evaluation import digest_result
 from engine.results import result_folder
 from engine.run_folders import Run, find_runs
@@ -25,7 +26,7 @@ from reproduce.experiments.cells import (
     trainings_of,
 )
 from utils.commands import to_arguments
-from utils.config import parse_config, parse_evaluation, to_plain
+from utils.settings import to_plain
 from utils.stages import STAGES
 
 # What may differ between a run and the plan that it is used for: where and how it was computed.

@@ -14,6 +14,7 @@ from data.centers import load_centers
 from data.splits import Split
 from engine.case_metrics import read_cases
 from engine.checkpointing import load_checkpoint
+from engine.command_line import parse_config, parse_evaluation
 from engine.results import result_folder
 from engine.run_folders import Run, config_hash, find_runs
 from engine.split_selection import select_splits
@@ -22,9 +23,9 @@ from reproduce.experiments.cells import Plan, Step, trainings_of
 from reproduce.experiments.estimate import Speed, model_key
 from reproduce.workflow.tasks import PREPARE, TRAIN, Task
 from utils.commands import to_arguments
-from utils.config import parse_config, parse_evaluation, stage_named
+from utils.config import Config
 from utils.device import select_device, select_precision
-from utils.stages import Config
+from utils.stages import stage_named
 
 NAMING = ("--target", "--fold", "--method", "--variant", "--roi-source", "--protocol", "--seed")
 

@@ -1,0 +1,178 @@
+"""`TrainingStep`: what the loop lends a method for one optimizer step.
+
+Precision, loss scaling, weights, the average over processes, the check for finite numbers and the
+log's values are here, so that a method's own `training_step` only says what is learned from what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from data.dataset import Crop, Sample, load_on_device, make_sample, sample_seed
+from engine.checkpointing import Checkpointer, State
+from methods.base import Loss, Terms
+from utils.config import Config, StoppedError
+from utils.device import autocast
+
+MIN_LOSS_SCALE = 1.0  # fp16: with gradients still infinite here, the scale is not the cause
+AUGMENT, DROPOUT = 1, 2  # purposes of `sample_seed`; 0 is the crop's, from 2 on dropout's
+
+
+class NonFiniteLossError(StoppedError):
+    """A loss term or a gradient became NaN or infinite; the last good state is on disk."""
+
+
+class TrainingStep:
+    """The `Step` of methods/base.py; made anew for each step."""
+
+    def __init__(self, config: Config, state: State, save: Checkpointer, steps: int) -> None:
+        self.config, self.state, self.save, self.steps = config, state, save, steps
+        self.cases: list[str] = []  # center/case of each sample, for the log
+        self._generators: dict[int, torch.Generator] = {}
+        self._forwards: dict[int, int] = {}
+        self._sums: dict[str, Tensor] = {}  # weighted by their shares
+        self._norms: list[Tensor] = []
+        self._updates = 0
+
+    @property
+    def number(self) -> int:
+        """This step's number, from 1."""
+        return self.state.step + 1
+
+    @property
+    def progress(self) -> float:
+        """The part of the training that is done before this step, in [0, 1)."""
+        return self.state.step / self.steps
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of this step, of an optimizer that began with the configured one."""
+        return self.config.lr * self._decay
+
+    def generator(self, purpose: int = 0) -> torch.Generator:
+        """Random numbers of this step that belong to no sample; the same after a resume."""
+        seed = sample_seed(self.config.seed, self.state.step, 1_000_000 + purpose)
+        return torch.Generator().manual_seed(seed)
+
+    def take(self, crops: Iterator[Crop], count: int) -> list[Sample]:
+        """The next samples, augmented, with the targets that the method asks for."""
+        method, device = self.state.method, self.state.device
+        samples = []
+        for _ in range(count):
+            crop = next(crops)
+            seed = sample_seed(self.config.seed, crop.index, AUGMENT)
+            generator = torch.Generator().manual_seed(seed)
+            with torch.no_grad():
+                image, label = load_on_device(crop, device)
+                image, label = method.augment(image, label, crop.spacing, generator)
+                domain = method.sources.index(crop.center) if method.sources else 0
+                stage = self.config.stage
+                samples.append(make_sample(image, label, crop, stage, method.targets, domain))
+            self._generators[crop.index] = generator
+            self.cases.append(f"{crop.center}/{crop.case_id}")
+        return samples
+
+    def forward(self, loss: Loss, sample: Sample) -> Terms:
+        """`loss(sample, generator)` in the run's precision, with the sample's own random numbers.
+
+        Called again for a sample it draws further ones.
+        """
+        times = self._forwards.get(sample.index, 0)
+        self._forwards[sample.index] = times + 1
+        torch.manual_seed(sample_seed(self.config.seed, sample.index, DROPOUT + times))
+        with autocast(self.state.device, self.config.precision):
+            return loss(sample, self._generators[sample.index])
+
+    def backward(self, terms: Terms, share: float = 1.0) -> None:
+        """Add the gradient of `share` times the weighted sum of the terms, and log them.
+
+        Raises ValueError for a term that the method does not name.
+        """
+        total = weighted_sum(terms, self.state.method.weights)
+        self.state.scaler.scale(total * share).backward()
+        for name, term in {**terms, "total": total}.items():
+            self._sums[name] = self._sums.get(name, 0.0) + term.detach() * share
+
+    def update(self, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Step one optimizer (None: each) with its gradients averaged over the processes.
+
+        A gradient or term that is not finite ends the training.
+        """
+        scaler = self.state.scaler
+        for each in self.state.optimizers if optimizer is None else [optimizer]:
+            parameters = [p for group in each.param_groups for p in group["params"]]
+            self.save.world.average_gradients(parameters)
+            if not scaler.is_enabled() or scaler.get_scale() < MIN_LOSS_SCALE:
+                # the scaler of fp16 skips a step of infinite gradients and lowers the scale
+                gradients = [p.grad for p in parameters if p.grad is not None]
+                self._norms.append(nn.utils.get_total_norm(gradients))
+            self._check_finite()
+            for group in each.param_groups:
+                group["lr"] = group["initial_lr"] * self._decay
+            scaler.step(each)
+            each.zero_grad(set_to_none=True)
+            self._updates += 1
+
+    def sync_buffers(self) -> None:
+        """Make the method's buffers equal in all processes: their mean, or the first's integers."""
+        self.save.world.average_buffers(self.state.method.buffers())
+
+    def finish(self) -> dict[str, float]:
+        """End the step: the terms of the log, averaged over the processes.
+
+        Raises ValueError where the method did not update, or left out a term that has a weight.
+        """
+        method = self.config.method
+        if self._updates == 0:
+            raise ValueError(f"method {method}: its training_step must call step.update()")
+        weights = self.state.method.weights
+        missing = [name for name, w in weights.items() if w > 0 and name not in self._sums]
+        if missing:
+            raise ValueError(
+                f"method {method}: its loss gave no {', '.join(missing)}, which have a weight; "
+                "give a term of 0 where there is nothing to learn, or leave it out by --weights"
+            )
+        self.state.scaler.update()
+        values = self._values()
+        shared = self.save.world.share(torch.stack(list(values.values()))).tolist()
+        return dict(zip(values, shared, strict=True))
+
+    @property
+    def _decay(self) -> float:
+        """Poly decay (Sec. IV-C)."""
+        return (1 - self.progress) ** self.config.lr_power
+
+    def _values(self) -> dict[str, Tensor]:
+        norm = {"grad_norm": torch.stack(self._norms).norm()} if self._norms else {}
+        return {**self._sums, **norm}
+
+    def _check_finite(self) -> None:
+        """Stop the run where a term or gradient of any process is not finite."""
+        values, world = self._values(), self.save.world
+        own_finite = bool(torch.stack(list(values.values())).isfinite().all())
+        if world.all_true(own_finite, self.state.device):
+            return
+        kept = "the last saved state is in last.pt"
+        if self._updates == 0:  # else one of several optimizers has moved already
+            self.save(force=True)
+            kept = "the state before this step is kept in last.pt"
+        shown = ", ".join(f"{name} {float(term):g}" for name, term in values.items())
+        everywhere = "; ".join(world.gather(f"{', '.join(self.cases)} ({shown})"))
+        raise NonFiniteLossError(
+            f"{self.save.run.folder}: step {self.number}: loss or gradient is not finite at "
+            f"{everywhere}; {kept}. Check that case, or lower --lr, or use --precision fp32"
+        )
+
+
+def weighted_sum(terms: Terms, weights: dict[str, float]) -> Tensor:
+    """Eq. 11: the sum of the terms by their weights; a term without a weight is an error."""
+    unknown = sorted(set(terms) - set(weights))
+    if unknown:
+        raise ValueError(
+            f"loss terms without a weight: {', '.join(unknown)}; the method's terms are "
+            f"{', '.join(weights)}"
+        )
+    return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
