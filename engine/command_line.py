@@ -24,16 +24,20 @@ from utils.settings import flatten, option_name, override
 from utils.stages import FOLDS, Stage, stage_named
 
 PROTOCOLS = ("paper", "honest", "heldout")
+STAGE_PART = "stage."  # of a flattened `Config`
 Request = TypeVar("Request")
 
 
-def parse_config(stage: Stage, argv: Sequence[str] | None = None) -> Config:
+def parse_config(
+    stage: Stage, argv: Sequence[str] | None = None, base: Config | None = None
+) -> Config:
     """Command line of a train script -> `Config`; exits with a message for wrong values.
 
-    The options of the method that `--method` names are those of its settings.
+    The options of the method that `--method` names are those of its settings. `base`: what holds
+    where the command line says nothing, `stage` its stage; None: the defaults.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
-    default = make_config(stage, _method_named(argv))
+    default = make_config(stage, _method_named(argv)) if base is None else base
     parser = argparse.ArgumentParser(
         description=f"Train the stage {stage.name}.",
         epilog="Settings of another method: --method NAME --help.",
@@ -127,7 +131,11 @@ def config_arguments(config: Config) -> tuple[str, ...]:
         (config.settings, default.settings),
     )
     for owner, usual in pairs:
-        before = {name: value for name, _, value in flatten(usual) if name != "method"}
+        before = {
+            name: value
+            for name, _, value in flatten(usual)
+            if name != "method" and not name.startswith(STAGE_PART)
+        }
         after = {name: value for name, _, value in flatten(owner) if name in before}
         for name, value in after.items():
             if value != before[name]:
@@ -177,6 +185,8 @@ def _refuse(parser: argparse.ArgumentParser, config: Config, unknown: Sequence[s
 def _add_settings(group: argparse._ArgumentGroup, owner: Any, part: str) -> None:
     """One option per setting; what is not given stays out of the namespace."""
     for name, item, default in flatten(owner):
+        if name.startswith(STAGE_PART):
+            continue  # the stage has a group of its own
         text = f"{item.metadata['help']}\n(default: {_shown(default)}; source: "
         text = (text + f"{item.metadata['source']})").replace("%", "%%")
         options: dict[str, Any] = {"help": text, "default": argparse.SUPPRESS}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 
-def touch(request: dict[str, Any], device: str, command: str) -> None:
+def touch(request: dict[str, Any], device: str) -> None:
     """Note that it began, work for `seconds`, note that it ended."""
     _note(request, "begin", device)
     print(f"{request['name']} speaks")
@@ -16,19 +16,19 @@ def touch(request: dict[str, Any], device: str, command: str) -> None:
     _note(request, "end", device)
 
 
-def fail(request: dict[str, Any], device: str, command: str) -> None:
+def fail(request: dict[str, Any], device: str) -> None:
     raise ValueError(f"{request['name']}: no such case")
 
 
-def crash(request: dict[str, Any], device: str, command: str) -> None:
+def crash(request: dict[str, Any], device: str) -> None:
     raise ZeroDivisionError("a fault of the code")
 
 
-def kill_itself(request: dict[str, Any], device: str, command: str) -> None:
+def kill_itself(request: dict[str, Any], device: str) -> None:
     os.kill(os.getpid(), 9)
 
 
-def save_and_exit(request: dict[str, Any], device: str, command: str) -> None:
+def save_and_exit(request: dict[str, Any], device: str) -> None:
     """Endless work that saves when it is told to exit, as a training does."""
     _note(request, "begin", device)
     try:
@@ -38,7 +38,7 @@ def save_and_exit(request: dict[str, Any], device: str, command: str) -> None:
         _note(request, "saved", device)
 
 
-def never_exit(request: dict[str, Any], device: str, command: str) -> None:
+def never_exit(request: dict[str, Any], device: str) -> None:
     """Work that holds on to the end of the grace."""
     _note(request, "begin", device)
     while True:

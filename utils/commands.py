@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from utils.config import Evaluation
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -37,3 +39,14 @@ def to_arguments(options: Mapping[str, Any]) -> tuple[str, ...]:
 def command_line(kind: str, stage: str, arguments: Sequence[str]) -> str:
     """The command of a stage's script, from the current folder."""
     return shlex.join(["python", os.path.relpath(ROOT / script(kind, stage)), *arguments])
+
+
+def evaluation_arguments(evaluation: Evaluation) -> tuple[str, ...]:
+    """The arguments of an evaluate script that give `evaluation`: what differs from the defaults.
+
+    >>> evaluation_arguments(Evaluation("tumor_fine", target="C", time=("20260101-000000",)))
+    ('--target', 'C', '--time', '20260101-000000')
+    """
+    default = Evaluation(evaluation.stage)
+    given = {k: v for k, v in vars(evaluation).items() if v != getattr(default, k)}
+    return to_arguments(given)

@@ -55,7 +55,6 @@ class TableRow:
 
     name: str
     stage: str | None = None
-    variant: str = "Ours"
     method: str = "ours"
     roi_source: str = "seg"
     folds: bool = False
@@ -146,7 +145,6 @@ def table_cells(
                 centers,
                 row.stage,
                 target,
-                variant=row.variant,
                 method=row.method,
                 roi_source=row.roi_source,
                 folds=row.folds,

@@ -9,11 +9,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from engine.command_line import parse_config
 from engine.run_folders import new_time
+from methods import make_config
 from reproduce.experiments.presets import PRESETS
-from utils.config import parse_config, to_plain
+from utils.config import Config, StoppedError
 from utils.files import write_json
-from utils.stages import STAGES, Config, with_variant
+from utils.settings import from_plain, to_plain
+from utils.stages import STAGES
 
 NOTE = "experiment.json"  # in the experiment's folder
 
@@ -22,7 +25,8 @@ NOTE = "experiment.json"  # in the experiment's folder
 class Plan:
     """What all cells of one experiment share.
 
-    `options`, `stage_options`: what the user gave for the train scripts, beyond the preset.
+    `options`, `stage_options`, `method_options`: what the user gave for the train scripts, beyond
+    the preset: for all of them, for those of a stage, for those of a method.
     """
 
     centers: Path = Path("centers.toml")
@@ -31,25 +35,34 @@ class Plan:
     holdout: float = 0.1  # of each source center's patients, for the protocol `honest`
     options: tuple[str, ...] = ()
     stage_options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    method_options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     preset: str = "paper"
     time: str = field(default_factory=new_time)  # in the name of every run folder
 
-    def config(self, stage: str, method: str = "ours", variant: str = "Ours") -> Config:
+    def config(self, stage: str, method: str) -> Config:
         """The settings of a training: the paper's, then the preset's, then the user's.
 
-        Without its data and seed. Exits with a message where the user's cannot be read.
+        Without its data and seed. Exits with a message for what the method does not have.
         """
-        words = (*self.options, *self.stage_options.get(stage, ()))
-        config = _config(self.preset, stage, method, variant, words)
-        own = {"centers": self.centers, "checkpoints": self.checkpoints, "cache": self.cache}
-        return replace(config, holdout=self.holdout, time=self.time, **own)
+        words = [*self.options, *self.stage_options.get(stage, ())]
+        words += self.method_options.get(method, ())
+        return replace(
+            _config(self.preset, stage, method, tuple(words)),
+            centers=self.centers,
+            checkpoints=self.checkpoints,
+            cache=self.cache,
+            holdout=self.holdout,
+            time=self.time,
+        )
 
 
 @functools.lru_cache(maxsize=1000)
-def _config(preset: str, stage: str, method: str, variant: str, words: tuple[str, ...]) -> Config:
-    base = PRESETS[preset].apply(Config(STAGES[stage], method=method))
+def _config(preset: str, stage: str, method: str, words: tuple[str, ...]) -> Config:
+    base = PRESETS[preset].apply(make_config(STAGES[stage], method))
     config = parse_config(base.stage, words, base)
-    return replace(config, stage=with_variant(config.stage, variant))
+    if config.method != method:
+        raise ValueError(f"--options: --method {config.method}: each row has a method of its own")
+    return config
 
 
 def read_experiment(folder: Path) -> Plan | None:
@@ -62,16 +75,21 @@ def read_experiment(folder: Path) -> Plan | None:
         return None
     try:
         plain: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        paths = {name: Path(plain.pop(name)) for name in ("centers", "checkpoints", "cache")}
-        options = tuple(plain.pop("options"))
-        stage_options = {name: tuple(words) for name, words in plain.pop("stage_options").items()}
-        return Plan(**paths, options=options, stage_options=stage_options, **plain)
+        for kind in ("stage_options", "method_options"):
+            plain[kind] = {name: tuple(words) for name, words in plain[kind].items()}
+        return from_plain(Plan, plain)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{path}: is not the note of an experiment ({error}); restore it, or give another folder"
+            f"{path}: not the note of an experiment ({error}); restore it or give another folder"
         ) from error
 
 
 def note_experiment(folder: Path, plan: Plan) -> None:
-    """Write the experiment's timestamp and its newest settings into `folder`."""
+    """Write the experiment's timestamp and its newest settings into `folder`.
+
+    Raises StoppedError where another call has begun an experiment there meanwhile.
+    """
+    before = read_experiment(folder)
+    if before is not None and before.time != plan.time:
+        raise StoppedError(f"{folder}: another call has begun an experiment here; call again")
     write_json(folder / NOTE, to_plain(plan))

@@ -14,7 +14,10 @@ from typing import Any
 
 from data.phantom.centers import APART, LIKE_TABLE_I
 from data.phantom.make_centers import VERSION, Job, make_centers
-from utils.stages import STAGE_NAMES, Config
+from methods import method_class
+from utils.config import Config
+from utils.settings import flatten, override
+from utils.stages import STAGE_NAMES
 
 
 @dataclass(frozen=True)
@@ -64,20 +67,23 @@ class Preset:
     phantoms: Phantoms | None = None  # None: only for centers that are there
 
     def apply(self, config: Config) -> Config:
-        """The configuration with the preset's values. Raises TypeError for an unknown name."""
+        """The configuration with the preset's values. Raises ValueError for an unknown name."""
         values = {**self.values, **self.stage_values.get(config.stage.name, {})}
         own = {name: values.pop(name) for name in (*values,) if hasattr(config, name)}
-        config = replace(config, stage=replace(config.stage, **values), **own)
-        return with_method_values(config, self.method_values)
+        return replace(
+            override(config, own),
+            stage=override(config.stage, values),
+            settings=override(config.settings, self.values_of(config)),
+        )
 
-
-def with_method_values(config: Config, values: Mapping[str, Any]) -> Config:
-    """The configuration with those of `values` that are settings of its method."""
-    weights = {**config.stage.weights, **values.get("weights", {})}
-    slices = values.get("slices", config.stage.slices) and config.stage.slices
-    stage = replace(config.stage, weights=weights, slices=slices)
-    settings = {name: value for name, value in values.items() if "." in name}
-    return replace(config, stage=stage, settings={**config.settings, **settings})
+    def values_of(self, config: Config) -> dict[str, Any]:
+        """Those of `method_values` that are settings, or weights of terms, of its method."""
+        known = {name for name, _, _ in flatten(config.settings)}
+        values = {name: value for name, value in self.method_values.items() if name in known}
+        if "weights" in values:
+            terms = method_class(config.method).terms
+            values["weights"] = {k: v for k, v in values["weights"].items() if k in terms}
+        return values
 
 
 def epochs(*counts: int) -> dict[str, dict[str, Any]]:
@@ -106,7 +112,7 @@ _WEIGHTS = {"con": 0.1}
 _COARSE_METHOD: Mapping[str, Any] = {
     "weights": _WEIGHTS,
     "augment.noise_std": 0.05,
-    "views.kernel_sizes": [1, 3],
+    "views.kernel_sizes": (1, 3),
 }
 
 

@@ -16,6 +16,7 @@ class Entry:
     """One step: `action` is "module:function", `request` what JSON can hold.
 
     `command` is for people. `alone`: it uses all processors, so that no other runs beside it.
+    `facts` are noted with its state.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Entry:
     command: str = ""
     needs: tuple[str, ...] = ()
     alone: bool = False
+    facts: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class PlanFile:
 def read_plan(path: Path) -> PlanFile:
     """What `PlanFile.write` wrote."""
     plain = json.loads(path.read_text(encoding="utf-8"))
-    names = ("name", "action", "request", "command", "alone")
+    names = ("name", "action", "request", "command", "alone", "facts")
     steps = tuple(
         Entry(needs=tuple(step["needs"]), **{name: step[name] for name in names})
         for step in plain["steps"]

@@ -14,7 +14,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -57,7 +57,7 @@ def main() -> int:
             os.dup2(handle.fileno(), 1)
             os.dup2(handle.fileno(), 2)
         status = {"status": "running", "device": device, "pid": os.getpid()}
-        status |= {"host": socket.gethostname()}
+        status |= {"host": socket.gethostname(), "facts": entry.facts}
         write_status(plan.out, entry.name, status)
         print(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC, {device}\n$ {entry.command}", flush=True)
         status |= run_entry(entry, device)
@@ -70,12 +70,12 @@ def main() -> int:
 
 
 def run_entry(entry: Entry, device: str) -> dict[str, Any]:
-    """Do the work; how it ended: "done", "failed" or "terminated", why, and what it counted."""
+    """Do the work; how it ended: "done", "failed" or "terminated", why, in how many seconds."""
     started = time.monotonic()
     ended: dict[str, Any] = {"status": "failed"}
     try:
-        counted = load_action(entry.action)(entry.request, device, entry.command)
-        ended |= {"status": "done", **(counted or {})}
+        load_action(entry.action)(entry.request, device)
+        ended["status"] = "done"
     except SystemExit as exit_:
         if exit_.code == SIGTERM_EXIT:
             ended["status"] = "terminated"
@@ -99,11 +99,10 @@ def set_threads(threads: int | None) -> None:
             os.environ[name] = str(threads)
 
 
-def load_action(name: str) -> Callable[[Any, str, str], Mapping[str, Any] | None]:
-    """The function "module:function" that does a step: of its request, its device, its command."""
+def load_action(name: str) -> Callable[[Any, str], None]:
+    """The function "module:function" that does a step, of its request and its device."""
     module, _, function = name.partition(":")
-    found: Callable[[Any, str, str], Mapping[str, Any] | None]
-    found = getattr(importlib.import_module(module), function)
+    found: Callable[[Any, str], None] = getattr(importlib.import_module(module), function)
     return found
 
 
