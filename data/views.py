@@ -23,8 +23,8 @@ class ViewSettings:
     """How F of Eq. 1 is drawn, and what happens to a view; the defaults are the paper's."""
 
     kernel_sizes: tuple[int, ...] = setting((1, 3, 5, 7), "sides of F, odd", "paper's ref. [38]")
-    weights: str = setting("randconv", "variance", "RandConv", WEIGHTS)
-    bias: bool = setting(False, "bias", "released scripts")
+    weights: str = setting("randconv", "variance of the weights of F", "RandConv", WEIGHTS)
+    bias: bool = setting(False, "add a bias U(-1, 1) / sqrt(fan_in)", "released scripts")
     rescale: bool = setting(False, "clamp and rescale", "released scripts")
 
     def __post_init__(self) -> None:
@@ -32,7 +32,8 @@ class ViewSettings:
         if self.weights not in WEIGHTS:
             raise ValueError(f"unknown weights {self.weights!r}; choose from {', '.join(WEIGHTS)}")
         if not self.kernel_sizes or any(k < 1 or k % 2 == 0 for k in self.kernel_sizes):
-            raise ValueError(f"kernel_sizes must be odd and positive, not {self.kernel_sizes}")
+            sizes = " ".join(map(str, self.kernel_sizes))
+            raise ValueError(f"--views.kernel-sizes {sizes}: odd and positive")
 
 
 RELEASED_VIEWS = ViewSettings(kernel_sizes=(3, 5, 7), weights="kaiming", bias=True, rescale=True)

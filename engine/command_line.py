@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from methods import METHODS, make_config
+import torch
+
+from methods import METHODS, build_method, make_config
 from utils.config import (
     DEFAULT_METHOD,
     PRECISIONS,
@@ -45,7 +47,7 @@ def parse_config(
         allow_abbrev=False,
     )
     parts = {
-        "config": ("run", dataclasses.replace(default, settings=None)),
+        "config": ("run", default),
         "stage": (f"stage {stage.name}", stage),
         "settings": (f"method {default.method}", default.settings),
     }
@@ -58,13 +60,15 @@ def parse_config(
     for name, value in vars(namespace).items():
         part, _, setting = name.partition(":")
         given[part][setting] = value
-    config = dataclasses.replace(
-        override(default, given["config"]),
-        stage=override(stage, given["stage"]),
-        settings=override(default.settings, given["settings"]),
-    )
     try:
+        config = dataclasses.replace(
+            override(default, given["config"]),
+            stage=override(stage, given["stage"]),
+            settings=override(default.settings, given["settings"]),
+        )
         check_config(config)
+        with torch.device("meta"):
+            build_method(config)  # it checks its own settings; no weight is made
     except ValueError as error:
         parser.error(str(error))
     return config
@@ -126,7 +130,7 @@ def config_arguments(config: Config) -> tuple[str, ...]:
     if config.method != DEFAULT_METHOD:
         words += ["--method", config.method]
     pairs = (
-        (dataclasses.replace(config, settings=None), dataclasses.replace(default, settings=None)),
+        (config, default),
         (config.stage, stage),
         (config.settings, default.settings),
     )
@@ -194,6 +198,8 @@ def _add_settings(group: argparse._ArgumentGroup, owner: Any, part: str) -> None
         if choices:
             options["choices"] = choices
         options.update(_value_options(default))
+        if not choices and not isinstance(default, (bool, Mapping)):
+            options["metavar"] = name.rpartition(".")[2].upper()
         if str(item.type) == "tuple[int, ...]":
             options["nargs"] = "*"
         group.add_argument(option_name(name), dest=f"{part}:{name}", **options)

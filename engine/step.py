@@ -18,7 +18,8 @@ from utils.config import Config, StoppedError
 from utils.device import autocast
 
 MIN_LOSS_SCALE = 1.0  # fp16: with gradients still infinite here, the scale is not the cause
-AUGMENT, DROPOUT = 1, 2  # purposes of `sample_seed`; 0 is the crop's, from 2 on dropout's
+# Purposes of `sample_seed`: 0 is the crop's, from 2 on each forward pass has its dropout.
+AUGMENT, DROPOUT, OF_STEP = 1, 2, 1_000_000
 
 
 class NonFiniteLossError(StoppedError):
@@ -26,10 +27,15 @@ class NonFiniteLossError(StoppedError):
 
 
 class TrainingStep:
-    """The `Step` of methods/base.py; made anew for each step."""
+    """The `Step` of methods/base.py; made anew for each step.
+
+    `number`: of this step, from 1; `progress`: the part of the training before it, in [0, 1).
+    """
 
     def __init__(self, config: Config, state: State, save: Checkpointer, steps: int) -> None:
-        self.config, self.state, self.save, self.steps = config, state, save, steps
+        self.config, self.state, self.save = config, state, save
+        self.number = state.step + 1
+        self.progress = state.step / steps
         self.cases: list[str] = []  # center/case of each sample, for the log
         self._generators: dict[int, torch.Generator] = {}
         self._forwards: dict[int, int] = {}
@@ -38,23 +44,18 @@ class TrainingStep:
         self._updates = 0
 
     @property
-    def number(self) -> int:
-        """This step's number, from 1."""
-        return self.state.step + 1
-
-    @property
-    def progress(self) -> float:
-        """The part of the training that is done before this step, in [0, 1)."""
-        return self.state.step / self.steps
-
-    @property
     def lr(self) -> float:
         """The learning rate of this step, of an optimizer that began with the configured one."""
         return self.config.lr * self._decay
 
+    @property
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """The method's, in the order in which it built them."""
+        return self.state.optimizers
+
     def generator(self, purpose: int = 0) -> torch.Generator:
         """Random numbers of this step that belong to no sample; the same after a resume."""
-        seed = sample_seed(self.config.seed, self.state.step, 1_000_000 + purpose)
+        seed = sample_seed(self.config.seed, self.number, OF_STEP + purpose)
         return torch.Generator().manual_seed(seed)
 
     def take(self, crops: Iterator[Crop], count: int) -> list[Sample]:
@@ -102,7 +103,7 @@ class TrainingStep:
         A gradient or term that is not finite ends the training.
         """
         scaler = self.state.scaler
-        for each in self.state.optimizers if optimizer is None else [optimizer]:
+        for each in self.optimizers if optimizer is None else [optimizer]:
             parameters = [p for group in each.param_groups for p in group["params"]]
             self.save.world.average_gradients(parameters)
             if not scaler.is_enabled() or scaler.get_scale() < MIN_LOSS_SCALE:

@@ -39,6 +39,10 @@ class Step(Protocol):
     def number(self) -> int:
         """This step's number, from 1."""
 
+    @property
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """Those of `build_optimizers`, in their order."""
+
     def generator(self, purpose: int = 0) -> torch.Generator:
         """Random numbers of this step that belong to no sample; the same after a resume."""
 
@@ -93,6 +97,9 @@ class Method(nn.Module):
     sampling: ClassVar[str] = SHUFFLED
     table5: ClassVar[str | None] = None
     table6: ClassVar[str | None] = None
+
+    network: nn.Module
+    auxiliary: nn.Module | None
 
     def __init__(self, config: Config, sources: Sequence[str] = ()) -> None:
         """`sources`: the centers of the split, in its order; `sample.domain` is an index of them.

@@ -137,7 +137,7 @@ def test_foreign_files_are_refused_with_their_name(
 @pytest.mark.parametrize("content", [{"weight": torch.zeros(2)}, {"format": 0}, [1, 2]])
 def test_another_format_is_refused_with_its_name(content: object, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "last.pt")
-    with pytest.raises(ValueError, match=r"last\.pt: not a checkpoint of format 1"):
+    with pytest.raises(ValueError, match=r"last\.pt: not a checkpoint of format 2"):
         load_checkpoint(tmp_path / "last.pt")
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from data.case import Case, Grid
 from data.dataset import (
     NETWORK_MULTIPLE,
+    TARGETS,
     Crop,
     StageDataset,
     load_on_device,
@@ -284,17 +285,23 @@ def sample_arrays() -> tuple[Tensor, Tensor, Crop]:
     return image, label, crop
 
 
-@pytest.mark.parametrize("stage", STAGES.values(), ids=list(STAGES))
-def test_a_stage_gets_the_targets_that_its_losses_use_and_no_others(stage: Stage) -> None:
+@pytest.mark.parametrize("target", list(TARGETS))
+def test_a_sample_has_the_targets_that_are_asked_for_and_no_others(target: str) -> None:
     image, label, crop = sample_arrays()
-    sample = make_sample(image, label, crop, stage)
-    assert (sample.sdm is not None) == (stage.target == "tumor")
-    assert (sample.slice_labels is not None) == (stage.name == "tumor_fine")
-    assert sample.positive is not None
-    assert sample.negative is not None
-    without = make_sample(image, label, crop, replace(stage, weights={"seg": 1.0}))
-    assert (without.sdm, without.positive, without.negative) == (None, None, None)
-    assert (sample.case_id, sample.center) == ("x", "C")
+    sample = make_sample(image, label, crop, TUMOR_FINE, (target,), domain=1)
+    for name, fields in TARGETS.items():
+        for field in fields:
+            assert (getattr(sample, field) is not None) == (name == target)
+            if name == target:
+                assert sample.need(field) is getattr(sample, field)
+            else:
+                with pytest.raises(
+                    ValueError, match=rf"C/x: {field} was not prepared; add '{name}'"
+                ):
+                    sample.need(field)
+    assert (sample.case_id, sample.center, sample.domain, sample.index) == ("x", "C", 1, 0)
+    assert sample.spacing == crop.spacing
+    assert torch.equal(sample.label, label)
 
 
 def test_the_mask_is_the_target_as_float() -> None:
@@ -309,7 +316,7 @@ def test_the_mask_is_the_target_as_float() -> None:
 
 def test_the_distance_map_is_scipys_negative_inside_and_normalized() -> None:
     image, label, crop = sample_arrays()
-    sdm = make_sample(image, label, crop, TUMOR_FINE).sdm
+    sdm = make_sample(image, label, crop, TUMOR_FINE, ("sdm",)).sdm
     assert sdm is not None
     mask = (label == 2)[0, 0].numpy()
     outside = ndimage.distance_transform_edt(~mask)
@@ -323,7 +330,7 @@ def test_the_distance_map_is_scipys_negative_inside_and_normalized() -> None:
 
 def test_a_slice_is_labeled_1_where_it_holds_lesion() -> None:
     image, label, crop = sample_arrays()
-    slices = make_sample(image, label, crop, TUMOR_FINE).slice_labels
+    slices = make_sample(image, label, crop, TUMOR_FINE, ("slices",)).slice_labels
     assert slices is not None
     assert slices.shape == (1, image.shape[2])
     lesion = (label == 2).flatten(3).any(dim=3)[0, 0]
@@ -334,7 +341,7 @@ def test_a_slice_is_labeled_1_where_it_holds_lesion() -> None:
 def test_the_anchors_are_those_of_the_stages_target() -> None:
     image, label, crop = sample_arrays()
     for stage in (PANCREAS_FINE, TUMOR_COARSE):
-        sample = make_sample(image, label, crop, stage)
+        sample = make_sample(image, label, crop, stage, ("anchors",))
         positive, negative = anchor_masks(target_mask(label, stage.target))
         assert sample.positive is not None
         assert sample.negative is not None

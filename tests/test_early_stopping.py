@@ -16,7 +16,7 @@ from engine.case_metrics import read_cases
 from engine.checkpointing import load_checkpoint
 from engine.early_stopping import EarlyStopping
 from engine.evaluation import run_stage
-from methods import Method
+from methods.base import Method
 from tests.conftest import same, train, weights
 from utils.config import Config, Evaluation, check_config
 
@@ -32,14 +32,16 @@ class Sees(Method):
     def build_network(self) -> nn.Module:
         return nn.Conv3d(1, 1, 1)
 
-    def predict(self, network: nn.Module, image: Tensor) -> Tensor:
-        assert not network.training
+    def predict(self, image: Tensor) -> Tensor:
+        assert not self.training
         return (image > self.cut).float()
 
 
 def test_training_ends_when_so_many_measures_bring_no_rise(tiny_config: MakeConfig) -> None:
-    watch = EarlyStopping(tiny_config(patience=2), [])
-    ended = [watch.has_plateaued(h) for h in ([], [5.0], [5, 4], [5, 4, 5], [5, 4, 6], [5, 6, 6])]
+    stopping = EarlyStopping(tiny_config(patience=2), [])
+    ended = [
+        stopping.has_plateaued(h) for h in ([], [5.0], [5, 4], [5, 4, 5], [5, 4, 6], [5, 6, 6])
+    ]
     assert ended == [False, False, False, True, False, False]
     assert not EarlyStopping(tiny_config(patience=0), []).has_plateaued([5.0] * 100)
 
@@ -47,12 +49,13 @@ def test_training_ends_when_so_many_measures_bring_no_rise(tiny_config: MakeConf
 def test_the_measure_is_the_mean_over_centers_of_the_dice_in_the_crop(
     tiny_config: MakeConfig, tiny_prepared: Prepared
 ) -> None:
-    config = tiny_config("pancreas_fine", validate_epochs=1, margin_voxels=(50, 50, 50))
+    config = tiny_config(
+        "pancreas_fine", method="bl", validate_epochs=1, margin_voxels=(50, 50, 50)
+    )
     cases = [*tiny_prepared["A"], *tiny_prepared["B"]]
     method = Sees(config)
-    network = method.build_network()
-    found = EarlyStopping(config, cases).measure(method, network)
-    assert network.training
+    found = EarlyStopping(config, cases).measure(method)
+    assert method.training
 
     def dice(case: PreparedCase) -> float:
         label = case.label
@@ -107,13 +110,13 @@ def test_the_held_out_protocol_agrees_with_what_training_saw(tiny_config: MakeCo
     """The same network on the same cases, with label ROIs and no mirroring: the same Dice."""
     config = tiny_config(
         "tumor_coarse", target="B", holdout=0.4, epochs=3, lr=1e-2, validate_epochs=3,
-        mirror_axes=(), weights={"seg": 1.0}, views=1,
+        mirror_axes=(), method="bl",
     )  # fmt: skip
     run = train(config)
     request = Evaluation(
         "tumor_coarse", centers=config.centers, checkpoints=config.checkpoints, cache=config.cache,
-        target="B", roi_source="mask", protocol="heldout", device="cpu", precision="fp32",
-        workers=0,
+        target="B", roi_source="mask", protocol="heldout", method="bl",
+        device="cpu", precision="fp32", workers=0,
     )  # fmt: skip
     folders = run_stage(request)
     means = [np.mean([row["dsc"] for row in read_cases(f / "cases.csv")]) for f in folders]

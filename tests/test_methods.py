@@ -1,4 +1,4 @@
-"""The contract of every method, and what the paper's own adds to it."""
+"""The contract of every method, in every stage that it can train."""
 
 from __future__ import annotations
 
@@ -6,53 +6,53 @@ import inspect
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from data.augment import AugmentSettings
 from data.dataset import Crop, StageDataset
 from data.prepare.prepared_case import PreparedCase
-from data.views import ViewSettings
 from engine.checkpointing import State, build_state
-from engine.training import backward
-from methods import METHODS, build_method
-from methods.base import MethodSettings, override
+from methods import METHODS, build_method, config_from_plain, make_config, read_config
+from methods.base import Method, MethodSettings, check_weights
+from methods.bl import Baseline
+from models.complexity import count_complexity
+from tests.conftest import gradient_of, take_step
 from utils.config import Config
-from utils.stages import STAGES, TUMOR_FINE
+from utils.settings import to_plain
+from utils.stages import STAGES, TUMOR_COARSE, TUMOR_FINE
 
 CPU = torch.device("cpu")
 MakeConfig = Callable[..., Config]
 Prepared = dict[str, list[PreparedCase]]
+SOURCES = ("A", "B")
 every_method = pytest.mark.parametrize("name", list(METHODS))
+every_stage = pytest.mark.parametrize("stage", list(STAGES))
 
 
 @pytest.fixture
 def crops(tiny_prepared: Prepared) -> list[Crop]:
-    """Crops of cases with a tumor, with normal tissue around it."""
+    """Crops of cases with a tumor, with normal tissue around it: one of A, one of B, in turn."""
     stage = replace(TUMOR_FINE, jitter_voxels=(8, 8), jitter_z_fraction=(0.3, 0.3))
-    dataset = StageDataset(tiny_prepared["A"] + tiny_prepared["B"], stage, seed=1)
-    return [dataset[index] for index in range(3)]
+    cases = [*tiny_prepared["A"], *tiny_prepared["B"]]
+    dataset = StageDataset(cases, stage, 1, "one_per_center", SOURCES)
+    return [dataset[index] for index in range(4)]
 
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def two_steps(config: Config, crops: list[Crop]) -> tuple[State, list[dict[str, Tensor]]]:
-    """Train two steps as `fit` does; the state, and the terms of each step."""
-    method = build_method(config)
-    state, steps = build_state(method, config, CPU), []
-    state.network.train()
-    samples = iter(crops)
-    for _ in range(2):
-        terms, _ = backward(config, method, state, samples, CPU)
-        state.optimizer.step()
-        state.optimizer.zero_grad()
-        steps.append(terms)
-    return state, steps
+def two_steps(config: Config, crops: list[Crop]) -> tuple[State, list[dict[str, float]]]:
+    """Train two steps as `fit` does; the state, and the logged values of each step."""
+    state = build_state(config, CPU, SOURCES)
+    values = []
+    for pair in (crops[:2], crops[2:]):
+        step = take_step(state, config, pair)
+        values.append(step.values)  # type: ignore[attr-defined]
+    return state, values
 
 
 def same_weights(a: nn.Module, b: nn.Module) -> bool:
@@ -60,32 +60,30 @@ def same_weights(a: nn.Module, b: nn.Module) -> bool:
     return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
 
 
-# the contract
-
-
 @every_method
-def test_two_steps_give_finite_terms_that_have_a_weight(
-    name: str, tiny_config: MakeConfig, crops: list[Crop]
+@every_stage
+def test_two_steps_give_finite_values_for_every_term_that_has_a_weight(
+    name: str, stage: str, tiny_config: MakeConfig, crops: list[Crop]
 ) -> None:
-    config = tiny_config("tumor_fine", method=name)
-    _, steps = two_steps(config, crops)
-    for terms in steps:
-        assert set(terms) - {"total"} <= set(config.stage.weights)
-        assert set(terms) > {"total"}
-        assert all(term.shape == () and term.isfinite() for term in terms.values())
+    config = tiny_config(stage, method=name)
+    state, steps = two_steps(config, crops)
+    weights = state.method.weights
+    assert set(weights) == set(state.method.terms)
+    for values in steps:
+        assert {term for term, weight in weights.items() if weight > 0} <= set(values)
+        assert set(values) <= {*weights, "total", "grad_norm"}
+        assert all(abs(value) < float("inf") for value in values.values())
 
 
 @every_method
-@pytest.mark.parametrize("stage", list(STAGES))
+@every_stage
 def test_every_trainable_parameter_of_every_stage_gets_a_gradient(
     name: str, stage: str, tiny_config: MakeConfig, crops: list[Crop]
 ) -> None:
-    config = tiny_config(stage, method=name, accumulate=3)
-    method = build_method(config)
-    state = build_state(method, config, CPU)
-    state.network.train()
-    backward(config, method, state, iter(crops), CPU)
-    parameters = [(n, p) for n, p in state.network.named_parameters() if p.requires_grad]
+    config = tiny_config(stage, method=name)
+    state = build_state(config, CPU, SOURCES)
+    gradient_of(state, config, crops)
+    parameters = [(n, p) for n, p in state.method.named_parameters() if p.requires_grad]
     assert parameters
     for parameter_name, parameter in parameters:
         assert parameter.grad is not None, parameter_name
@@ -98,24 +96,24 @@ def test_two_steps_change_the_weights(
     name: str, tiny_config: MakeConfig, crops: list[Crop]
 ) -> None:
     config = tiny_config("tumor_fine", method=name)
-    fresh = build_state(build_method(config), config, CPU)
+    fresh = build_state(config, CPU, SOURCES)
     state, _ = two_steps(config, crops)
-    assert not same_weights(fresh.network, state.network)
+    assert not same_weights(fresh.method.network, state.method.network)
 
 
 @every_method
-@pytest.mark.parametrize("stage", list(STAGES))
-def test_predict_keeps_the_shape_and_stays_in_0_to_1(
+@every_stage
+def test_predict_keeps_the_shape_stays_in_0_to_1_and_needs_no_center(
     name: str, stage: str, tiny_config: MakeConfig
 ) -> None:
-    method = build_method(tiny_config(stage, method=name))
     torch.manual_seed(0)
-    network = method.build_network().eval()
+    method = build_method(tiny_config(stage, method=name), SOURCES).eval()
+    method.auxiliary = None  # what only trains is not there where a checkpoint predicts
     image = torch.rand(2, 1, 8, 16, 24, generator=generator())
     with torch.no_grad():
-        prob = method.predict(network, image)
-        assert torch.equal(prob, method.predict(network, image))
-        alone = method.predict(network, image[1:])
+        prob = method.predict(image)
+        assert torch.equal(prob, method.predict(image))
+        alone = method.predict(image[1:])
     assert prob.shape == image.shape
     assert prob.dtype == torch.float32
     assert 0 <= prob.min() < prob.max() <= 1
@@ -123,20 +121,18 @@ def test_predict_keeps_the_shape_and_stays_in_0_to_1(
 
 
 @every_method
-def test_a_state_dict_fits_into_a_new_network(
+def test_a_state_dict_fits_into_a_new_method(
     name: str, tiny_config: MakeConfig, crops: list[Crop]
 ) -> None:
     config = tiny_config("tumor_fine", method=name)
     state, _ = two_steps(config, crops)
-    method = build_method(config)
     torch.manual_seed(99)
-    network = method.build_network()
-    assert not same_weights(network, state.network)
-    network.load_state_dict(state.network.state_dict())
+    method = build_method(config, SOURCES)
+    assert not same_weights(method, state.method)
+    method.load_state_dict(state.method.state_dict())
     image = torch.rand(1, 1, 8, 16, 24, generator=generator())
     with torch.no_grad():
-        ours = method.predict(network.eval(), image)
-        assert torch.equal(ours, method.predict(state.network.eval(), image))
+        assert torch.equal(method.eval().predict(image), state.method.eval().predict(image))
 
 
 @every_method
@@ -144,23 +140,14 @@ def test_the_same_seed_gives_the_same_result_and_another_another(
     name: str, tiny_config: MakeConfig, crops: list[Crop]
 ) -> None:
     config = tiny_config("tumor_fine", method=name)
-    (first, terms), (second, again) = two_steps(config, crops), two_steps(config, crops)
-    assert same_weights(first.network, second.network)
-    assert terms == again
-    other, _ = two_steps(replace(config, seed=config.seed + 1), crops)
-    assert not same_weights(first.network, other.network)
-
-
-@every_method
-def test_the_global_random_state_does_not_matter(
-    name: str, tiny_config: MakeConfig, crops: list[Crop]
-) -> None:
-    config = tiny_config("tumor_fine", method=name)
-    torch.manual_seed(1)
-    first, _ = two_steps(config, crops)
+    torch.manual_seed(1)  # the global random state does not matter
+    first, values = two_steps(config, crops)
     torch.manual_seed(2)
-    second, _ = two_steps(config, crops)
-    assert same_weights(first.network, second.network)
+    second, again = two_steps(config, crops)
+    assert same_weights(first.method, second.method)
+    assert values == again
+    other, _ = two_steps(replace(config, seed=config.seed + 1), crops)
+    assert not same_weights(first.method, other.method)
 
 
 @every_method
@@ -168,68 +155,99 @@ def test_the_docstring_names_paper_year_and_row(name: str) -> None:
     text = sys.modules[METHODS[name].__module__].__doc__ or ""
     assert re.search(r"\b(19|20)\d\d\b", text), "the year of the paper"
     assert re.search(r"[A-Z]\w+( and [A-Z]\w+| et al\.),? ", text), "its authors"
-    assert "Table VI" in text
+    assert "Table V" in text
     assert inspect.getdoc(METHODS[name])
 
 
 @every_method
-def test_a_method_is_asked_for_by_its_name_and_takes_its_settings(
-    name: str, tiny_config: MakeConfig
-) -> None:
-    config = tiny_config(method=name, settings={"augment.rotation_degrees": 7})
-    method = build_method(config)
-    assert type(method) is METHODS[name]
-    assert method.settings.augment.rotation_degrees == 7.0
+@every_stage
+def test_the_settings_of_a_method_come_back_from_json_equal(name: str, stage: str) -> None:
+    config = make_config(STAGES[stage], name, {"augment.rotation_degrees": 7})
+    assert config.settings.augment.rotation_degrees == 7.0
+    back = config_from_plain(to_plain(config))
+    assert back == config
+    assert type(build_method(back, SOURCES)) is METHODS[name]
+
+
+def test_a_configuration_is_read_from_a_file(tmp_path: object, tiny_config: MakeConfig) -> None:
+    import json
+    from pathlib import Path
+
+    path = Path(str(tmp_path)) / "config.json"
+    config = tiny_config("tumor_fine", settings={"weights": {"con": 0.5}})
+    path.write_text(json.dumps(to_plain(config)), encoding="utf-8")
+    assert read_config(path) == config
 
 
 def test_an_unknown_method_is_refused_with_the_choices(tiny_config: MakeConfig) -> None:
-    with pytest.raises(ValueError, match=r"unknown method 'oures'.*ours"):
-        build_method(tiny_config(method="oures"))
+    with pytest.raises(ValueError, match=r"unknown method 'oures'.*bl, .*ours"):
+        tiny_config(method="oures")
 
 
-# settings of methods
+def test_settings_of_another_method_are_refused(tiny_config: MakeConfig) -> None:
+    config = tiny_config("tumor_fine", method="ours")
+    with pytest.raises(ValueError, match="bl needs its own settings"):
+        build_method(replace(config, method="bl"))
 
 
-@dataclass(frozen=True)
-class Deep(MethodSettings):
-    views: ViewSettings = ViewSettings()
-    size: int = 3
-    name: str | None = None
-
-
-def test_a_setting_is_replaced_by_its_dotted_name_and_the_rest_stays() -> None:
-    given = {"size": 5, "views.bias": True, "views.kernel_sizes": [1, 3], "name": "x"}
-    settings = override(Deep(), given)
-    views = ViewSettings(kernel_sizes=(1, 3), bias=True)
-    assert settings == Deep(views=views, size=5, name="x")
-    assert override(Deep(), {}) == Deep()
-
-
-def test_a_whole_number_is_taken_for_a_real_one_but_not_the_reverse() -> None:
-    assert override(AugmentSettings(), {"noise_std": 0}).noise_std == 0.0
-    with pytest.raises(ValueError, match=r"'size': 2\.5 is not like its default 3"):
-        override(Deep(), {"size": 2.5})
+def test_a_setting_that_the_method_lacks_is_refused_with_its_choices() -> None:
+    with pytest.raises(ValueError, match=r"unknown setting 'steepness'; choose from augment, wei"):
+        make_config(TUMOR_COARSE, "bl", {"steepness": 3.0})
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("weights", "message"),
     [
-        ({"sice": 1}, r"unknown setting 'sice'; choose from augment, views, size"),
-        ({"views.bios": True}, r"unknown setting 'views\.bios'; choose from kernel_sizes"),
-        ({"size.x": 1}, r"'size' is a value"),
-        ({"views": 3}, r"setting 'views'"),
-        ({"views.bias": "yes"}, r"setting 'views\.bias': 'yes'"),
-        ({"size": True}, r"setting 'size': True"),
-        ({"views.kernel_sizes": 3}, r"setting 'views\.kernel_sizes'"),
-        ({"augment.scale_range": [0.8]}, r"setting 'augment\.scale_range'"),
-        ({"views.kernel_sizes": []}, r"setting 'views\.kernel_sizes'"),
-        ({"views.kernel_sizes": [3.5]}, r"setting 'views\.kernel_sizes'"),
-        ({"augment.scale_range": ["a", "b"]}, r"setting 'augment\.scale_range'"),
-        ({"augment.noise_std": float("nan")}, r"setting 'augment\.noise_std'"),
+        ({"con": 1.0}, r"method bl: term 'con' is unknown; choose from seg"),
+        ({"seg": -1.0}, "a number, 0 or more"),
+        ({"seg": "much"}, "a number, 0 or more"),
+        ({"seg": float("inf")}, "a number, 0 or more"),
+        ({"seg": 0.0}, "at least one above 0"),
     ],
 )
-def test_a_wrong_setting_of_a_method_is_refused_by_name(
-    given: dict[str, object], message: str
-) -> None:
+def test_a_wrong_weight_is_refused(weights: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        override(Deep(), given)
+        check_weights("bl", {"seg": 1.0}, weights)
+
+
+# the baseline
+
+
+def test_the_baseline_overrides_nothing_and_has_the_network_of_table_vi() -> None:
+    own = {name for name in vars(Baseline) if not name.startswith("__")}
+    assert own == {"table5", "table6"}
+    with torch.device("meta"):
+        for stage in STAGES.values():
+            config = make_config(stage, "bl", upsample="nearest")
+            method = build_method(config)
+            counted = count_complexity(method.network)
+            assert counted.parameters == 18_957_825
+            assert counted.gmacs == "945.23"
+
+
+def test_a_target_that_does_not_exist_is_refused_with_the_choices(tiny_config: MakeConfig) -> None:
+    class Wrong(Method):
+        targets = ("edges",)
+
+    with pytest.raises(ValueError, match=r"target 'edges' is unknown; choose from sdm, slices"):
+        Wrong(tiny_config("tumor_fine", method="bl"))
+
+
+def test_a_target_that_was_not_asked_for_is_an_error_and_not_a_missing_term(
+    tiny_config: MakeConfig, crops: list[Crop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Careless(Method):
+        def loss(self, sample, generator):  # type: ignore[no-untyped-def]
+            return {"seg": sample.need("sdm").mean()}
+
+    monkeypatch.setitem(METHODS, "careless", Careless)
+    config = tiny_config("tumor_fine", method="careless")
+    with pytest.raises(ValueError, match=r"A/a\d: sdm was not prepared; add 'sdm' to the method's"):
+        two_steps(config, crops)
+
+
+def test_every_setting_of_a_method_says_what_it_is() -> None:
+    for method in METHODS.values():
+        settings = method.default_settings(TUMOR_FINE)
+        assert isinstance(settings, MethodSettings)
+        assert type(settings) is method.Settings

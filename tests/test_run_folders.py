@@ -14,10 +14,10 @@ import pytest
 from data.splits import Split
 from engine import run_folders as module
 from engine.run_folders import Run, config_hash, create_run, find_runs, locked, mark_done, open_runs
-from methods import read_config
+from methods import make_config, read_config
 from tests.conftest import ROOT
 from utils.config import Config, StoppedError
-from utils.stages import PANCREAS_COARSE, TUMOR_COARSE, with_variant
+from utils.stages import PANCREAS_COARSE, TUMOR_COARSE
 
 AB_C = Split(("A", "B"), "C", (("A", "1"), ("B", "2")), (("C", "3"),))
 BC_A = Split(("B", "C"), "A", (("B", "2"), ("C", "3")), (("A", "1"),))
@@ -26,7 +26,11 @@ FOLD = Split(("A",), "A", (("A", "1"),), (("A", "2"),), fold=2)
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    return Config(TUMOR_COARSE, checkpoints=tmp_path / "checkpoints")
+    return make_config(TUMOR_COARSE, checkpoints=tmp_path / "checkpoints")
+
+
+def other_method(config: Config, name: str) -> Config:
+    return make_config(config.stage, name, checkpoints=config.checkpoints)
 
 
 @pytest.fixture(autouse=True)
@@ -43,9 +47,9 @@ def test_a_run_folder_is_named_by_time_stage_method_and_sources(config: Config) 
     assert not run.done
     fold = create_run(config, "20260102-030405", FOLD)
     assert fold.folder.name == "20260102-030405_tumor_coarse_ours_A_fold2"
-    other = replace(config, seed=7, stage=with_variant(TUMOR_COARSE, "BL+IDR"))
+    other = replace(other_method(config, "bl_idr"), seed=7)
     assert create_run(other, "20260102-030405", AB_C).folder.name == (
-        "20260102-030405_tumor_coarse_ours-BL+IDR_A+B_seed7"
+        "20260102-030405_tumor_coarse_bl_idr_A+B_seed7"
     )
 
 
@@ -99,9 +103,9 @@ def test_what_does_not_change_the_weights_does_not_hinder_a_resume(config: Confi
         {"precision": "fp32"},
         {"accumulate": 2},
         {"spacing": (3.0, 1.0, 1.0)},
-        {"settings": {"views.levels": 3}},
+        {"settings": make_config(TUMOR_COARSE, settings={"steepness": 3.0}).settings},
         {"stage": replace(TUMOR_COARSE, epochs=3)},
-        {"stage": replace(TUMOR_COARSE, weights={"seg": 1.0})},
+        {"settings": make_config(TUMOR_COARSE, settings={"weights": {"con": 0.1}}).settings},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -115,18 +119,18 @@ def test_other_settings_start_a_new_run(config: Config, change: dict[str, object
         open_runs(replace(other, time=first.time), [AB_C])
 
 
-def test_seeds_and_rows_of_table_v_train_side_by_side_at_one_time(config: Config) -> None:
+def test_seeds_and_methods_train_side_by_side_at_one_time(config: Config) -> None:
     others = [
         replace(config, seed=7),
-        replace(config, stage=with_variant(config.stage, "BL")),
-        replace(config, stage=with_variant(config.stage, "BL"), seed=7),
+        other_method(config, "bl"),
+        replace(other_method(config, "bl"), seed=7),
     ]
     found = [open_runs(replace(c, time="mine"), [AB_C])[0] for c in (config, *others)]
     assert len({run.folder for run in found}) == 4
-    assert [(run.variant, run.seed) for run in found] == [
-        ("Ours", 2022), ("Ours", 7), ("BL", 2022), ("BL", 7),
+    assert [(run.method, run.seed) for run in found] == [
+        ("ours", 2022), ("ours", 7), ("bl", 2022), ("bl", 7),
     ]  # fmt: skip
-    assert set(find_runs(config.checkpoints, "tumor_coarse", variant="BL")) == set(found[2:])
+    assert set(find_runs(config.checkpoints, "tumor_coarse", method="bl")) == set(found[2:])
 
 
 def test_other_cases_start_a_new_run_and_are_refused_under_the_old_time(config: Config) -> None:

@@ -7,15 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from engine.run_log import COLUMNS, RunLog, keep_rows
-from utils.config import Config
-from utils.stages import TUMOR_COARSE
+from engine.run_log import RunLog, keep_rows, log_columns
 
+TERMS = ("seg", "dis", "tran", "con", "cos")
 VALUES = {"seg": 1.25, "dis": 0.5, "total": 1.75, "grad_norm": 3.0}
-
-
-def config(tensorboard: bool = False) -> Config:
-    return Config(TUMOR_COARSE, tensorboard=tensorboard)
 
 
 def read(folder: Path) -> list[dict[str, str]]:
@@ -24,18 +19,18 @@ def read(folder: Path) -> list[dict[str, str]]:
 
 
 def write_steps(folder: Path, first: int, last: int, mark: str) -> None:
-    log = RunLog(folder, config(), first - 1)
+    log = RunLog(folder, TERMS, first - 1)
     for step in range(first, last + 1):
         log.write(step, 0, 1e-4, VALUES, [mark])
     log.close()
 
 
 def test_a_row_holds_the_step_and_each_term_by_name(tmp_path: Path) -> None:
-    log = RunLog(tmp_path, config(), 0)
+    log = RunLog(tmp_path, TERMS, 0)
     log.write(1, 0, 1e-4 / 3, VALUES, ["A/a0", "B/b1"])
     log.close()
     (row,) = read(tmp_path)
-    assert tuple(row) == COLUMNS
+    assert tuple(row) == log_columns(TERMS)
     assert (row["step"], row["epoch"], row["cases"]) == ("1", "0", "A/a0 B/b1")
     assert float(row["lr"]) == pytest.approx(1e-4 / 3, rel=1e-5)
     assert [row[name] for name in ("total", "seg", "dis", "grad_norm")] == [
@@ -56,7 +51,7 @@ def test_a_row_cut_short_by_a_kill_is_forgotten(tmp_path: Path) -> None:
     write_steps(tmp_path, 1, 2, "whole")
     with (tmp_path / "log.csv").open("a", encoding="utf-8") as handle:
         handle.write("3,0,0.00")
-    keep_rows(tmp_path / "log.csv", 9)
+    keep_rows(tmp_path / "log.csv", 9, log_columns(TERMS))
     assert [row["step"] for row in read(tmp_path)] == ["1", "2"]
 
 
@@ -78,7 +73,7 @@ def test_lines_end_alike_whether_resumed_or_not(tmp_path: Path) -> None:
 
 
 def test_only_the_first_process_writes_a_log(tmp_path: Path) -> None:
-    log = RunLog(tmp_path, config(tensorboard=True), 0, active=False)
+    log = RunLog(tmp_path, TERMS, 0, tensorboard=True, active=False)
     log.write(1, 0, 1e-4, VALUES, ["x"])
     log.flush()
     log.close()
@@ -91,7 +86,7 @@ def test_tensorboard_shows_each_term_once_per_step_also_after_a_resume(tmp_path:
     )
 
     for first, last, value in ((1, 3, 1.0), (3, 4, 2.0)):
-        log = RunLog(tmp_path, config(tensorboard=True), first - 1)
+        log = RunLog(tmp_path, TERMS, first - 1, tensorboard=True)
         for step in range(first, last + 1):
             log.write(step, 0, 1e-4, {"seg": value}, ["x"])
         log.close()

@@ -8,15 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from data.dataset import Crop, StageDataset
 from data.prepare.prepared_case import PreparedCase
 from engine.checkpointing import build_state, load_checkpoint
-from engine.training import backward, weighted_sum
-from methods import METHODS, build_method, config_from_plain, read_config
+from methods import METHODS, config_from_plain, read_config
 from methods.ours import Ours
-from tests.conftest import read_log, same, train, weights
+from tests.conftest import gradient_of, read_log, same, train, weights
 from utils.config import Config
 from utils.stages import STAGES
 
@@ -58,7 +57,7 @@ def test_each_stage_trains_an_epoch_on_the_cases_of_its_sources(
 
 def test_the_total_is_the_weighted_sum_of_the_terms(tiny_config: MakeConfig) -> None:
     factors = {"seg": 1.0, "dis": 2.0, "tran": 0.5, "con": 0.1, "cos": 3.0}
-    rows = read_log(train(tiny_config("tumor_fine", weights=factors)))
+    rows = read_log(train(tiny_config("tumor_fine", settings={"weights": factors})))
     for row in rows:
         expected = sum(weight * float(row[name]) for name, weight in factors.items())
         assert float(row["total"]) == pytest.approx(expected, rel=1e-4)
@@ -76,9 +75,9 @@ def test_a_checkpoint_carries_configuration_split_versions_and_random_state(
     facts = json.loads((run.folder / "run.json").read_text())
     assert content["split_hash"] == facts["split_hash"]
     assert content["environment"]["packages"]["torch"] == torch.__version__
-    assert content["random_state"]["seed"] == 2022
+    assert content["seed"] == 2022
     assert content["step"] == 3
-    assert content["optimizer"]["state"][0]["step"] == 3
+    assert content["optimizers"][0]["state"][0]["step"] == 3
 
 
 def test_the_learning_rate_decays_by_the_poly_rule(tiny_config: MakeConfig) -> None:
@@ -86,7 +85,7 @@ def test_the_learning_rate_decays_by_the_poly_rule(tiny_config: MakeConfig) -> N
     logged = [float(row["lr"]) for row in read_log(run)]
     expected = [0.01 * (1 - step / 6) ** 0.9 for step in range(6)]
     assert logged == [float(f"{value:.6g}") for value in expected]
-    group = load_checkpoint(run.checkpoint)["optimizer"]["param_groups"][0]
+    group = load_checkpoint(run.checkpoint)["optimizers"][0]["param_groups"][0]
     assert group["lr"] == expected[-1]
     assert group["weight_decay"] == 5e-4
 
@@ -130,11 +129,9 @@ def test_accumulated_gradients_are_the_mean_of_the_samples(
     for count, batches in ((1, [[crop] for crop in crops]), (2, [crops])):
         config = tiny_config(accumulate=count)
         for batch in batches:
-            method = build_method(config)
-            state = build_state(method, config, CPU)
-            terms, cases = backward(config, method, state, iter(batch), CPU)
-            assert cases == [f"{crop.center}/{crop.case_id}" for crop in batch]
-            grads = [p.grad for p in state.network.parameters() if p.grad is not None]
+            state = build_state(config, CPU)
+            terms = gradient_of(state, config, batch)
+            grads = [p.grad for p in state.method.parameters() if p.grad is not None]
             gradients.append((torch.cat([g.flatten() for g in grads]), terms))
     (one, terms_one), (two, terms_two), (both, terms_both) = gradients
     torch.testing.assert_close(both, (one + two) / 2, rtol=1e-5, atol=1e-7)
@@ -155,7 +152,7 @@ class Counting(Ours):
 
     epochs: list[int] = []  # noqa: RUF012 - shared with the test on purpose
 
-    def after_epoch(self, network: nn.Module, epoch: int) -> None:
+    def after_epoch(self, epoch: int) -> None:
         self.epochs.append(epoch)
 
 
@@ -174,10 +171,9 @@ def test_a_method_is_told_the_end_of_each_epoch_once(
 
 def first_gradient(config: Config, crop: Crop) -> tuple[dict[str, Tensor], Tensor]:
     """The terms of one sample at the first weights, and the gradient, flat."""
-    method = build_method(config)
-    state = build_state(method, config, CPU)
-    terms, _ = backward(config, method, state, iter([crop]), CPU)
-    gradients = [p.grad.flatten() for p in state.network.parameters() if p.grad is not None]
+    state = build_state(config, CPU)
+    terms = gradient_of(state, config, [crop])
+    gradients = [p.grad.flatten() for p in state.method.parameters() if p.grad is not None]
     return terms, torch.cat(gradients)
 
 
@@ -194,9 +190,9 @@ def test_bf16_and_fp32_agree(stage: str, tiny_config: MakeConfig, tiny_prepared:
     for name in set(full) - {"total"}:
         atol = 0.1 if name == "con" else 0.0
         torch.testing.assert_close(half[name], full[name], rtol=0.02, atol=atol)
-    others = {**STAGES[stage].weights, "con": 0.0}
-    _, full_gradient = first_gradient(tiny_config(stage, weights=others), crop)
-    _, half_gradient = first_gradient(tiny_config(stage, weights=others, precision="bf16"), crop)
+    others = {"weights": {"con": 0.0}}
+    _, full_gradient = first_gradient(tiny_config(stage, settings=others), crop)
+    _, half_gradient = first_gradient(tiny_config(stage, settings=others, precision="bf16"), crop)
     assert torch.cosine_similarity(full_gradient, half_gradient, dim=0) > 0.98
     assert half_gradient.norm() == pytest.approx(float(full_gradient.norm()), rel=0.05)
 
@@ -210,18 +206,5 @@ def test_a_run_in_16_bits_ends_near_the_one_in_32(
     for a, b in zip(read_log(half_run), full, strict=True):
         assert float(a["total"]) == pytest.approx(float(b["total"]), rel=0.05)
     content = load_checkpoint(half_run.checkpoint)
-    assert all(tensor.dtype == torch.float32 for tensor in content["network"].values())
+    assert all(tensor.dtype == torch.float32 for tensor in content["method"].values())
     assert (content["scaler"] != {}) == (precision == "fp16")
-
-
-# Eq. 11
-
-
-def test_eq_11_is_the_sum_of_the_terms_by_their_weights() -> None:
-    terms = {"seg": torch.tensor(2.0), "con": torch.tensor(-3.0)}
-    assert weighted_sum(terms, {"seg": 1.0, "con": 0.1, "dis": 5.0}) == pytest.approx(1.7)
-
-
-def test_a_term_without_a_weight_is_an_error() -> None:
-    with pytest.raises(ValueError, match="loss terms without a weight: extra"):
-        weighted_sum({"seg": torch.tensor(1.0), "extra": torch.tensor(1.0)}, {"seg": 1.0})

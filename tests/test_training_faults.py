@@ -1,4 +1,4 @@
-"""Training that meets a fault, and training that goes on."""
+"""Training that meets a fault, and training that resumes."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from data.dataset import Sample
 from data.prepare.prepared_case import PreparedCase
 from engine.checkpointing import load_checkpoint, save_checkpoint
 from engine.run_folders import Run
-from engine.training import (
-    NonFiniteLossError,
-    fit,
-)
+from engine.step import NonFiniteLossError
+from engine.training import fit
 from methods import METHODS
 from methods.ours import Ours
 from tests.conftest import (
@@ -44,18 +42,16 @@ class Faulty(Ours):
     fault = "loss"
     seen: dict[str, Tensor] = {}  # noqa: RUF012 - shared with the test on purpose
 
-    def loss(
-        self, network: nn.Module, sample: Sample, generator: torch.Generator
-    ) -> dict[str, Tensor]:
-        terms = super().loss(network, sample, generator)
+    def loss(self, sample: Sample, generator: torch.Generator) -> dict[str, Tensor]:
+        terms = super().loss(sample, generator)
         if sample.case_id != "b0" or self.fault == "none":
             return terms
-        type(self).seen = {k: v.clone() for k, v in network.state_dict().items()}
+        type(self).seen = {k: v.clone() for k, v in self.state_dict().items()}
         if self.fault == "loss":
             return {**terms, "dis": terms["dis"] * torch.nan}
         if self.fault == "name":
             return {**terms, "extra": terms["dis"]}
-        zero = 0 * next(network.parameters()).flatten()[0]
+        zero = 0 * next(self.parameters()).flatten()[0]
         return {**terms, "dis": terms["dis"] + zero.sqrt()}  # 0, whose derivative is 0 times inf
 
 
@@ -83,15 +79,15 @@ def test_what_is_not_finite_stops_with_the_case_and_keeps_the_last_good_state(
     run = Run(next(config.checkpoints.iterdir()), "t", ("A", "B"), "C")
     assert not run.done
     content = load_checkpoint(run.checkpoint)
-    assert same(content["network"], faulty.seen)
+    assert same(content["method"], faulty.seen)
     assert len(read_log(run)) == content["step"]
     monkeypatch.setattr(faulty, "fault", "none")
-    mended = train(config)
-    assert mended.folder == run.folder
-    assert mended.done
+    fixed = train(config)
+    assert fixed.folder == run.folder
+    assert fixed.done
     unbroken = train(replace(config, checkpoints=tmp_path / "unbroken"))
-    assert same(weights(mended), weights(unbroken))
-    assert read_log(mended) == read_log(unbroken)
+    assert same(weights(fixed), weights(unbroken))
+    assert read_log(fixed) == read_log(unbroken)
 
 
 def test_with_fp16_gradients_that_stay_not_finite_stop_too(
@@ -101,7 +97,7 @@ def test_with_fp16_gradients_that_stay_not_finite_stop_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(faulty, "fault", "gradient")
-    monkeypatch.setattr("engine.training.MIN_LOSS_SCALE", 2.0**14)  # after two skips
+    monkeypatch.setattr("engine.step.MIN_LOSS_SCALE", 2.0**14)  # after two skips
     centers = write_tiny_centers(tmp_path, {"B": 1, "C": 1})
     config = tiny_config(method="faulty", precision="fp16", epochs=9, centers=centers)
     with pytest.raises(NonFiniteLossError, match=r"step 4: .* at B/b0"):

@@ -74,9 +74,9 @@ def assert_equal(training: Training, unbroken: Training) -> None:
     """The same network, optimizer and log, to the last bit."""
     ended, expected = training.whole(), unbroken.whole()
     assert ended["step"] == expected["step"] == STEPS
-    assert same(ended["network"], expected["network"])
-    for key, moments in expected["optimizer"]["state"].items():
-        assert same(ended["optimizer"]["state"][key], moments)
+    assert same(ended["method"], expected["method"])
+    for key, moments in expected["optimizers"][0]["state"].items():
+        assert same(ended["optimizers"][0]["state"][key], moments)
     (run,), (other,) = training.runs(), unbroken.runs()
     assert (run.folder / "log.csv").read_bytes() == (other.folder / "log.csv").read_bytes()
 

@@ -13,6 +13,7 @@ from utils.settings import (
     POSITIVE,
     Range,
     check_settings,
+    separate,
     setting,
 )
 from utils.stages import FOLDS, Stage
@@ -34,8 +35,8 @@ class Config:
     `target`, `sources`, `fold` and `holdout` choose the cases; a run's split holds the outcome.
     """
 
-    stage: Stage
-    settings: Any
+    stage: Stage = separate()
+    settings: Any = separate()
     method: str = setting(DEFAULT_METHOD, "which method is trained", "Tables V and VI")
     centers: Path = setting(
         Path("centers.toml"),

@@ -76,6 +76,11 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
+def separate() -> Any:
+    """A field that holds settings of another kind, which are not listed with its owner's."""
+    return field(metadata={"separate": True})
+
+
 def setting_names(cls: type) -> tuple[str, ...]:
     """Names of the fields of `cls` that a user may set."""
     return tuple(f.name for f in fields(cls) if "help" in f.metadata)
@@ -87,9 +92,14 @@ def option_name(name: str) -> str:
 
 
 def flatten(owner: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
-    """Dotted name, field and value of every setting of `owner`, those of its parts too."""
+    """Dotted name, field and value of every setting of `owner`, those of its parts too.
+
+    Not of fields made by `separate`.
+    """
     for item in fields(owner):
         value = getattr(owner, item.name)
+        if item.metadata.get("separate"):
+            continue
         if dataclasses.is_dataclass(value):
             yield from flatten(value, f"{prefix}{item.name}.")
         elif "help" in item.metadata:
@@ -145,7 +155,7 @@ def _matching(default: Any, value: Any, name: str) -> Any:
         is_range = isinstance(default[0], float)  # as long as its default; kernel sizes are not
         if not is_range or len(value) == len(default):
             return tuple(_matching(default[0], item, name) for item in value)
-    if isinstance(default, float) and type(value) in (int, float) and math.isfinite(value):
+    if isinstance(default, float) and type(value) in (int, float):
         return float(value)
     if default is not None and (type(default) is not type(value) or isinstance(value, float)):
         raise ValueError(f"setting {name!r}: {value!r} is not like its default {default!r}")

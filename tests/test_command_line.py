@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from engine.command_line import parse_config, parse_evaluation, run_script
-from methods import METHODS, config_from_plain, read_config
+from engine.command_line import config_arguments, parse_config, parse_evaluation, run_script
+from methods import METHODS, config_from_plain, make_config, read_config
 from tests.conftest import ROOT
 from utils.config import Config, check_config
-from utils.settings import setting_names, to_plain
+from utils.settings import flatten, option_name, setting_names, to_plain
 from utils.stages import STAGES, TUMOR_COARSE, TUMOR_FINE, Stage, stage_named
 
 SCRIPTS = sorted(ROOT.glob("train_*/train_sh_*.py")) + sorted(
@@ -33,17 +33,17 @@ def refusal(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 @pytest.mark.parametrize("stage", STAGES.values(), ids=list(STAGES))
 def test_without_arguments_the_configuration_is_the_stage_and_the_defaults(stage: Stage) -> None:
     config = parse_config(stage, [])
-    assert config == Config(stage)
+    assert config == make_config(stage)
     check_config(config)
 
 
+@pytest.mark.parametrize("method", list(METHODS))
 @pytest.mark.parametrize("stage", STAGES.values(), ids=list(STAGES))
-def test_every_default_can_be_given_as_it_is_shown(stage: Stage) -> None:
-    config = Config(stage)
-    for owner in (config, stage):
-        for name in setting_names(type(owner)):
-            default = getattr(owner, name)
-            argv = as_given(name, default)
+def test_every_default_can_be_given_as_it_is_shown(stage: Stage, method: str) -> None:
+    config = make_config(stage, method)
+    for owner in (config, stage, config.settings):
+        for name, _, default in flatten(owner):
+            argv = ["--method", method, *as_given(name, default)]
             assert parse_config(stage, argv) == config, argv
 
 
@@ -62,21 +62,31 @@ def as_given(name: str, value: object) -> list[str]:
 
 
 def test_the_stage_table_is_the_protocols() -> None:
-    rows = {
-        name: (stage.epochs, stage.max_voxels, stage.views, stage.distance, stage.slices)
-        for name, stage in STAGES.items()
-    }
-    assert rows["pancreas_coarse"][0] == rows["pancreas_fine"][0] == 150
-    assert rows["pancreas_fine"][1:] == (6_000_000, 1, False, False)
-    assert rows["tumor_coarse"] == (800, 4_000_000, 2, True, False)
-    assert rows["tumor_fine"] == (800, 6_000_000, 2, True, True)
+    rows = {}
+    for name, stage in STAGES.items():
+        settings, weights = make_config(stage).settings, make_config(stage).settings.weights
+        terms = {term for term, weight in weights.items() if weight > 0}
+        rows[name] = (
+            stage.epochs, stage.max_voxels, settings.view_count, terms, settings.slices,
+        )  # fmt: skip
+    everything = {"seg", "dis", "tran", "con", "cos"}
+    assert rows["pancreas_coarse"][0] == 150
+    assert rows["pancreas_coarse"][2:] == (2, {"seg", "con", "cos"}, False)
+    assert rows["pancreas_fine"] == (150, 6_000_000, 1, {"seg", "con"}, False)
+    assert rows["tumor_coarse"] == (800, 4_000_000, 2, everything, False)
+    assert rows["tumor_fine"] == (800, 6_000_000, 2, everything, True)
     assert [stage.previous for stage in STAGES.values()] == [None, *list(STAGES)[:3]]
-    config = Config(TUMOR_FINE)
+    config = make_config(TUMOR_FINE)
     assert (config.lr, config.lr_power, config.weight_decay, config.seed) == (1e-4, 0.9, 5e-4, 2022)
 
 
+def test_a_stage_holds_nothing_of_a_method() -> None:
+    of_methods = {name for m in METHODS.values() for name in setting_names(m.Settings)}
+    assert not of_methods & {item.name for item in fields(Stage)}
+
+
 def test_the_weight_of_one_term_leaves_the_others() -> None:
-    weights = parse_config(TUMOR_COARSE, ["--weights", "con=0.1", "cos=0"]).stage.weights
+    weights = parse_config(TUMOR_COARSE, ["--weights", "con=0.1", "cos=0"]).settings.weights
     assert weights == {"seg": 1, "dis": 1, "tran": 1, "con": 0.1, "cos": 0}
 
 
@@ -87,12 +97,40 @@ def test_zero_is_a_value_that_a_user_can_mean() -> None:
 
 def test_tuples_flags_and_method_settings_are_read_as_their_types() -> None:
     argv = ["--sources", "A", "B", "--jitter-voxels", "-5", "40", "--no-resume", "--slices"]
-    config = parse_config(TUMOR_COARSE, [*argv, "--set", "views.levels=3", "a=[1, 2]", "b=text"])
+    argv += ["--views.kernel-sizes", "1", "3", "--augment.noise-std", "0"]
+    config = parse_config(TUMOR_COARSE, argv)
     assert config.sources == ("A", "B")
     assert config.stage.jitter_voxels == (-5, 40)
     assert config.resume is False
-    assert config.stage.slices is True
-    assert config.settings == {"views.levels": 3, "a": [1, 2], "b": "text"}
+    assert config.settings.slices is True
+    assert config.settings.views.kernel_sizes == (1, 3)
+    assert config.settings.augment.noise_std == 0.0
+    assert config.settings.augment.rotation_degrees == 15.0
+
+
+def test_a_method_is_asked_for_by_name_with_its_own_settings() -> None:
+    for name in METHODS:
+        config = parse_config(TUMOR_FINE, ["--method", name, "--augment.noise-std", "0.05"])
+        assert config == make_config(TUMOR_FINE, name, {"augment.noise_std": 0.05})
+    assert parse_config(TUMOR_FINE, ["--method=bl"]).method == "bl"
+
+
+@pytest.mark.parametrize("argv", [["--temperature", "0.1"], ["--slices"], ["--view-count=3"]])
+def test_a_setting_that_the_method_lacks_is_refused_with_those_that_it_has(
+    argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = refusal(capsys, "--method", "bl", *argv)
+    option = argv[0].partition("=")[0]
+    assert f"{option}: method bl has no such setting (bl_idr, " in message
+    assert "its settings are --augment.rotation-degrees, " in message
+    assert message.endswith("--weights")
+
+
+def test_an_unknown_method_is_refused_with_the_choices(capsys: pytest.CaptureFixture[str]) -> None:
+    message = refusal(capsys, "--method", "oures")
+    assert "--method" in message
+    for name in METHODS:
+        assert name in message
 
 
 @pytest.mark.parametrize(
@@ -101,7 +139,7 @@ def test_tuples_flags_and_method_settings_are_read_as_their_types() -> None:
         ["--width", "12"],
         ["--width", "0"],
         ["--epochs", "0"],
-        ["--views", "0"],
+        ["--view-count", "0"],
         ["--accumulate", "0"],
         ["--workers", "-1"],
         ["--lr", "0"],
@@ -141,7 +179,16 @@ def test_tuples_flags_and_method_settings_are_read_as_their_types() -> None:
         ["--precision", "fp8"],
         ["--epochs", "many"],
         ["--spacing", "1", "1"],
-        ["--set", "novalue"],
+        ["--mirror-axes", "0", "3"],
+        ["--mirror-axes", "1", "1"],
+        ["--seed", "9223372036854775808"],
+        ["--holdout", "1"],
+        ["--time", "."],
+        ["--augment.noise-std", "-1"],
+        ["--augment.rotation-probability", "1.1"],
+        ["--views.kernel-sizes", "2"],
+        ["--slice-loss", "none"],
+        ["--denominator", "all"],
         ["--sources"],
     ],
     ids=" ".join,
@@ -163,14 +210,18 @@ def test_an_unknown_option_is_refused(capsys: pytest.CaptureFixture[str]) -> Non
 
 def changed_config() -> Config:
     """A configuration in which every field differs from its default."""
-    argv = "--epochs 3 --views 3 --slices --consistency cosine --sources A B --target C --time t1"
-    argv += " --window-voxels 8 16 --weights con=0.5 --set views.kernels=[1,3] --no-resume"
+    argv = "--epochs 3 --view-count 3 --no-slices --consistency cosine --sources A B --target C"
+    argv += " --window-voxels 8 16 --weights con=0.5 --views.kernel-sizes 1 3 --no-resume --time t1"
     argv += " --centers x/c.toml --spacing 3 1 1 --upsample nearest --checkpoints /tmp/ä"
     return parse_config(TUMOR_FINE, argv.split())
 
 
 @pytest.mark.parametrize(
-    "config", [*(Config(stage) for stage in STAGES.values()), changed_config()]
+    "config",
+    [
+        *(make_config(stage, name) for stage in STAGES.values() for name in METHODS),
+        changed_config(),
+    ],
 )
 def test_a_configuration_comes_back_from_json_equal(config: Config, tmp_path: Path) -> None:
     path = tmp_path / "config.json"
@@ -183,7 +234,7 @@ def test_a_configuration_comes_back_from_json_equal(config: Config, tmp_path: Pa
 
 
 def test_a_configuration_of_another_version_is_refused_with_the_key() -> None:
-    plain = to_plain(Config(TUMOR_COARSE))
+    plain = to_plain(make_config(TUMOR_COARSE))
     with pytest.raises(ValueError, match="momentum"):
         config_from_plain({**plain, "momentum": 0.9})
     with pytest.raises(ValueError, match="stage"):
@@ -191,12 +242,31 @@ def test_a_configuration_of_another_version_is_refused_with_the_key() -> None:
     stage = {key: value for key, value in plain["stage"].items() if key != "roi"}
     with pytest.raises(ValueError, match="roi"):
         config_from_plain({**plain, "stage": stage})
+    with pytest.raises(ValueError, match="augmentation"):
+        config_from_plain({**plain, "settings": {"augmentation": 1}})
+    with pytest.raises(ValueError, match="unknown method 'other'"):
+        config_from_plain({**plain, "method": "other"})
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_a_configurations_arguments_give_it_again(name: str) -> None:
+    for stage in STAGES.values():
+        assert config_arguments(make_config(stage, name)) == (
+            () if name == "ours" else ("--method", name)
+        )
+    config = make_config(
+        replace(TUMOR_FINE, epochs=3, mirror_axes=(0,)), name, {"augment.noise_std": 0.5},
+        sources=("A", "B"), target="C", tensorboard=False, seed=0, centers=Path("x y.toml"),
+    )  # fmt: skip
+    assert parse_config(TUMOR_FINE, config_arguments(config)) == config
+    changed = changed_config()
+    assert parse_config(TUMOR_FINE, config_arguments(changed)) == changed
 
 
 def test_a_configuration_is_frozen_and_the_stages_are_untouched_by_the_command_line() -> None:
-    before = dict(TUMOR_COARSE.weights)
+    before = make_config(TUMOR_COARSE)
     parse_config(TUMOR_COARSE, ["--weights", "con=0.1", "--epochs", "1"])
-    assert TUMOR_COARSE.weights == before
+    assert make_config(TUMOR_COARSE) == before
     assert TUMOR_COARSE.epochs == 800
 
 
@@ -211,7 +281,7 @@ def test_evaluation_keeps_what_was_given_and_defaults_to_segmented_rois() -> Non
     assert (evaluation.stage, evaluation.roi_source) == ("tumor_coarse", "seg")
 
 
-def test_what_the_user_can_mend_ends_a_script_with_one_line_and_status_2(
+def test_what_the_user_can_fix_ends_a_script_with_one_line_and_status_2(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def fail(error: Exception) -> None:
@@ -226,27 +296,29 @@ def test_what_the_user_can_mend_ends_a_script_with_one_line_and_status_2(
         run_script(fail, KeyError("a mistake of the program"))
 
 
+@pytest.mark.parametrize("method", list(METHODS))
 @pytest.mark.parametrize("stage", STAGES.values(), ids=list(STAGES))
 def test_the_help_of_a_train_script_tells_default_and_source_of_every_setting(
-    stage: Stage, capsys: pytest.CaptureFixture[str]
+    stage: Stage, method: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as exit_:
-        parse_config(stage, ["--help"])
+        parse_config(stage, ["--method", method, "--help"])
     assert exit_.value.code == 0
     shown = " ".join(capsys.readouterr().out.split())
-    for owner in (Config, Stage):
-        for item in fields(owner):
-            if item.name not in setting_names(owner):
-                continue
-            flag = "--set" if item.name == "settings" else "--" + item.name.replace("_", "-")
-            _, found, text = shown.partition(item.metadata["help"])
-            assert flag in shown
-            assert found, item.name
+    config = make_config(stage, method)
+    for owner in (config, stage, config.settings):
+        for name, item, _ in flatten(owner):
+            _, found, text = shown.partition(f"{option_name(name)} ")
+            assert found, name
+            assert item.metadata["help"]
+            text = text.partition(item.metadata["help"])[2]
             assert item.metadata["source"]
-            assert text.lstrip().startswith("(default: "), item.name
-            assert f"; source: {item.metadata['source']})" in text[:120], item.name
+            assert text.lstrip().startswith("(default: "), name
+            assert f"; source: {item.metadata['source']})" in text[:120], name
     assert "default: 0.0001;" in shown
     assert f"default: {stage.epochs};" in shown
+    assert f"method {method}:" in shown
+    assert f"--method {{{','.join(METHODS)}}}" in shown
 
 
 @pytest.mark.slow
@@ -263,7 +335,3 @@ def test_a_script_explains_itself_from_another_folder(script: Path, tmp_path: Pa
 def test_there_is_a_train_and_an_evaluate_script_for_each_stage() -> None:
     stems = {path.stem for path in SCRIPTS}
     assert stems == {f"{kind}_sh_{name}" for kind in ("train", "evaluate") for name in STAGES}
-
-
-def test_the_default_method_is_one_of_the_methods() -> None:
-    assert Config(replace(TUMOR_COARSE)).method in METHODS
