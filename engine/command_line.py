@@ -60,6 +60,8 @@ def parse_config(
     for name, value in vars(namespace).items():
         part, _, setting = name.partition(":")
         given[part][setting] = value
+    if base is not None and given["config"].get("method", base.method) != base.method:
+        parser.error(f"--method {given['config']['method']}: {base.method} is trained here")
     try:
         config = dataclasses.replace(
             override(default, given["config"]),

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from engine.command_line import parse_config
-from utils.commands import to_arguments
+from pathlib import Path
+
+import pytest
+
+from engine.command_line import parse_config, parse_evaluation
+from utils.commands import evaluation_arguments, to_arguments
+from utils.config import Evaluation
 from utils.stages import TUMOR_FINE
 
 
@@ -20,6 +25,19 @@ def test_switches_lists_and_numbers_come_through_a_scripts_command_line() -> Non
         }
     )
     config = parse_config(TUMOR_FINE, argv)
-    assert (config.stage.slices, config.tensorboard) == (False, True)
+    assert config.settings.slices is False  # type: ignore[attr-defined]
+    assert config.tensorboard
     assert (config.stage.jitter_voxels, config.stage.epochs) == ((-2, 10), 7)
     assert (config.sources, config.target) == (("A", "B"), None)
+
+
+@pytest.mark.parametrize(
+    "evaluation",
+    [
+        Evaluation("tumor_fine"),
+        Evaluation("tumor_fine", target="C", seed=0, fold="2", method="bl", time=("a", "b")),
+        Evaluation("tumor_fine", Path("my centers.toml"), ("A", "B"), roi_source="mask", workers=0),
+    ],
+)
+def test_an_evaluation_is_what_its_arguments_give(evaluation: Evaluation) -> None:
+    assert parse_evaluation(TUMOR_FINE, evaluation_arguments(evaluation)) == evaluation

@@ -59,10 +59,7 @@ class Plan:
 @functools.lru_cache(maxsize=1000)
 def _config(preset: str, stage: str, method: str, words: tuple[str, ...]) -> Config:
     base = PRESETS[preset].apply(make_config(STAGES[stage], method))
-    config = parse_config(base.stage, words, base)
-    if config.method != method:
-        raise ValueError(f"--options: --method {config.method}: each row has a method of its own")
-    return config
+    return parse_config(base.stage, words, base)
 
 
 def read_experiment(folder: Path) -> Plan | None:

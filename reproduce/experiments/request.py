@@ -138,7 +138,7 @@ def plan_for(what: str, out: Path, given: Mapping[str, Any]) -> Plan:
 
 def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Exit with a message where an argument can have no meaning, whatever the preset."""
-    on_cluster = args.executor != LOCAL
+    on_cluster, minutes = args.executor != LOCAL, args.minutes
     for wrong, message in (
         (
             int(os.environ.get("WORLD_SIZE", 1)) > 1,
@@ -148,7 +148,7 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
             args.rows is not None and args.what not in HAVE_ROWS,
             f"--rows: only for {' and '.join(HAVE_ROWS)}",
         ),
-        (args.minutes is not None and args.minutes <= 0, f"--minutes {args.minutes}: above 0"),
+        (minutes is not None and minutes <= 0, f"--minutes {minutes or 0:g}: above 0"),
         (args.jobs is not None and not on_cluster, "--jobs: only with --executor, see --devices"),
         (args.jobs is not None and args.jobs < 1, f"--jobs {args.jobs}: at least 1"),
         (
