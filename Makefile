@@ -4,13 +4,14 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 TEST_PROCESSES ?= 2
 INSTALLED := $(VENV)/installed
+INSTALLED_DEV := $(VENV)/installed-dev
 
-.PHONY: demo test quick-demo install format clean
+.PHONY: demo test quick-demo install install-dev format clean
 
 demo: install
 	$(RUN) demo.py
 
-test: install
+test: install-dev
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy .
@@ -23,14 +24,20 @@ quick-demo: install
 
 install: $(INSTALLED)
 
-# Made again only when requirements.txt changes.
+install-dev: $(INSTALLED_DEV)
+
+# Each is made again only when its requirements change.
 $(INSTALLED): requirements.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.11')"
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --requirement requirements.txt
 	touch $(INSTALLED)
 
-format: install
+$(INSTALLED_DEV): requirements-dev.txt $(INSTALLED)
+	$(RUN) -m pip install --quiet --requirement requirements-dev.txt
+	touch $(INSTALLED_DEV)
+
+format: install-dev
 	$(RUN) -m ruff format .
 	$(RUN) -m ruff check --fix .
 

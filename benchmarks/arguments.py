@@ -5,21 +5,21 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from utils.commands import default_path
 from utils.config import Evaluation
-from utils.stages import VARIANTS
 
 
 def parse_arguments(text: str | None, stage: str) -> tuple[Evaluation, tuple[str, ...]]:
-    """The runs of `stage` that are asked for, and the rows of Table V; `text`: the help's."""
+    """The runs of `stage` that are asked for, and their methods; `text`: the help's."""
     parser = argparse.ArgumentParser(
         description=text, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--centers", type=Path, default=Path("centers.toml"))
-    add("--checkpoints", type=Path, default=Path("checkpoints"))
+    add("--centers", type=Path, default=default_path("centers.toml"))
+    add("--checkpoints", type=Path, default=default_path("checkpoints"))
     add("--target", required=True, help="a center that the runs have not seen")
     add("--seed", type=int, help="of the runs; default: the newest")
-    add("--variants", nargs="+", choices=tuple(VARIANTS), default=["BL", "Ours"])
+    add("--methods", nargs="+", default=["bl", "ours"], help="a column of the table each")
     args = parser.parse_args()
     request = Evaluation(
         stage,
@@ -28,4 +28,4 @@ def parse_arguments(text: str | None, stage: str) -> tuple[Evaluation, tuple[str
         target=args.target,
         seed=args.seed,
     )
-    return request, tuple(args.variants)
+    return request, tuple(args.methods)

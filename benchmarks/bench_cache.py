@@ -1,4 +1,4 @@
-"""Reading crops of prepared cases: our memory map beside the usual whole-file load.
+"""Reading crops of prepared cases: our memory map and the usual whole-file load.
 
 Makes one prepared case of 512 x 512 x 150 voxels (random HU) in a temporary folder and reads the
 same random crops in both ways. Prints milliseconds per crop and the memory that each way holds.
@@ -27,7 +27,7 @@ CROPS = {"coarse, Table VI": (64, 224, 224), "fine, Table VI": (32, 128, 128)}
 
 
 def make_case(folder: Path, rng: np.random.Generator) -> PreparedCase:
-    """A case on disk as the cache holds it, beside it the image as a compressed NIfTI."""
+    """A case on disk as the cache holds it, and its image as a compressed NIfTI."""
     image_hu = rng.integers(-1024, 1000, SHAPE).astype(np.int16)
     label = np.zeros(SHAPE, np.uint8)
     label[60:90, 200:300, 150:300] = 1

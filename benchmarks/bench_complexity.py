@@ -1,4 +1,4 @@
-"""Parameters and multiply-accumulates of the network beside Table VI.
+"""Parameters and multiply-accumulates of the network, next to those of Table VI.
 
     python benchmarks/bench_complexity.py
 
@@ -9,8 +9,10 @@ is traced on the meta device, which knows shapes only.
 
 from __future__ import annotations
 
+import argparse
 import csv
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,7 +51,11 @@ ROWS = (
 )
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print a line for each combination of heads; 1 where a figure differs."""
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args(argv)
     with TABLE6.open(encoding="utf-8", newline="") as file:
         table6 = {row["method"]: row for row in csv.DictReader(file)}
     print("Multiply-accumulates: fvcore, 1x1x64x224x224 + 1x1x32x128x128, nearest upsampling.")

@@ -1,12 +1,12 @@
 """How much the fine tumor stage reads off its crop: same lesions, same networks, other margins.
 
-    python benchmarks/bench_crops.py --centers centers.toml --target NAME --variants BL Ours
+    python benchmarks/bench_crops.py --centers centers.toml --target NAME --methods bl ours
 
 Every lesion of the target center is segmented once in a crop around its label, with 0 to 2 times
 the margin that the stage uses in inference. A network that sees the lesion finds the same in all
 of them; one that has learnt where in its crop a lesion usually ends finds a larger lesion in a
-larger crop, and what the coarse stage got wrong comes back as a wrong size. Printed for each row
-of Table V that is asked for: mean Dice (%) on the prepared grid and the median of predicted over
+larger crop, and what the coarse stage got wrong comes back as a wrong size. Printed for each method
+that is asked for: mean Dice (%) on the prepared grid and the median of predicted over
 true volume.
 """
 
@@ -29,7 +29,7 @@ from data.prepare.prepared_case import PreparedCase, PrepareSettings, prepare_ca
 from data.readers import list_cases, load_case
 from data.roi import expand_box
 from engine.command_line import run_script
-from engine.inference import Model, load_model, predict_box
+from engine.inference import Predictor, load_predictor, predict_box
 from engine.results import pick_runs
 from reproduce.experiments.cells import choose_targets
 from utils.config import Evaluation
@@ -48,21 +48,22 @@ class Found:
     volume: float  # predicted over true
 
 
-def find_lesion(model: Model, prepared: PreparedCase, margin: float) -> Found:
+def find_lesion(predictor: Predictor, prepared: PreparedCase, margin: float) -> Found:
     """One round of the fine stage around the label's box; `margin`: times the stage's own."""
     assert prepared.label is not None
     mask = target_mask(prepared.label, "tumor")
-    voxels = [round(margin * side) for side in model.stage.margin_voxels]
+    voxels = [round(margin * side) for side in predictor.stage.margin_voxels]
     box = expand_box(prepared.boxes["tumor"], voxels, mask.shape)
     pred = np.zeros_like(mask)
-    pred[box.slices] = predict_box(model, prepared.image_hu, box) > model.threshold
+    prob, _ = predict_box(predictor, prepared.image_hu, box)
+    pred[box.slices] = prob > predictor.stage.threshold
     pred = keep_components(pred)
     volume = np.count_nonzero(pred) / np.count_nonzero(mask)
     return Found(box.shape, dsc(pred, mask), float(volume))
 
 
-def measure(request: Evaluation, variants: Sequence[str]) -> dict[float, dict[str, list[Found]]]:
-    """Margin -> row of Table V -> what it found, a value for each case with a lesion.
+def measure(request: Evaluation, methods: Sequence[str]) -> dict[float, dict[str, list[Found]]]:
+    """Margin -> method -> what it found, a value for each case with a lesion.
 
     Raises ValueError for a target that is no center with lesions, and FileNotFoundError where a row
     has no finished run, see `pick_runs`.
@@ -71,31 +72,31 @@ def measure(request: Evaluation, variants: Sequence[str]) -> dict[float, dict[st
     (target,) = choose_targets(centers, [str(request.target)], request.centers)
     center = centers[target]
     models = {
-        variant: load_model(pick_runs(replace(request, variant=variant), centers)[0][0])
-        for variant in variants
+        method: load_predictor(pick_runs(replace(request, method=method), centers)[0][0].checkpoint)
+        for method in methods
     }
     spacing = next(iter(models.values())).config.spacing
-    found: dict[float, dict[str, list[Found]]] = {m: {v: [] for v in variants} for m in MARGINS}
+    found: dict[float, dict[str, list[Found]]] = {m: {v: [] for v in methods} for m in MARGINS}
     for files in tqdm(list_cases(center), unit="case", mininterval=10):
         prepared = prepare_case(load_case(center, files), PrepareSettings(spacing=spacing))
         if "tumor" not in prepared.boxes:
             continue
         for margin, of in found.items():
-            for variant, model in models.items():
-                of[variant].append(find_lesion(model, prepared, margin))
+            for method, model in models.items():
+                of[method].append(find_lesion(model, prepared, margin))
     return found
 
 
 def to_markdown(found: Mapping[float, Mapping[str, Sequence[Found]]]) -> str:
-    """A row for each margin: the mean crop, then Dice and volume for each variant."""
-    variants = list(next(iter(found.values())))
-    heads = " | ".join(f"{v}, Dice | {v}, volume" for v in variants)
+    """A row for each margin: the mean crop, then Dice and volume for each method."""
+    methods = list(next(iter(found.values())))
+    heads = " | ".join(f"{v}, Dice | {v}, volume" for v in methods)
     lines = [
         f"| margin | mean crop (z, y, x), voxels | {heads} |",
-        "| --- | --- |" + " --- |" * (2 * len(variants)),
+        "| --- | --- |" + " --- |" * (2 * len(methods)),
     ]
     for margin, of in found.items():
-        sides = np.mean([case.sides for case in of[variants[0]]], axis=0)
+        sides = np.mean([case.sides for case in of[methods[0]]], axis=0)
         cells = [f"x {margin:g}", " x ".join(f"{side:.0f}" for side in sides)]
         for cases in of.values():
             cells.append(f"{np.mean([case.dsc for case in cases]):.1f}")
@@ -106,8 +107,8 @@ def to_markdown(found: Mapping[float, Mapping[str, Sequence[Found]]]) -> str:
 
 def main() -> None:
     """Command line."""
-    request, variants = parse_arguments(__doc__, "tumor_fine")
-    run_script(lambda asked: print(to_markdown(measure(asked, variants))), request)
+    request, methods = parse_arguments(__doc__, "tumor_fine")
+    run_script(lambda asked: print(to_markdown(measure(asked, methods))), request)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 
 Lines: float32 and bf16; bf16 with PyTorch's own `F.conv3d` and `F.interpolate` in place of ours
 (`models/layers.py`). Each is timed in turn, several rounds, and the fastest round counts; only the
-ratios of one run mean anything. The largest difference of the logits is printed beside.
+ratios of one run mean anything. The largest difference of the logits is printed, too.
 """
 
 from __future__ import annotations

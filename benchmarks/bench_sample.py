@@ -3,7 +3,7 @@
 Both rotate image and label by the same three angles, make the signed distance map (Eq. 4) and the
 normal tissue around the tumor that Eq. 8 contrasts; ours also mirrors, adds noise and chooses the
 anchors. One CPU thread unless told otherwise. Where both compute the same thing the results are
-compared, and a difference ends the run with status 1.
+compared, and a difference ends the run with status 1. scikit-image is in requirements-dev.txt.
 
     python benchmarks/bench_sample.py
     python benchmarks/bench_sample.py --device cuda

@@ -1,10 +1,10 @@
 """What a change of the scanner alone costs trained models: same cases, same networks, other image.
 
-    python benchmarks/bench_scanner.py --centers centers.toml --target NAME --variants BL Ours
+    python benchmarks/bench_scanner.py --centers centers.toml --target NAME --methods bl ours
 
 Every case of the target center is changed in a way that is known (iodine, noise, calibration,
 kernel) and segmented again by the tumor stages (F-Mask: pancreas from the label, the lesion's box
-from the coarse stage). Printed for each row of Table V that is asked for: mean Dice (%) on the
+from the coarse stage). Printed for each method that is asked for: mean Dice (%) on the
 prepared grid, and what it loses against the unchanged images, with a 95 % bootstrap interval over
 cases. It isolates what a round robin over centers mixes with how hard each center is.
 """
@@ -30,7 +30,7 @@ from data.prepare.prepared_case import PreparedCase, PrepareSettings, prepare_ca
 from data.readers import list_cases, load_case
 from data.roi import bounding_box
 from engine.command_line import run_script
-from engine.inference import Model, load_model, predict_case
+from engine.inference import Predictor, load_predictor, predict_prepared
 from engine.results import pick_runs
 from reproduce.analysis.stats import bootstrap_mean
 from reproduce.experiments.cells import choose_targets
@@ -91,50 +91,55 @@ def change_case(case: Case, change: Change, seed: int = 0) -> Case:
     )
 
 
-def fine_dice(coarse: Model, fine: Model, prepared: PreparedCase) -> float:
+def fine_dice(coarse: Predictor, fine: Predictor, prepared: PreparedCase) -> float:
     """F-Mask's Dice (%) on the prepared grid."""
     around = prepared.boxes["pancreas"]
-    prob = predict_case(coarse, prepared.image_hu, around).prob
-    found = bounding_box(keep_components(prob > coarse.threshold))
-    prob = predict_case(fine, prepared.image_hu, around if found is None else found).prob
+    threshold = coarse.stage.threshold
+    prob = predict_prepared(coarse, prepared.image_hu, around, threshold).prob
+    found = bounding_box(keep_components(prob > threshold))
+    threshold = fine.stage.threshold
+    around = around if found is None else found
+    prob = predict_prepared(fine, prepared.image_hu, around, threshold).prob
     assert prepared.label is not None
-    return dsc(keep_components(prob > fine.threshold), target_mask(prepared.label, "tumor"))
+    return dsc(keep_components(prob > threshold), target_mask(prepared.label, "tumor"))
 
 
-def load_models(request: Evaluation, variant: str) -> tuple[Model, Model]:
+def load_models(request: Evaluation, method: str) -> tuple[Predictor, Predictor]:
     """The coarse and the fine tumor model of a row. Raises FileNotFoundError, see `pick_runs`."""
     centers = load_centers(request.centers)
     coarse, fine = (
-        load_model(pick_runs(replace(request, stage=stage, variant=variant), centers)[0][0])
+        load_predictor(
+            pick_runs(replace(request, stage=stage, method=method), centers)[0][0].checkpoint
+        )
         for stage in ("tumor_coarse", "tumor_fine")
     )
     return coarse, fine
 
 
-def measure(request: Evaluation, variants: tuple[str, ...]) -> dict[str, dict[str, np.ndarray]]:
-    """Variant -> change -> Dice (cases,) of the target center's cases with a lesion.
+def measure(request: Evaluation, methods: tuple[str, ...]) -> dict[str, dict[str, np.ndarray]]:
+    """Method -> change -> Dice (cases,) of the target center's cases with a lesion.
 
     Raises ValueError for a target that is no center with lesions.
     """
     centers = load_centers(request.centers)
     (target,) = choose_targets(centers, [str(request.target)], request.centers)
     center = centers[target]
-    models = {variant: load_models(request, variant) for variant in variants}
+    models = {method: load_models(request, method) for method in methods}
     spacing = next(iter(models.values()))[0].config.spacing
-    dice: dict[str, dict[str, list[float]]] = {v: {c: [] for c in CHANGES} for v in variants}
+    dice: dict[str, dict[str, list[float]]] = {v: {c: [] for c in CHANGES} for v in methods}
     for files in tqdm(list_cases(center), unit="case", mininterval=10):
         case = load_case(center, files)
         for name, change in CHANGES.items():
             prepared = prepare_case(change_case(case, change), PrepareSettings(spacing=spacing))
             if not {"pancreas", "tumor"} <= prepared.boxes.keys():
                 continue
-            for variant, (coarse, fine) in models.items():
-                dice[variant][name].append(fine_dice(coarse, fine, prepared))
+            for method, (coarse, fine) in models.items():
+                dice[method][name].append(fine_dice(coarse, fine, prepared))
     return {v: {c: np.array(d) for c, d in of.items()} for v, of in dice.items()}
 
 
 def to_markdown(dice: Mapping[str, Mapping[str, np.ndarray]]) -> str:
-    """A row for each change; for each variant its Dice and the loss against `UNCHANGED`."""
+    """A row for each change; for each method its Dice and the loss against `UNCHANGED`."""
     lines = [
         "| image | " + " | ".join(f"{v} | {v} loses" for v in dice) + " |",
         "| --- |" + " --- |" * (2 * len(dice)),
@@ -153,8 +158,8 @@ def to_markdown(dice: Mapping[str, Mapping[str, np.ndarray]]) -> str:
 
 def main() -> None:
     """Command line."""
-    request, variants = parse_arguments(__doc__, "tumor_coarse")
-    run_script(lambda asked: print(to_markdown(measure(asked, variants))), request)
+    request, methods = parse_arguments(__doc__, "tumor_coarse")
+    run_script(lambda asked: print(to_markdown(measure(asked, methods))), request)
 
 
 if __name__ == "__main__":

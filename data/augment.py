@@ -25,11 +25,18 @@ class AugmentSettings:
     """What is done to a sample, and how often. The defaults are the paper's (Sec. IV-C).
 
     The paper names rotation by +-15 degrees, mirroring and noise; how often, and how much noise,
-    are the released scripts' numbers. The rest is theirs alone, and off by default.
+    are the released scripts' numbers. Of the scripts' other steps, gamma is here, off by default;
+    an elastic transform (with probability 0.1) is not: in which unit its amplitude U(0, 0.1) is,
+    and how smooth its field, is not known. Scale and brightness are this project's own: the
+    scripts undo their scaling by a resize to the old size, and never switch their local brightness
+    shift on.
     """
 
     rotation_degrees: float = setting(
-        15.0, "rotation about each axis, uniform in +- this", "Sec. IV-C", allowed=Range(0, 180)
+        15.0,
+        "rotation about each axis, degrees, uniform in +- this",
+        "Sec. IV-C",
+        allowed=Range(least=0, most=180),
     )
     rotation_probability: float = setting(
         0.5, "how often a sample is rotated", "released scripts", allowed=PROBABILITY
@@ -39,36 +46,43 @@ class AugmentSettings:
     )
     noise_std: float = setting(
         0.1,
-        "the largest standard deviation of the noise, of the image's [0, 1] (0.1 is 34 HU)",
+        "largest deviation of the noise, of the image's [0, 1]: 34 HU",
         "released scripts",
         allowed=NOT_NEGATIVE,
     )
     noise_probability: float = setting(
         0.5, "how often noise is added", "released scripts", allowed=PROBABILITY
     )
-    scale_range: tuple[float, float] = setting(
-        (0.8, 1.2), "range of a zoom of the image", "-", allowed=Range(above=0, rising=True)
-    )
-    scale_probability: float = setting(
-        0.0, "how often the image is zoomed", "-", allowed=PROBABILITY
-    )
     gamma_range: tuple[float, float] = setting(
-        (0.7, 1.5), "range of gamma", "released scripts", allowed=Range(above=0, rising=True)
+        (0.7, 1.5),
+        "exponents of the image that are drawn from",
+        "released scripts",
+        allowed=Range(above=0, rising=True),
     )
     gamma_probability: float = setting(
-        0.0, "how often gamma is applied (released scripts: 0.5)", "-", allowed=PROBABILITY
+        0.0,
+        "how often a gamma is applied; 0.5 in the released scripts",
+        "Sec. IV-C names none",
+        allowed=PROBABILITY,
+    )
+    scale_range: tuple[float, float] = setting(
+        (0.8, 1.2),
+        "factors of all sides that are drawn from, about the crop's center",
+        "-",
+        allowed=Range(above=0, rising=True),
+    )
+    scale_probability: float = setting(
+        0.0, "how often a sample is scaled", "-", allowed=PROBABILITY
     )
     brightness: float = setting(
-        0.3, "shift around the tumor, uniform in +- this", "-", allowed=NOT_NEGATIVE
+        0.3,
+        "added around the tumor, of the image's [0, 1], uniform in +- this",
+        "-",
+        allowed=NOT_NEGATIVE,
     )
     brightness_probability: float = setting(
-        0.0, "how often the tumor's surroundings are shifted", "-", allowed=PROBABILITY
+        0.0, "how often the tumor's surroundings change in brightness", "-", allowed=PROBABILITY
     )
-
-
-RELEASED_AUGMENTATION = AugmentSettings(
-    scale_probability=0.5, gamma_probability=0.5, brightness_probability=0.3
-)
 
 
 @torch.no_grad()
@@ -155,12 +169,31 @@ def resize(image: Tensor, label: Tensor, shape: Shape) -> tuple[Tensor, Tensor]:
 
     The image is interpolated trilinearly, the label takes the voxel under each new center
     ("nearest-exact": without the half-voxel shift of torch's "nearest"), so both stay aligned.
+    Where centers fall between two voxels (all of them, at half the size) they take the lower and
+    the higher one in turn, mirrored about the middle: flipping and resizing commute, and over many
+    positions an object neither moves nor grows.
     """
     resized = F.interpolate(image, size=shape, mode="trilinear", align_corners=False)
-    for axis, (old, new) in enumerate(zip(label.shape[2:], shape, strict=True), start=2):
-        centers = (2 * torch.arange(new) + 1) * old  # in halves of a new voxel, whole numbers
-        label = label.index_select(axis, (centers // (2 * new)).to(label.device))
+    for axis, new in enumerate(shape, start=2):
+        label = _resize_label(label, axis, new)
     return resized, label
+
+
+def _resize_label(label: Tensor, axis: int, new: int) -> Tensor:
+    """The label with `new` voxels along one axis; see `resize`."""
+    old, places = label.shape[axis], torch.arange(new)
+    centers = (2 * places + 1) * old  # in halves of a new voxel, whole numbers
+    above = centers // (2 * new)
+    below = (centers - 1) // (2 * new)  # another voxel only where the center falls between two
+    mirrored = places.flip(0)
+    lower = torch.where(places < mirrored, places % 2 == 0, mirrored % 2 == 1)
+    taken = label.index_select(axis, torch.where(lower, below, above).to(label.device))
+    middle = new // 2
+    if new % 2 == 1 and below[middle] != above[middle]:
+        # No voxel is the right one, seen from both ends: the higher class of the two.
+        either = label.narrow(axis, int(below[middle]), 2).amax(axis)
+        taken.select(axis, middle).copy_(either)
+    return taken
 
 
 def brighten_tumor(image: Tensor, label: Tensor, shift: float) -> Tensor:

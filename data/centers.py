@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from data.case import Center, DataError
 from data.readers import READERS
 from data.readers.label import CLASSES, LABEL_GEOMETRIES
+from utils.commands import default_path
 
 
 def load_centers(path: Path) -> dict[str, Center]:
@@ -19,6 +21,12 @@ def load_centers(path: Path) -> dict[str, Center]:
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        example = shlex.join(["cp", str(default_path("centers.example.toml")), str(path)])
+        raise DataError(
+            f"{path}: cannot be read (there is no file {path.absolute()}); give the path of the "
+            f"file that lists your centers, or start from the example: {example}"
+        ) from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

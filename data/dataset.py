@@ -19,13 +19,12 @@ from data.augment import resize
 from data.case import LABEL_PANCREAS, LABEL_TUMOR
 from data.intensity import PAD_HU, window_hu
 from data.prepare.prepared_case import PreparedCase
-from data.roi import Box, center_box, crop, jitter_box, pad_to_multiple
+from data.roi import STRIDE, central_window, jitter_box, network_input
 from data.targets.anchors import anchor_masks
 from data.targets.sdm import signed_distance_map
 from data.targets.slices import slice_labels
 from utils.stages import Stage
 
-NETWORK_MULTIPLE = 8  # three halvings
 # What a method can ask for beside the mask, and the fields of `Sample` that it fills.
 TARGETS = {"sdm": ("sdm",), "slices": ("slice_labels",), "anchors": ("positive", "negative")}
 SHUFFLED, ONE_PER_CENTER = "shuffled", "one_per_center"
@@ -90,11 +89,6 @@ def target_mask(label: LabelArray, target: str) -> LabelArray:
     return label >= (LABEL_TUMOR if target == "tumor" else LABEL_PANCREAS)
 
 
-def central_window(shape: Sequence[int], window_voxels: tuple[int, int]) -> Box:
-    """All slices, and the central (y, x) window, of a volume of `shape`."""
-    return center_box(shape, (shape[0], *window_voxels))
-
-
 def sample_seed(seed: int, index: int, purpose: int) -> int:
     """A seed of its own for each sample and purpose."""
     return int(np.random.SeedSequence([seed, index, purpose]).generate_state(1)[0])
@@ -157,7 +151,7 @@ class StageDataset(Dataset[Crop]):
         label = case.label
         assert label is not None
         if stage.roi == "volume":
-            box = central_window(case.image_hu.shape, stage.window_voxels)
+            box = central_window(case.image_hu.shape, stage.window_voxels, stage.stride)
         else:
             box = jitter_box(
                 case.boxes[stage.roi],
@@ -166,11 +160,8 @@ class StageDataset(Dataset[Crop]):
                 z_fraction=stage.jitter_z_fraction,
                 yx_voxels=stage.jitter_voxels,
             )
-        multiple = NETWORK_MULTIPLE * stage.stride
-        image_hu, _ = pad_to_multiple(crop(case.image_hu, box), multiple, value=PAD_HU)
-        label_crop, _ = pad_to_multiple(crop(label, box), multiple, value=0)
-        step = slice(None, None, stage.stride)
-        image_hu, label_crop = image_hu[step, step, step], label_crop[step, step, step]
+        image_hu, _ = network_input(case.image_hu, box, stage.stride, value=PAD_HU)
+        label_crop, _ = network_input(label, box, stage.stride)
         resize_to = _new_shape(image_hu.shape, stage, rng)
         resized = image_hu.shape if resize_to is None else resize_to
         z, y, x = (
@@ -178,8 +169,8 @@ class StageDataset(Dataset[Crop]):
             for length, old, new in zip(case.spacing, image_hu.shape, resized, strict=True)
         )
         return Crop(
-            torch.from_numpy(np.array(image_hu)),  # a copy: the cache's memory map is read-only
-            torch.from_numpy(np.array(label_crop)),
+            torch.from_numpy(image_hu),
+            torch.from_numpy(label_crop),
             (z, y, x),
             resize_to,
             case.case_id,
@@ -191,16 +182,20 @@ class StageDataset(Dataset[Crop]):
 def _new_shape(
     shape: tuple[int, ...], stage: Stage, rng: np.random.Generator
 ) -> tuple[int, int, int] | None:
-    """Size that the crop is resized to: below the cap always, a random rescaling sometimes."""
+    """Size that the crop is resized to: below the cap always, a random rescaling sometimes.
+
+    `stage.rescale_range` is that of the number of voxels, as in the released scripts: a factor of
+    0.8 to 1.2 on it is 0.93 to 1.06 on each side.
+    """
     rescale = rng.random() < stage.rescale_probability
-    factor = rng.uniform(*stage.rescale_range)
+    factor = rng.uniform(*stage.rescale_range) ** (1 / 3)  # of a side
     largest = (stage.max_voxels / float(np.prod(shape))) ** (1 / 3)
     if largest >= 1 and (not rescale or stage.roi == "volume"):
         return None
     factor = largest if largest < 1 else min(factor, largest)
-    sides = [max(round(n * factor / NETWORK_MULTIPLE), 1) * NETWORK_MULTIPLE for n in shape]
+    sides = [max(round(n * factor / STRIDE), 1) * STRIDE for n in shape]
     while np.prod(sides) > stage.max_voxels:  # rounding up went above the cap
-        sides[int(np.argmax(sides))] -= NETWORK_MULTIPLE
+        sides[int(np.argmax(sides))] -= STRIDE
     z, y, x = sides
     return z, y, x
 

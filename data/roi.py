@@ -1,8 +1,9 @@
 """Regions of interest: `Box`, margins, crop and paste back (Fig. 4's crops).
 
-The network halves each side three times, so a crop's sides are multiples of 8 wherever the volume
-is large enough; where it is not, `pad_to_multiple` fills the crop up and names the part to keep.
-Everything is in voxels, (z, y, x).
+The network halves each side three times, so a crop's sides are multiples of `STRIDE` wherever the
+volume is large enough; where it is not, `pad_to_multiple` fills the crop up and names the part to
+keep. `network_input` is the one way from a volume and a box to what a network sees, in training and
+in inference. Everything is in voxels, (z, y, x).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 
 Triple = tuple[int, int, int]
 
-SIDE_MULTIPLE = 8  # three strides of 2
+STRIDE = 8  # of the network: three strides of 2, so inputs have sides of multiples of it
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,24 @@ class Box:
         return all(stop <= n for stop, n in zip(self.stop, shape, strict=True))
 
 
-def center_box(shape: Sequence[int], size: Sequence[int]) -> Box:
-    """Box of `size` in the middle of a volume; a side that the volume lacks is the volume's."""
+def center_box(shape: Sequence[int], size: Sequence[int], step: int = 1) -> Box:
+    """Box of `size` in the middle of a volume; a side that the volume lacks is the volume's.
+
+    It starts at multiples of `step`, at most `step` - 1 voxels before the middle's box.
+    """
     sides = [min(n, s) for n, s in zip(shape, size, strict=True)]
-    start = [(n - s) // 2 for n, s in zip(shape, sides, strict=True)]
+    start = [(n - s) // 2 // step * step for n, s in zip(shape, sides, strict=True)]
     stop = [a + s for a, s in zip(start, sides, strict=True)]
     return Box(_triple(start, "start"), _triple(stop, "stop"))
+
+
+def central_window(shape: Sequence[int], window_voxels: Sequence[int], stride: int = 1) -> Box:
+    """All slices, and the central (y, x) window, of a volume of `shape`.
+
+    It starts at a multiple of `stride`, so that a subsampled input keeps the voxels whose index in
+    the volume is a multiple of it.
+    """
+    return center_box(shape, (shape[0], *window_voxels), step=stride)
 
 
 def bounding_box(mask: np.ndarray) -> Box | None:
@@ -69,7 +82,7 @@ def bounding_box(mask: np.ndarray) -> Box | None:
 
 
 def expand_box(
-    box: Box, margin: int | Sequence[int], shape: Sequence[int], multiple: int = SIDE_MULTIPLE
+    box: Box, margin: int | Sequence[int], shape: Sequence[int], multiple: int = STRIDE
 ) -> Box:
     """Inference crop: a margin on every side, sides rounded up, inside the volume (protocol).
 
@@ -94,7 +107,7 @@ def jitter_box(
     *,
     z_fraction: tuple[float, float] = (0.01, 0.10),
     yx_voxels: tuple[int, int] = (0, 30),
-    multiple: int = SIDE_MULTIPLE,
+    multiple: int = STRIDE,
 ) -> Box:
     """Training crop: each side gets a random margin of its own (protocol).
 
@@ -131,19 +144,34 @@ def paste(cropped: np.ndarray, box: Box, shape: Sequence[int]) -> np.ndarray:
     return array
 
 
+def network_input(
+    volume: np.ndarray, box: Box, stride: int = 1, value: float = 0
+) -> tuple[np.ndarray, Box]:
+    """What a network sees of `box`: padded to its strides, then every `stride`-th voxel.
+
+    `volume`: (z, y, x), image or label; `value` fills the padding. Returns a new, writable array
+    with sides of multiples of `STRIDE`, and the place of `box` in it before it was subsampled: an
+    output of the network, brought back to every voxel, is cropped to that place. The box's first
+    voxel is among those that are kept. Raises ValueError for a box outside the volume.
+    """
+    padded, inner = pad_to_multiple(crop(volume, box), STRIDE * stride, value, step=stride)
+    every = slice(None, None, stride)
+    return padded[every, every, every].copy(), inner
+
+
 def pad_to_multiple(
-    array: np.ndarray, multiple: int | Sequence[int], value: float = 0
+    array: np.ndarray, multiple: int | Sequence[int], value: float = 0, step: int = 1
 ) -> tuple[np.ndarray, Box]:
     """Fill a volume up until its sides are multiples, evenly on both ends.
 
-    `array`: (..., z, y, x); `multiple`: one number or (z, y, x). Returns the padded array (the
-    array itself where nothing is missing) and the box in it that holds the original:
-    `crop(padded, inner)` is `array` again.
+    `array`: (..., z, y, x); `multiple`: one number or (z, y, x). In front it is a multiple of
+    `step` voxels, the rest is behind. Returns the padded array (the array itself where nothing is
+    missing) and the box in it that holds the original: `crop(padded, inner)` is `array` again.
     """
     multiples = (multiple,) * 3 if isinstance(multiple, int) else multiple
     shape = array.shape[-3:]
     missing = [-n % m for n, m in zip(shape, multiples, strict=True)]
-    before = _triple([m // 2 for m in missing], "start")
+    before = _triple([m // 2 // step * step for m in missing], "start")
     after = _triple([b + n for b, n in zip(before, shape, strict=True)], "stop")
     inner = Box(before, after)
     if not any(missing):

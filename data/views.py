@@ -11,7 +11,7 @@ from torch import Tensor
 
 from utils.settings import setting
 
-WEIGHTS = ("randconv", "kaiming")
+MODES = ("printed", "as_run")
 MIN_SPAN = 1e-6  # a view whose values differ by less is constant: rounding is not rescaled
 LARGEST_SHIFT_KERNEL = 3  # larger ones cost less through the Fourier transform (measured)
 FOURIER_REACH = 3  # smaller kernels are padded to the largest of Eq. 1: one transform serves all
@@ -22,34 +22,26 @@ CPU_SLAB = 1 << 18  # voxels that a CPU's cache holds, several times over
 class ViewSettings:
     """How F of Eq. 1 is drawn, and what happens to a view; the defaults are the paper's."""
 
-    kernel_sizes: tuple[int, ...] = setting((1, 3, 5, 7), "sides of F, odd", "paper's ref. [38]")
-    weights: str = setting("randconv", "variance of the weights of F", "RandConv", WEIGHTS)
-    bias: bool = setting(False, "add a bias U(-1, 1) / sqrt(fan_in)", "released scripts")
-    rescale: bool = setting(False, "clamp and rescale", "released scripts")
+    mode: str = setting(
+        "printed",
+        "Eq. 1 as printed, or as the released scripts run it: F has a bias, and the view is "
+        "clamped to [0, 1] and rescaled to fill it, which changes the contrast between tissues",
+        "Eq. 1; released scripts",
+        MODES,
+    )
+    kernel_sizes: tuple[int, ...] = setting(
+        (1, 3, 5, 7),
+        "sides of F that are drawn from, voxels, odd; 3 5 7 in the released scripts",
+        "Eq. 1's ref. [38] (RandConv)",
+    )
 
     def __post_init__(self) -> None:
         """Raise ValueError for a setting that means nothing."""
-        if self.weights not in WEIGHTS:
-            raise ValueError(f"unknown weights {self.weights!r}; choose from {', '.join(WEIGHTS)}")
+        if self.mode not in MODES:
+            raise ValueError(f"--views.mode {self.mode}: choose from {', '.join(MODES)}")
         if not self.kernel_sizes or any(k < 1 or k % 2 == 0 for k in self.kernel_sizes):
             sizes = " ".join(map(str, self.kernel_sizes))
-            raise ValueError(f"--views.kernel-sizes {sizes}: odd and positive")
-
-
-RELEASED_VIEWS = ViewSettings(kernel_sizes=(3, 5, 7), weights="kaiming", bias=True, rescale=True)
-
-
-def random_view(
-    image: Tensor, generator: torch.Generator, settings: ViewSettings = ViewSettings()
-) -> Tensor:
-    """Eq. 1: a F(x) + (1 - a) x, a ~ U(0, 1), F a random convolution with zero padding.
-
-    `image`: (b, 1, z, y, x) in [0, 1]; each sample has an F and an a of its own, drawn from the
-    CPU `generator`. Returns float32 of the same shape, without a gradient. As in the paper the
-    view is not clamped, its values may leave [0, 1]; with `settings.rescale` they fill it, and a
-    constant view stays constant.
-    """
-    return random_views(image, generator, settings, count=1)[0]
+            raise ValueError(f"--views.kernel-sizes {sizes}: odd and positive numbers")
 
 
 @torch.no_grad()
@@ -59,13 +51,18 @@ def random_views(
     settings: ViewSettings = ViewSettings(),
     count: int = 2,
 ) -> list[Tensor]:
-    """`count` calls of `random_view` in a row: the same views, for less than their time.
+    """Eq. 1: `count` views a F(x) + (1 - a) x, a ~ U(0, 1), F a random convolution.
 
-    The Fourier transform of the image, where it is needed, is taken once for all of them.
+    `image`: (b, 1, z, y, x) in [0, 1]; each view of each sample has an F and an a of its own, drawn
+    from the CPU `generator`; F pads with zeros, its weights are N(0, 1 / fan_in), in RandConv as in
+    the released scripts. Each view is float32 of the image's shape, without a gradient. "printed":
+    it is not clamped, its values may leave [0, 1]. "as_run": F has a bias U(-1, 1) / sqrt(fan_in),
+    and the view is clamped to [0, 1], then its minimum becomes 0 and its maximum 1; a constant one
+    stays constant. Raises ValueError for another shape.
     """
     if image.dim() != 5 or image.shape[1] != 1:
         raise ValueError(f"image must be (b, 1, z, y, x), not {tuple(image.shape)}")
-    volumes = [Convolver(sample[0].float()) for sample in image]
+    volumes = [Convolver(sample[0].float()) for sample in image]  # transformed once for all views
     return [
         torch.stack([_view(volume, generator, settings) for volume in volumes])[:, None]
         for _ in range(count)
@@ -77,14 +74,14 @@ def _view(volume: Convolver, generator: torch.Generator, settings: ViewSettings)
     choice = int(torch.randint(len(settings.kernel_sizes), (), generator=generator))
     size = settings.kernel_sizes[choice]
     fan_in = size**3
-    gain = 2.0 if settings.weights == "kaiming" else 1.0
-    weight = torch.randn(size, size, size, generator=generator) * (gain / fan_in) ** 0.5
+    weight = torch.randn(size, size, size, generator=generator) * (1 / fan_in) ** 0.5
+    # Drawn in either mode, so that both see the same F and a.
     bias, a = torch.rand(2, generator=generator).tolist()
     view = volume.convolve(weight)
-    if settings.bias:
-        view += (2 * bias - 1) / fan_in**0.5
-    view = torch.lerp(volume.volume, view, a)
-    return _rescale(view.clamp_(0, 1)) if settings.rescale else view
+    if settings.mode == "printed":
+        return torch.lerp(volume.volume, view, a)
+    view += (2 * bias - 1) / fan_in**0.5
+    return _rescale(torch.lerp(volume.volume, view, a).clamp_(0, 1))
 
 
 def _rescale(view: Tensor) -> Tensor:

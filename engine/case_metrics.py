@@ -16,6 +16,9 @@ from utils.metrics import centroid_distance, dsc, precision, recall, surface_met
 
 Row = dict[str, Any]
 METRICS = ("dsc", "asd_mm", "hd95_mm", "hd95_max_mm", "recall", "precision", "centroid_mm")
+TEXT_COLUMNS = ("case_id", "empty", "fallback", "arithmetic")
+# `windows`: into how many the crop was cut, 0: none. `arithmetic`: fp32, bf16 or fp16 (the metric
+# `precision` has that name already).
 COLUMNS = (
     "case_id",
     *METRICS,
@@ -27,6 +30,8 @@ COLUMNS = (
     "fallback",
     "rounds",
     "threshold",
+    "windows",
+    "arithmetic",
     "seconds",
     "peak_memory_mib",
 )
@@ -103,4 +108,4 @@ def _cell(value: Any) -> str:
 
 
 def _value(name: str, text: str) -> Any:
-    return text if name in ("case_id", "empty", "fallback") else float(text)
+    return text if name in TEXT_COLUMNS else float(text)

@@ -13,10 +13,13 @@ from typing import Any, NoReturn, TypeVar
 import torch
 
 from methods import METHODS, build_method, make_config
+from utils.commands import to_arguments
 from utils.config import (
+    CASES,
     DEFAULT_METHOD,
     PRECISIONS,
     ROI_SOURCES,
+    THRESHOLDS,
     Config,
     Evaluation,
     StoppedError,
@@ -25,8 +28,6 @@ from utils.config import (
 from utils.settings import flatten, option_name, override
 from utils.stages import FOLDS, Stage, stage_named
 
-PROTOCOLS = ("paper", "honest", "heldout")
-STAGE_PART = "stage."  # of a flattened `Config`
 Request = TypeVar("Request")
 
 
@@ -93,23 +94,35 @@ def parse_evaluation(stage: Stage, argv: Sequence[str] | None = None) -> Evaluat
     add("--time", nargs="+", default=(), help=times)
     add("--roi-source", choices=ROI_SOURCES, default="seg", help="pancreas ROI: segmented or label")
     add(
-        "--protocol",
-        choices=PROTOCOLS,
-        default=default.protocol,
-        help="the tumor's threshold: the target center's in centers.toml (paper), or the best on "
-        "held-out source cases (honest), which heldout predicts first",
+        "--threshold",
+        choices=THRESHOLDS,
+        default=default.threshold,
+        help="the tumor's: the target center's in centers.toml, as the paper chose it (with the "
+        "target in view), or the best on held-out source cases (after --cases heldout)",
     )
-    add("--method", choices=tuple(METHODS), default=DEFAULT_METHOD, help="runs of this method")
+    tested = (
+        "the target's (of a fold: its test cases), or those of the sources held out of training"
+    )
+    add("--cases", choices=CASES, default=default.cases, help=tested)
+    add("--method", choices=tuple(METHODS), default=default.method, help="runs of this method")
     add("--seed", type=int, help="only runs of this seed")
     add("--fold", choices=FOLDS, help="runs of cross-validation inside --target")
+    released = "state dict of the authors' released network, evaluated in place of a run"
+    add("--released", type=Path, metavar="FILE", help=released)
     add("--checkpoints", type=Path, default=default.checkpoints, help="where run folders are")
     add("--cache", type=Path, default=default.cache, help="where prepared cases are kept")
     add("--device", default="auto", help="cpu, cuda, cuda:1, or auto: a GPU if there is one")
-    add("--precision", choices=PRECISIONS, default="auto", help="arithmetic")
+    arithmetic = "arithmetic; auto: fp32 on a CPU, bf16 (or fp16) on a GPU"
+    add("--precision", choices=PRECISIONS, default="auto", help=arithmetic)
+    windows = "cut larger crops into windows of so many voxels; none: only where memory runs out"
+    add("--window-voxels", type=int, metavar="N", help=windows)
     add("--workers", type=int, default=default.workers, help="processes that prepare cases")
     given = vars(parser.parse_args(argv))
     given |= {name: tuple(given[name]) for name in ("sources", "time")}
-    return Evaluation(stage.name, **given)
+    try:
+        return Evaluation(stage.name, **given)
+    except ValueError as error:
+        parser.error(str(error))
 
 
 def run_script(action: Callable[[Request], Any], request: Request) -> None:
@@ -137,16 +150,22 @@ def config_arguments(config: Config) -> tuple[str, ...]:
         (config.settings, default.settings),
     )
     for owner, usual in pairs:
-        before = {
-            name: value
-            for name, _, value in flatten(usual)
-            if name != "method" and not name.startswith(STAGE_PART)
-        }
+        before = {name: value for name, _, value in flatten(usual) if name != "method"}
         after = {name: value for name, _, value in flatten(owner) if name in before}
         for name, value in after.items():
             if value != before[name]:
                 words += _as_words(option_name(name), value, before[name])
     return tuple(words)
+
+
+def evaluation_arguments(evaluation: Evaluation) -> tuple[str, ...]:
+    """The arguments that give `evaluation`: what differs from the defaults.
+
+    `parse_evaluation(STAGES[evaluation.stage], evaluation_arguments(evaluation)) == evaluation`.
+    """
+    default = Evaluation(evaluation.stage)
+    given = {k: v for k, v in vars(evaluation).items() if v != getattr(default, k)}
+    return to_arguments(given)
 
 
 def _as_words(option: str, value: Any, usual: Any) -> list[str]:
@@ -191,8 +210,6 @@ def _refuse(parser: argparse.ArgumentParser, config: Config, unknown: Sequence[s
 def _add_settings(group: argparse._ArgumentGroup, owner: Any, part: str) -> None:
     """One option per setting; what is not given stays out of the namespace."""
     for name, item, default in flatten(owner):
-        if name.startswith(STAGE_PART):
-            continue  # the stage has a group of its own
         text = f"{item.metadata['help']}\n(default: {_shown(default)}; source: "
         text = (text + f"{item.metadata['source']})").replace("%", "%%")
         options: dict[str, Any] = {"help": text, "default": argparse.SUPPRESS}

@@ -12,7 +12,7 @@ import numpy as np
 
 from data.dataset import target_mask
 from data.prepare.prepared_case import PreparedCase
-from engine.inference import Model, input_box, predict_box
+from engine.inference import Predictor, input_box, predict_box
 from methods import Method
 from utils.config import Config
 from utils.files import write_text
@@ -50,7 +50,7 @@ class EarlyStopping:
         device = next(method.parameters()).device
         config = replace(self.config, stage=replace(self.config.stage, mirror_axes=()))
         stage = config.stage
-        model = Model(config, method, device, config.precision, stage.max_voxels, stage.threshold)
+        predictor = Predictor(config, method, device, config.precision)
         method.eval()
         by_center: dict[str, list[float]] = {}
         for case in self.cases:
@@ -58,7 +58,8 @@ class EarlyStopping:
             around = None if stage.roi == "volume" else case.boxes[stage.roi]
             box = input_box(stage, case.image_hu.shape, around)
             pred = np.zeros(case.image_hu.shape, bool)
-            pred[box.slices] = predict_box(model, case.image_hu, box) > stage.threshold
+            prob, _ = predict_box(predictor, case.image_hu, box)
+            pred[box.slices] = prob > stage.threshold
             dice = dsc(keep_components(pred), target_mask(case.label, stage.target))
             by_center.setdefault(case.center, []).append(dice)
         method.train()

@@ -1,43 +1,60 @@
-"""`run_stage`: one stage's masks and measures on an unseen center, from the stage before it."""
+"""`run_stage`: one stage's masks and measures on an unseen center, from the stage before it.
+
+The prediction is the cascade's (`engine/cascade.py`); here are only what comes before and after it:
+the earlier masks are read, the mask is written and measured. The image comes from the cache of
+prepared cases; of the original files only the label is read again, for the metrics.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import resource
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from data.case import Case, Center
+from data.case import Center
 from data.centers import load_centers
 from data.dataset import target_mask
 from data.prepare.prepare_centers import prepare_centers
-from data.prepare.prepared_case import PreparedCase, PrepareSettings, restore_prob, to_prepared_mask
-from data.readers import load_case
+from data.prepare.prepared_case import PreparedCase, PrepareSettings
+from data.readers import load_label
 from data.readers.masks import read_mask, write_mask
-from data.roi import Box, bounding_box
+from data.roi import Box
 from data.splits import CaseName
+from engine.cascade import Earlier, Prediction, mask_box, segment_stage
 from engine.case_metrics import Row, measure_case, read_cases, write_cases, write_summary
-from engine.inference import Model, load_model, predict_case
-from engine.results import Result, find_previous, pick_runs, result_folder
+from engine.inference import Predictor, load_predictor, load_released_predictor
+from engine.provenance import describe_origin, kept_rows
+from engine.released_runs import record_released_run
+from engine.results import Result, find_previous, pick_runs, result_folder, threshold_source
 from engine.run_folders import Run, locked, mark_done
 from engine.threshold_selection import best_threshold, heldout_sweeps, sweep_path, write_sweep
 from utils.config import Evaluation
-from utils.files import write_json
-from utils.postprocess import keep_components
+from utils.device import peak_memory_mib, reset_peak_memory
 from utils.progress import Progress
 from utils.stages import Stage
+
+PANCREAS_LABEL = "pancreas label"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What all cases of one result share."""
+
+    evaluation: Evaluation
+    predictor: Predictor
+    threshold: float
+    center: Center
+    result: Result
 
 
 def run_stage(evaluation: Evaluation) -> list[Path]:
     """Predict and measure a stage on each center that was asked for; return the result folders.
 
-    Cases that are there already are kept, so that a killed evaluation goes on where it was.
-    Raises FileNotFoundError, with the command to give, where a run or an earlier result is missing.
+    Cases that are there already are kept, so that a killed evaluation resumes. Raises
+    FileNotFoundError, with the command to give, where a run or an earlier result is missing.
     """
     centers = load_centers(evaluation.centers)
     folders = []
@@ -48,36 +65,48 @@ def run_stage(evaluation: Evaluation) -> list[Path]:
 
 
 def evaluate_run(evaluation: Evaluation, run: Run, center: Center, previous: Result | None) -> Path:
-    """Predict, write and measure with one run the cases of `center` that the protocol names.
+    """Predict, write and measure with one run those cases of `center` that are asked for.
 
-    Doubles that the run's split dropped are left out: another center's copy of them has trained.
-    Raises ValueError where a case has trained the run.
+    Duplicates that the run's split dropped are left out: another center's copy of them has
+    trained. Raises ValueError where a case has trained the run.
     """
-    model = load_model(run, evaluation.device, evaluation.precision)
-    stage = model.stage
-    model.threshold = choose_threshold(evaluation, run, stage, center)
-    settings = PrepareSettings(spacing=model.config.spacing)
+    predictor = open_predictor(evaluation, run)
+    threshold = choose_threshold(evaluation, run, predictor.stage, center)
+    settings = PrepareSettings(spacing=predictor.config.spacing)
     prepared = prepare_centers([center], evaluation.cache, settings, evaluation.workers)
-    cases = select_cases(evaluation, run, center.name, prepared[center.name], model.train_cases)
-    folder = result_folder(run, stage.name, center.name, evaluation.roi_source, evaluation.protocol)
-    result = Result(folder, stage.name, previous)
-    result.folder.mkdir(parents=True, exist_ok=True)
-    origin = provenance(run, model, evaluation, center, previous)
-    table = result.folder / "cases.csv"
-    with locked(result.folder):
+    cases = select_cases(evaluation, run, center.name, prepared[center.name], predictor.train_cases)
+    folder = result_folder(run, evaluation.stage, center.name, evaluation)
+    result = Result(folder, evaluation.stage, center.name, previous)
+    work = Work(evaluation, predictor, threshold, center, result)
+    folder.mkdir(parents=True, exist_ok=True)
+    if evaluation.released is not None:
+        record_released_run(evaluation, run)
+    origin = describe_origin(evaluation, run, predictor, threshold, result)
+    with locked(folder):
         rows = kept_rows(result, origin, cases)
         there = {row["case_id"] for row in rows}
-        todo = [case for case in cases if case.case_id not in there]
-        progress = Progress(f"{stage.name} on {center.name}", len(todo))
-        for item in todo:
-            row = evaluate_case(evaluation, model, center, item, result)
-            rows = sorted([*rows, row], key=lambda r: r["case_id"])
-            write_cases(table, rows)
-            progress.advance({key: row[key] for key in ("dsc", "seconds") if key in row})
-        progress.close()
-        write_summary(result.folder / "summary.json", read_cases(table), origin)
-        mark_done(result.folder)
-    return result.folder
+        evaluate_cases(work, [case for case in cases if case.case_id not in there], rows)
+        write_summary(folder / "summary.json", read_cases(folder / "cases.csv"), origin)
+        mark_done(folder)
+    return folder
+
+
+def open_predictor(evaluation: Evaluation, run: Run) -> Predictor:
+    """The run's trained stage, or the released file that is evaluated in a run's place."""
+    device, precision = evaluation.device, evaluation.precision
+    window_voxels = evaluation.window_voxels
+    if evaluation.released is None:
+        return load_predictor(
+            run.checkpoint, device, precision, stage=evaluation.stage, window_voxels=window_voxels
+        )
+    print(
+        f"{evaluation.released}: nothing tells which cases have trained a released network, so "
+        f"nothing checks that those of {evaluation.target} are unseen",
+        flush=True,
+    )
+    return load_released_predictor(
+        evaluation.released, evaluation.stage, device, precision, window_voxels=window_voxels
+    )
 
 
 def select_cases(
@@ -92,7 +121,7 @@ def select_cases(
     Raises ValueError where one of them has trained the run.
     """
     wanted = {(center, case.case_id) for case in prepared} - run.dropped_cases
-    if evaluation.protocol == "heldout":
+    if evaluation.cases == "heldout":
         wanted &= run.heldout_cases
     elif run.fold is not None:
         wanted &= run.test_cases
@@ -106,144 +135,90 @@ def select_cases(
 
 
 def choose_threshold(evaluation: Evaluation, run: Run, stage: Stage, center: Center) -> float:
-    """The probability above which a voxel is foreground (`paper`, `honest`; see `Evaluation`).
+    """The probability above which a voxel is foreground (see `threshold_source`).
 
-    `paper`: the target center's own threshold for the tumor, as the paper gives it. `honest`: the
-    one that is best on the held-out source cases. `heldout` itself predicts at the stage's.
+    `target`: the target center's own for the tumor, as the paper gives it, or the stage's where
+    centers.toml has none. `source-val`: the one that is best on the held-out source cases.
     """
-    if stage.target == "pancreas" or evaluation.protocol == "heldout":
-        return stage.threshold
-    if evaluation.protocol == "paper":
-        return stage.threshold if center.tumor_threshold is None else center.tumor_threshold
-    return best_threshold(heldout_sweeps(evaluation, run, stage))
+    source = threshold_source(evaluation, stage)
+    if source == "source-val":
+        return best_threshold(heldout_sweeps(evaluation, run, stage))
+    if source == "target" and center.tumor_threshold is not None:
+        return center.tumor_threshold
+    return stage.threshold
 
 
-def evaluate_case(
-    evaluation: Evaluation, model: Model, center: Center, item: PreparedCase, result: Result
-) -> Row:
+def evaluate_cases(work: Work, cases: Sequence[PreparedCase], rows: Sequence[Row]) -> None:
+    """Evaluate one case after the other; cases.csv grows by each, `rows` are there already."""
+    progress = Progress(f"{work.result.stage} on {work.center.name}", len(cases))
+    for item in cases:
+        row = evaluate_case(work, item)
+        rows = sorted([*rows, row], key=lambda r: r["case_id"])
+        write_cases(work.result.folder / "cases.csv", rows)
+        progress.advance({key: row[key] for key in ("dsc", "seconds") if key in row})
+    progress.close()
+
+
+def evaluate_case(work: Work, item: PreparedCase) -> Row:
     """Predict one case, write its mask on the original grid, and measure it there."""
     started = time.monotonic()
-    if model.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(model.device)
-    assert item.files is not None  # prepared from a center's files
-    case = load_case(center, item.files)
-    around, fallback = find_roi(evaluation, model, case, item, result)
-    prediction = predict_case(model, item.image_hu, around)
-    prob = restore_prob(prediction.prob, item)
-    pred = keep_components(prob > model.threshold)
-    write_mask(result.mask_path(item.case_id), pred, case.grid)
+    reset_peak_memory(work.predictor.device)
+    earlier = read_earlier(work, item)
+    prediction = segment_stage(work.predictor, item, earlier, work.threshold)
+    write_mask(work.result.mask_path(item.case_id), prediction.mask, item.grid)
     seconds = time.monotonic() - started
-    mask = None if case.label is None else target_mask(case.label, model.stage.target)
-    row = measure_case(pred, mask, case.spacing)
-    if item.label is not None:
-        row["roi_coverage_margin"] = coverage(item, model.stage.target, prediction.box)
-        if around is not None:
-            row["roi_coverage"] = coverage(item, model.stage.target, around)
-    if evaluation.protocol == "heldout" and mask is not None:
-        write_sweep(sweep_path(result.folder, item.case_id), prob, mask)
+    assert item.files is not None  # prepared from a center's files
+    label = load_label(work.center, item.files, item.grid)
+    mask = None if label is None else target_mask(label, work.predictor.stage.target)
+    row = measure_case(prediction.mask, mask, item.original_spacing)
+    if work.evaluation.cases == "heldout" and mask is not None:
+        write_sweep(sweep_path(work.result.folder, item.case_id), prediction.prob, mask)
     return row | {
         "case_id": item.case_id,
-        "fallback": fallback,
+        **measure_roi(item, prediction),
+        "fallback": prediction.roi.fallback,
         "rounds": prediction.rounds,
-        "threshold": model.threshold,
+        "threshold": work.threshold,
+        "windows": prediction.windows,
+        "arithmetic": prediction.precision,
         "seconds": seconds,
-        "peak_memory_mib": peak_memory_mib(model.device),
+        "peak_memory_mib": peak_memory_mib(work.predictor.device),
     }
 
 
-def find_roi(
-    evaluation: Evaluation, model: Model, case: Case, item: PreparedCase, result: Result
-) -> tuple[Box | None, str]:
-    """The box to crop around, and which fallback gave it ("" where none was needed).
+def read_earlier(work: Work, item: PreparedCase) -> list[Earlier]:
+    """The masks of the stages before, nearest first, up to the first that holds anything.
 
-    The stage before gives it; where its mask is empty, the one before that ("even where coarse
-    segmentation fails completely, the fine model can compensate"); at last the central window.
+    With ROIs from labels the last of them is the pancreas of the label; a ValueError where the case
+    has none.
     """
-    stage = model.stage
-    if stage.roi == "volume":
-        return None, ""
-    step = result.previous
+    earlier: list[Earlier] = []
+    step = work.result.previous
     while step is not None:
-        mask = to_prepared_mask(read_mask(step.mask_path(item.case_id), case.grid), item)
-        box = bounding_box(mask)
-        if box is not None:
-            return box, "" if step is result.previous else step.stage
+        mask = read_mask(step.mask_path(item.case_id), item.grid)
+        earlier.append((step.stage, mask_box(mask, item)))
+        if earlier[-1][1] is not None:
+            return earlier
         step = step.previous
-    if evaluation.roi_source == "mask":
-        box = item.boxes.get("pancreas")
-        if box is None:
+    if work.evaluation.roi_source == "mask":
+        if "pancreas" not in item.boxes:
             raise ValueError(f"{item.case_id}: --roi-source mask needs a pancreas label")
-        return box, "" if stage.roi == "pancreas" else "pancreas label"
-    return None, "whole volume"
+        earlier.append((PANCREAS_LABEL, item.boxes["pancreas"]))
+    return earlier
 
 
-def coverage(item: PreparedCase, target: str, box: Box) -> float:
-    """Part of the target's voxels (prepared grid) that lie in `box`; 0 where there are none."""
-    assert item.label is not None
-    mask = target_mask(item.label, target)
+def measure_roi(item: PreparedCase, prediction: Prediction) -> Row:
+    """How much of the target lay in the box that was found before, and in it with its margin."""
+    if item.label is None:
+        return {}
+    target = target_mask(item.label, prediction.target)
+    row = {"roi_coverage_margin": coverage(target, prediction.box)}
+    if prediction.roi.box is not None:
+        row["roi_coverage"] = coverage(target, prediction.roi.box)
+    return row
+
+
+def coverage(mask: np.ndarray, box: Box) -> float:
+    """Part of the mask's voxels (bool, (z, y, x)) that lie in `box`; 0 where there are none."""
     total = np.count_nonzero(mask)
     return float(np.count_nonzero(mask[box.slices]) / total) if total else 0.0
-
-
-def peak_memory_mib(device: torch.device) -> float:
-    """Most memory held so far: of the GPU for this case, of the process on a CPU; MiB."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-
-
-def provenance(
-    run: Run, model: Model, evaluation: Evaluation, center: Center, previous: Result | None
-) -> Row:
-    """What a result was made from: its model's file, its threshold, the result before it."""
-    relative = previous.folder.relative_to(evaluation.checkpoints) if previous else None
-    return {
-        "stage": model.stage.name,
-        "method": run.method,
-        "seed": run.seed,
-        "time": run.time,
-        "sources": list(run.sources),
-        "target": center.name,
-        "fold": run.fold,
-        "protocol": evaluation.protocol,
-        "roi_source": evaluation.roi_source,
-        "split_hash": model.split_hash,
-        "threshold": model.threshold,
-        "checkpoint_sha256": _sha256(run.checkpoint),
-        "previous": str(relative) if relative else None,
-        "previous_sha256": digest_result(previous.folder) if previous else None,
-    }
-
-
-def digest_result(folder: Path) -> str:
-    """Changes with every new evaluation into this folder."""
-    return _sha256(folder / "origin.json", folder / "cases.csv")
-
-
-def kept_rows(result: Result, origin: Row, prepared: Sequence[PreparedCase]) -> list[Row]:
-    """Rows of an earlier call that are still true; the others leave cases.csv.
-
-    All are given up when the origin changed, and that of a case whose files or label map did.
-    """
-    note, cases = result.folder / "origin.json", result.folder / "cases.csv"
-    (result.folder / "done").unlink(missing_ok=True)
-    keys = {case.case_id: case.folder.name for case in prepared if case.folder is not None}
-    before = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
-    keys_before = before.pop("cases", {})
-    rows = []
-    for row in read_cases(cases) if before == origin else []:
-        name = row["case_id"]
-        same = name in keys and keys[name] == keys_before.get(name)
-        if same and result.mask_path(name).is_file():
-            rows.append(row)
-    write_cases(cases, rows)  # before the note that would make older rows look true
-    write_json(note, {**origin, "cases": keys})
-    return rows
-
-
-def _sha256(*paths: Path) -> str:
-    content = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as stream:
-            content.update(hashlib.file_digest(stream, "sha256").digest())
-    return content.hexdigest()

@@ -1,45 +1,50 @@
-"""The only inference path: mirroring, windows, threshold, the recurrent fine stage (Sec. III-D)."""
+"""One stage on one prepared case: mirroring, windows, the recurrent fine stage (Sec. III-D)."""
 
 from __future__ import annotations
 
 import itertools
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from monai.inferers import sliding_window_inference
 from torch import Tensor
 
-from data.dataset import NETWORK_MULTIPLE, central_window
 from data.intensity import PAD_HU, window_hu
-from data.roi import Box, bounding_box, crop, expand_box, pad_to_multiple, paste
+from data.roi import STRIDE, Box, bounding_box, central_window, expand_box, network_input, paste
 from data.splits import CaseName
 from engine.checkpointing import load_checkpoint
-from engine.run_folders import Run
-from methods import Method, build_method, config_from_plain
+from methods import Method, MethodSettings, build_method, config_from_plain
+from models.backbone import ResidualEncoderDecoder
+from models.released import RELEASED, load_released
 from utils.config import Config
-from utils.device import autocast, select_device, select_precision
+from utils.device import autocast, is_out_of_memory, select_device, select_precision
 from utils.metrics import dsc
 from utils.postprocess import keep_components
-from utils.stages import Stage
+from utils.stages import STAGES, Stage
 
 WINDOW_OVERLAP = 0.25
-MIN_WINDOW_VOXELS = 32**3  # below this a GPU that is out of memory cannot be helped
+MIN_WINDOW_VOXELS = 32**3  # below this, memory that runs out cannot be helped
 
 log = logging.getLogger(__name__)
 
 
-@dataclass
-class Model:
-    """A trained stage, ready to predict."""
+@dataclass(frozen=True)
+class Predictor:
+    """A trained stage, ready to predict; nothing in it changes while it does.
+
+    `window_voxels`: the largest input that goes through the network at once; None: any crop, and
+    windows only where memory runs out. The threshold is an argument of what predicts.
+    """
 
     config: Config
     method: Method
     device: torch.device
     precision: str
-    window_voxels: int  # largest input that goes through the network at once
-    threshold: float
+    window_voxels: int | None = None
     train_cases: frozenset[CaseName] = frozenset()
     split_hash: str = ""
 
@@ -48,101 +53,172 @@ class Model:
         """The stage as it was trained."""
         return self.config.stage
 
+    def predict(self, image: Tensor) -> Tensor:
+        """Image (1, 1, z, y, x) in [0, 1] -> probability of the target, float32, same shape."""
+        return self.method.predict(image)
+
 
 @dataclass(frozen=True)
-class Prediction:
-    """Probability of the target on the prepared grid, float32 (z, y, x), and how it came about."""
+class PreparedPrediction:
+    """What a stage found on the prepared grid, and how it came about.
 
-    prob: np.ndarray
+    `crop_prob`: float32, the probability in `box`; it is zero elsewhere in the volume of `shape`.
+    `windows`: how many windows `box` was cut into, 0 where it went through at once.
+    """
+
+    crop_prob: np.ndarray
     box: Box
+    shape: tuple[int, ...]
     rounds: int
+    windows: int
+
+    @property
+    def prob(self) -> np.ndarray:
+        """Probability of the target, float32 (z, y, x), on the whole prepared grid."""
+        return paste(self.crop_prob, self.box, self.shape)
 
 
-def load_model(run: Run, device: str = "auto", precision: str = "auto") -> Model:
-    """The model of a finished run; its settings come from the checkpoint, never from flags."""
+def load_predictor(
+    checkpoint: Path,
+    device: str = "auto",
+    precision: str = "auto",
+    *,
+    stage: str | None = None,
+    window_voxels: int | None = None,
+) -> Predictor:
+    """The trained stage in a checkpoint; its settings come from there, never from flags.
+
+    Raises FileNotFoundError, or ValueError naming the file: unreadable, of another stage than
+    `stage`, of another network than its settings build, or with weights that are not finite.
+    """
     device_ = select_device(device)
-    content = load_checkpoint(run.checkpoint, device_)
+    content = load_checkpoint(checkpoint, device_)
     config = config_from_plain(content["config"])
+    if stage is not None and config.stage.name != stage:
+        raise ValueError(
+            f"{checkpoint}: trained as {config.stage.name}, not as {stage}; give a checkpoint of "
+            f"{stage}"
+        )
+    _check_finite(checkpoint, content["method"])
     method = build_method(config, content["split"]["sources"]).to(device_)
-    method.load_state_dict(content["method"])
-    method.eval()
+    try:
+        method.load_state_dict(content["method"])
+    except RuntimeError as error:
+        raise ValueError(
+            f"{checkpoint}: its weights are not those of method {config.method} as it is now "
+            f"({str(error).splitlines()[-1].strip()}); train the stage again"
+        ) from error
     method.auxiliary = None  # it only trains
-    stage = config.stage
-    return Model(
+    return Predictor(
         config,
-        method,
+        method.eval(),
         device_,
-        select_precision(precision, device_),
-        stage.max_voxels,
-        stage.threshold,
+        select_precision(precision, device_, training=False),
+        window_voxels,
         frozenset((center, case_id) for center, case_id in content["split"]["train_cases"]),
         content["split_hash"],
     )
 
 
-def predict_case(model: Model, image_hu: np.ndarray, around: Box | None) -> Prediction:
-    """Predict one prepared case (int16 HU, (z, y, x)) in the crop around the box `around`.
+def load_released_predictor(
+    path: Path,
+    stage: str,
+    device: str = "auto",
+    precision: str = "auto",
+    *,
+    window_voxels: int | None = None,
+) -> Predictor:
+    """A stage of the authors' released network (width 32, nearest upsampling), from its state dict.
+
+    What it was trained on is not known, so nothing checks that a case is unseen. Raises ValueError
+    naming the file where it is not such a state dict.
+    """
+    device_ = select_device(device)
+    config = Config(STAGES[stage], MethodSettings(), RELEASED, width=32, upsample="nearest")
+    network = ResidualEncoderDecoder(width=config.width, upsample=config.upsample)
+    load_released(path, network)  # heads that it lacks are not used in prediction
+    method = Method(config)
+    method.network = network
+    precision = select_precision(precision, device_, training=False)
+    return Predictor(config, method.to(device_).eval(), device_, precision, window_voxels)
+
+
+def predict_prepared(
+    predictor: Predictor, image_hu: np.ndarray, around: Box | None, threshold: float
+) -> PreparedPrediction:
+    """Predict a prepared image (int16 HU, (z, y, x)) in the crop around the box `around`.
 
     None stands for the central window of the whole volume. A stage with several rounds crops
-    around its own result and predicts again, until two rounds agree (Sec. III-D, its ref. [23]).
+    around its own result at `threshold` and predicts again, until two rounds agree (Sec. III-D,
+    its ref. [23]).
     """
-    stage = model.stage
-    box = input_box(stage, image_hu.shape, around)
+    stage, shape = predictor.stage, image_hu.shape
+    box = input_box(stage, shape, around)
     before: np.ndarray | None = None
     for number in range(1, stage.rounds + 1):
-        prob = paste(predict_box(model, image_hu, box), box, image_hu.shape)
-        pred = keep_components(prob > model.threshold)
-        agrees = before is not None and dsc(pred, before) >= 100 * stage.agreement_dice
+        prob, windows = predict_box(predictor, image_hu, box)
+        if number == stage.rounds:
+            break
+        pred = paste(keep_components(prob > threshold), box, shape)
         following = box
         if np.count_nonzero(pred) >= stage.min_round_voxels:
-            following = input_box(stage, image_hu.shape, bounding_box(pred))
-        if agrees or following == box or number == stage.rounds:
+            following = input_box(stage, shape, bounding_box(pred))
+        agrees = before is not None and dsc(pred, before) >= 100 * stage.agreement_dice
+        if agrees or following == box:
             break
         before, box = pred, following
-    return Prediction(prob, box, number)
+    return PreparedPrediction(prob, box, shape, number, windows)
 
 
 def input_box(stage: Stage, shape: tuple[int, ...], around: Box | None) -> Box:
     """The crop that the stage sees: `around` with its margin, or the central window."""
     if stage.roi == "volume" or around is None:
-        return central_window(shape, stage.window_voxels)
-    return expand_box(around, stage.margin_voxels, shape, multiple=NETWORK_MULTIPLE)
+        return central_window(shape, stage.window_voxels, stage.stride)
+    return expand_box(around, stage.margin_voxels, shape)
 
 
-def predict_box(model: Model, image_hu: np.ndarray, box: Box) -> np.ndarray:
-    """Probability in `box`, float32 of the box's shape: the mean over the 8 mirrored inputs."""
-    stride = model.stage.stride
-    padded, inner = pad_to_multiple(crop(image_hu, box), NETWORK_MULTIPLE * stride, value=PAD_HU)
-    step = slice(None, None, stride)
-    subsampled = torch.from_numpy(padded[step, step, step].copy())  # the cache is read-only
-    image = window_hu(subsampled.to(model.device))[None, None]
-    prob = predict_mirrored(model, image)
+def predict_box(predictor: Predictor, image_hu: np.ndarray, box: Box) -> tuple[np.ndarray, int]:
+    """Probability in `box`, float32 of its shape, the mean over the 8 mirrored inputs; windows."""
+    stride = predictor.stage.stride
+    crop_hu, inner = network_input(image_hu, box, stride, value=PAD_HU)
+    image = window_hu(torch.from_numpy(crop_hu).to(predictor.device))[None, None]
+    prob, windows = predict_mirrored(predictor, image)
     for axis in (2, 3, 4):
         prob = upsample_axis(prob, axis, stride)
-    return prob[0, 0].cpu().numpy()[inner.slices]
+    return prob[0, 0].cpu().numpy()[inner.slices], windows
 
 
-def predict_mirrored(model: Model, image: Tensor) -> Tensor:
-    """Mean probability over all mirror combinations, (1, 1, z, y, x), in windows where too large.
+def predict_mirrored(predictor: Predictor, image: Tensor) -> tuple[Tensor, int]:
+    """Mean probability over all mirror combinations, (1, 1, z, y, x), and the windows of a pass.
 
-    A GPU that runs out of memory is tried again with smaller windows.
+    Where memory runs out it is tried again with smaller windows.
     """
-    mirrors = mirror_combinations(model.stage.mirror_axes)
+    limit = predictor.window_voxels
     while True:
         try:
-            with torch.inference_mode(), autocast(model.device, model.precision):
-                prob = torch.zeros_like(image)
-                for axes in mirrors:
-                    mirrored = predict_windows(model, image.flip(axes))
-                    prob += mirrored.flip(axes) / len(mirrors)
-            return prob
-        except torch.OutOfMemoryError:
-            voxels = min(image[0, 0].numel(), model.window_voxels) // 2
+            return _mean_over_mirrors(predictor, image, limit)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            voxels = min(image[0, 0].numel(), limit or image[0, 0].numel()) // 2
             if voxels < MIN_WINDOW_VOXELS:
                 raise
-        torch.cuda.empty_cache()
-        log.warning("out of GPU memory: going on with windows of %d voxels", voxels)
-        model.window_voxels = voxels
+        if image.device.type == "cuda":
+            torch.cuda.empty_cache()
+        log.warning("out of memory: trying again with windows of %d voxels", voxels)
+        limit = voxels
+
+
+def _mean_over_mirrors(
+    predictor: Predictor, image: Tensor, limit: int | None
+) -> tuple[Tensor, int]:
+    mirrors = mirror_combinations(predictor.stage.mirror_axes)
+    with torch.inference_mode(), autocast(predictor.device, predictor.precision):
+        prob = torch.zeros_like(image)
+        for axes in mirrors:
+            mirrored, windows = predict_windows(predictor, image.flip(axes), limit)
+            prob += mirrored.flip(axes) / len(mirrors)
+    return prob, windows
 
 
 def mirror_combinations(axes: tuple[int, ...]) -> list[tuple[int, ...]]:
@@ -151,25 +227,33 @@ def mirror_combinations(axes: tuple[int, ...]) -> list[tuple[int, ...]]:
     return [tuple(axis + 2 for axis in subset) for of_size in subsets for subset in of_size]
 
 
-def predict_windows(model: Model, image: Tensor) -> Tensor:
-    """Probability of `image` at once, or by MONAI's sliding window above `window_voxels`."""
+def predict_windows(
+    predictor: Predictor, image: Tensor, limit: int | None = None
+) -> tuple[Tensor, int]:
+    """Probability of `image` at once, or by MONAI's sliding window above `limit` voxels.
+
+    Also returns the number of windows, 0 for at once.
+    """
+    if limit is None or image[0, 0].numel() <= limit:
+        return predictor.predict(image), 0
+    windows = 0
 
     def predict(window: Tensor) -> Tensor:
-        return model.method.predict(window)
+        nonlocal windows
+        windows += 1
+        return predictor.predict(window)
 
-    shape = image.shape[2:]
-    if image[0, 0].numel() <= model.window_voxels:
-        return predict(image)
+    z, y, x = image.shape[2:]
     prob = sliding_window_inference(
         image,
-        roi_size=window_shape(tuple(shape), model.window_voxels),
+        roi_size=window_shape((z, y, x), limit),
         sw_batch_size=1,
         predictor=predict,
         overlap=WINDOW_OVERLAP,
         mode="gaussian",
     )
     assert isinstance(prob, Tensor)
-    return prob
+    return prob, windows
 
 
 def window_shape(shape: tuple[int, ...], voxels: int) -> tuple[int, ...]:
@@ -179,10 +263,9 @@ def window_shape(shape: tuple[int, ...], voxels: int) -> tuple[int, ...]:
     (24, 112, 112)
     """
     sides = list(shape)
-    while np.prod(sides) > voxels and max(sides) > NETWORK_MULTIPLE:
-        ratios = [s / n if s > NETWORK_MULTIPLE else 0.0 for s, n in zip(sides, shape, strict=True)]
-        widest = int(np.argmax(ratios))
-        sides[widest] -= NETWORK_MULTIPLE
+    while np.prod(sides) > voxels and max(sides) > STRIDE:
+        ratios = [s / n if s > STRIDE else 0.0 for s, n in zip(sides, shape, strict=True)]
+        sides[int(np.argmax(ratios))] -= STRIDE
     return tuple(sides)
 
 
@@ -198,3 +281,12 @@ def upsample_axis(prob: Tensor, axis: int, factor: int) -> Tensor:
     )
     parts = [torch.lerp(prob, following, i / factor) for i in range(factor)]
     return torch.stack(parts, axis + 1).flatten(axis, axis + 1)
+
+
+def _check_finite(path: Path, weights: Mapping[str, Tensor]) -> None:
+    for name, tensor in weights.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise ValueError(
+                f"{path}: {name} holds numbers that are not finite; train the stage again, or "
+                "restore the file"
+            )

@@ -1,4 +1,4 @@
-"""What an evaluation stands on: its run, and the results of the stages before it, in order."""
+"""What an evaluation needs: its run, and the results of the stages before it, in order."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from data.case import Center
+from engine.released_runs import released_run
 from engine.run_folders import Run, find_runs
+from models.released import RELEASED
 from utils.commands import command_line, to_arguments
-from utils.config import DEFAULT_METHOD, Evaluation
+from utils.config import Evaluation
 from utils.stages import Stage, stage_named
 
 
@@ -22,6 +24,7 @@ class Result:
 
     folder: Path
     stage: str
+    center: str
     previous: Result | None
 
     def mask_path(self, case_id: str) -> Path:
@@ -34,21 +37,34 @@ class Result:
         return (self.folder / "done").is_file()
 
 
-def result_folder(run: Run, stage: str, center: str, roi_source: str, protocol: str) -> Path:
-    """Where the evaluation of a stage's run on a center lies.
+def threshold_source(evaluation: Evaluation, stage: Stage) -> str:
+    """Where a stage's threshold comes from: "target", "source-val" (see `Evaluation`) or "stage".
 
-    A pancreas stage has one threshold, so `paper` and `honest` share its result.
+    The pancreas stages have one threshold, and held-out cases are predicted at the stage's own.
     """
-    name = f"evaluation_{center}_{roi_source}"
-    if stage_named(stage).target == "tumor" or protocol == "heldout":
-        name += f"_{protocol}"
+    if stage.target == "pancreas" or evaluation.cases == "heldout":
+        return "stage"
+    return evaluation.threshold
+
+
+def result_folder(run: Run, stage: str, center: str, asked: Evaluation) -> Path:
+    """Where the evaluation of a stage's run on a center is, for what `asked` says of ROI source,
+    threshold and cases; `asked` may be the request of a later stage.
+    """
+    name = f"evaluation_{center}_{asked.roi_source}"
+    source = threshold_source(asked, stage_named(stage))
+    if asked.cases == "heldout":
+        name += "_heldout"
+    elif source != "stage":
+        name += f"_{source}"
     return run.folder / name
 
 
 def pick_runs(evaluation: Evaluation, centers: Mapping[str, Center]) -> list[tuple[Run, str]]:
     """The finished runs to evaluate, each with its center: the newest timestamp, or --time.
 
-    In the protocol `heldout` a run comes with each of its sources that has held-out cases.
+    For held-out cases a run comes with each of its sources that has some. A released file has a
+    run folder of its own.
     Raises FileNotFoundError with the command to give where there is none, and ValueError where
     the center is unknown or several runs fit.
     """
@@ -57,6 +73,8 @@ def pick_runs(evaluation: Evaluation, centers: Mapping[str, Center]) -> list[tup
         raise ValueError(
             f"--target {target}: not in {evaluation.centers}, which has {', '.join(centers)}"
         )
+    if evaluation.released is not None:
+        return [(released_run(evaluation), str(target))]
     found = find_runs(evaluation.checkpoints, evaluation.stage, method=evaluation.method)
     all_runs = [run for run in found if _is_of(run, evaluation)]
     runs = [run for run in all_runs if not evaluation.time or run.time in evaluation.time]
@@ -72,7 +90,7 @@ def pick_runs(evaluation: Evaluation, centers: Mapping[str, Center]) -> list[tup
     if target is not None and evaluation.fold != "all" and len(newest) > 1:
         choices = "; ".join(f"--sources {' '.join(r.sources)} --seed {r.seed}" for r in newest)
         raise ValueError(f"--target {target}: several runs fit; add one of: {choices}")
-    if evaluation.protocol == "heldout":
+    if evaluation.cases == "heldout":
         pairs = [(run, name) for run in newest for name in _heldout_centers(run)]
     else:
         pairs = [(run, target or run.target or "") for run in newest]
@@ -98,7 +116,7 @@ def _heldout_centers(run: Run) -> list[str]:
     if not names:
         raise ValueError(
             f"{run.folder}: trained on every case of its sources, so none is left to choose a "
-            "threshold on; train it with --holdout 0.1, or use --protocol paper"
+            "threshold on; train it with --holdout 0.1, or use --threshold target"
         )
     return names
 
@@ -119,6 +137,12 @@ def find_previous(
     earlier_stage = stage_named(stage.previous)
     runs = _earlier_runs(evaluation, earlier_stage, run, target)
     finished = [earlier for earlier in runs if earlier.done]
+    if not finished and run.method == RELEASED:
+        command = _command("evaluate", stage.previous, evaluation, run.sources, run, target)
+        raise FileNotFoundError(
+            f"{evaluation.stage} reads the masks of {stage.previous}, and no released network "
+            f"of it is evaluated in {evaluation.checkpoints}; give\n  {command}"
+        )
     if not finished:
         train = _train_again(runs[0]) if runs else ""
         sources = runs[0].sources if runs else _training_sources(earlier_stage, run, centers)
@@ -128,9 +152,9 @@ def find_previous(
             f"{train or _command('train', stage.previous, evaluation, sources, run)}\n  "
             f"{_command('evaluate', stage.previous, evaluation, sources, run, target)}"
         )
-    earlier, roi_source = finished[0], evaluation.roi_source
-    folder = result_folder(earlier, stage.previous, target, roi_source, evaluation.protocol)
-    if not Result(folder, stage.previous, None).done:
+    earlier = finished[0]
+    folder = result_folder(earlier, stage.previous, target, evaluation)
+    if not Result(folder, stage.previous, target, None).done:
         command = _command("evaluate", stage.previous, evaluation, earlier.sources, run, target)
         raise FileNotFoundError(
             f"{evaluation.stage} reads the masks of {stage.previous} on {target}, and they are "
@@ -143,23 +167,32 @@ def _earlier_runs(evaluation: Evaluation, stage: Stage, run: Run, target: str) -
     """Runs of an earlier stage that saw what `run` saw and not the target.
 
     Those of the timestamps that were asked for, else those of the same one, else all; of the same
-    seed where there are any; newest first. A tumor stage is of the same method and the same row of
-    Table V, and has the same sources; a pancreas stage may have more (centers without lesions).
+    seed where there are any; newest first. A tumor stage has the same sources; a pancreas stage
+    may have more (centers without lesions).
     """
     own = set(run.sources)
     runs = []
     tumor = stage.target == "tumor"
-    same = {"method": run.method if tumor else DEFAULT_METHOD}
-    for earlier in find_runs(evaluation.checkpoints, stage.name, fold=run.fold, **same):
+    method = _earlier_method(evaluation, stage, run.method)
+    for earlier in find_runs(evaluation.checkpoints, stage.name, fold=run.fold, method=method):
         sources = set(earlier.sources)
         unseen = earlier.target == run.target if run.fold is not None else target not in sources
-        if evaluation.protocol == "heldout":
+        if evaluation.cases == "heldout":
             unseen = run.heldout_cases <= earlier.heldout_cases
         if unseen and (own == sources or (not tumor and own < sources)):
             runs.append(earlier)
     asked = [earlier for earlier in runs if earlier.time in evaluation.time]
     runs = asked or [earlier for earlier in runs if earlier.time == run.time] or runs
     return [earlier for earlier in runs if earlier.seed == run.seed] or runs
+
+
+def _earlier_method(evaluation: Evaluation, stage: Stage, method: str) -> str:
+    """The method whose `stage` a later stage of `method` reads.
+
+    All tumor methods share the pancreas stages of the default one, so that they see the same ROIs.
+    """
+    alike = stage.target == stage_named(evaluation.stage).target
+    return method if alike or method == RELEASED else Evaluation(stage.name).method
 
 
 def _training_sources(stage: Stage, run: Run, centers: Mapping[str, Center]) -> list[str]:
@@ -182,29 +215,34 @@ def _command(
     """A command line that can be given as it stands, from the current folder."""
     tumor = stage.startswith("tumor")
     fold = evaluation.fold if run is None or run.fold is None else str(run.fold)
+    method = evaluation.method if run is None else run.method
+    method = _earlier_method(evaluation, stage_named(stage), method)
     options: dict[str, Any] = {"sources": tuple(sources) if fold is None else ()}
-    options["target"] = run.target if run is not None else evaluation.target
+    options["target"] = evaluation.target if run is None else run.target
     options["fold"] = fold
-    if tumor:
-        options["method"] = evaluation.method if run is None else run.method
+    if method == RELEASED:
+        options |= {"released": f"STATE_DICT_OF_{stage.upper()}", "target": target}
+    elif method != Evaluation(stage).method:
+        options["method"] = method
     options["seed"] = evaluation.seed
     for name in ("centers", "checkpoints", "cache"):
         options[name] = getattr(evaluation, name)
     if kind == "evaluate":
-        held_out = evaluation.protocol == "heldout"
-        if target is not None and not held_out:
+        if evaluation.cases == "heldout":
+            options["cases"] = evaluation.cases
+        elif target is not None:
             options["target"] = target
         if tumor and evaluation.roi_source != "seg":
             options["roi_source"] = evaluation.roi_source
-        if held_out or (tumor and evaluation.protocol != "paper"):
-            options["protocol"] = evaluation.protocol
+        if threshold_source(evaluation, stage_named(stage)) == "source-val":
+            options["threshold"] = evaluation.threshold
     elif run is not None and run.holdout > 0:
         options["holdout"] = run.holdout
     return command_line(kind, stage, to_arguments(options))
 
 
 def _train_again(run: Run) -> str:
-    """The command that began an unfinished run: given again, it goes on."""
+    """The command that began an unfinished run: given again, it resumes."""
     facts = json.loads((run.folder / "environment.json").read_text(encoding="utf-8"))
     return "python " + shlex.join(facts["command"])
 
@@ -213,7 +251,7 @@ def _missing_run(evaluation: Evaluation, unfinished: Sequence[Run], others: Sequ
     """Why there is nothing to evaluate, and what to do."""
     if unfinished:
         again = _train_again(unfinished[0])
-        return f"the training in {unfinished[0].folder} is not finished; it goes on with\n  {again}"
+        return f"the training in {unfinished[0].folder} is not finished; it resumes with\n  {again}"
     message = f"no trained {evaluation.stage} in {evaluation.checkpoints} fits"
     there = [f"{run.time} trained on {' '.join(run.sources)}" for run in others if run.done]
     if there:
@@ -227,4 +265,4 @@ def _chain(checkpoints: Path, folder: Path) -> Result:
     summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     previous = summary["previous"]
     before = None if previous is None else _chain(checkpoints, checkpoints / previous)
-    return Result(folder, summary["stage"], before)
+    return Result(folder, summary["stage"], summary["target"], before)

@@ -36,12 +36,12 @@ class Run:
     sources: tuple[str, ...]
     target: str | None
     method: str = "ours"
-    seed: int = 2022
+    seed: int | None = 2022  # None: not known, of a released network
     fold: int | None = None
     holdout: float = 0.0
     test_cases: frozenset[CaseName] = frozenset()
     heldout_cases: frozenset[CaseName] = frozenset()  # of the sources, to choose a threshold on
-    dropped_cases: frozenset[CaseName] = frozenset()  # doubles: never trained, never tested
+    dropped_cases: frozenset[CaseName] = frozenset()  # duplicates: never trained, never tested
     config_hash: str = ""
     split_hash: str = ""
 
@@ -65,6 +65,15 @@ def config_hash(config: Config) -> str:
 def new_time() -> str:
     """Now, as the timestamp of a run."""
     return datetime.now(UTC).strftime(TIME_FORMAT)
+
+
+def free_time(checkpoints: Path, stage: str) -> str:
+    """Now, or later, so that no other run of the stage has it."""
+    time = new_time()
+    while any(checkpoints.glob(f"{time}_{stage}_*")):
+        sleep(0.2)
+        time = new_time()
+    return time
 
 
 def find_runs(checkpoints: Path, stage: str, **wanted: Any) -> list[Run]:
@@ -132,7 +141,7 @@ def open_runs(config: Config, splits: Sequence[Split]) -> list[Run]:
                 time = run.time
                 break
     if time is None:
-        time = _free_time(config)
+        time = free_time(config.checkpoints, config.stage.name)
     runs = []
     for split in splits:
         folder = config.checkpoints / folder_name(config, time, split.sources, split.fold)
@@ -181,19 +190,10 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _free_time(config: Config) -> str:
-    """Now, or later, so that no other run of the stage has it."""
-    time = new_time()
-    while any(config.checkpoints.glob(f"{time}_{config.stage.name}_*")):
-        sleep(0.2)
-        time = new_time()
-    return time
-
-
 def folder_name(
     config: Config, time: str, sources: Sequence[str], fold: int | str | None = None
 ) -> str:
-    """Unique for what may train at one timestamp: method, sources, fold and seed too.
+    """Unique for what may train at one timestamp: method, sources, fold and seed.
 
     `sources`: of the split, in its order; of a fold, its center.
     """

@@ -1,9 +1,10 @@
-"""The protocol `honest`: a threshold chosen on held-out cases of the source centers only."""
+"""The threshold `source-val`: chosen on held-out cases of the source centers only."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,11 +48,12 @@ def heldout_sweeps(evaluation: Evaluation, run: Run, stage: Stage) -> list[list[
     if not names:
         raise ValueError(
             f"{run.folder}: trained on every case of its sources, so none is left to choose a "
-            "threshold on; train it with --holdout 0.1, or use --protocol paper"
+            "threshold on; train it with --holdout 0.1, or use --threshold target"
         )
     sweeps = []
     for name in names:
-        folder = result_folder(run, stage.name, name, evaluation.roi_source, "heldout")
+        heldout = replace(evaluation, cases="heldout", threshold="target")
+        folder = result_folder(run, stage.name, name, heldout)
         if not (folder / "done").is_file():
             options = {
                 "sources": run.sources if run.fold is None else (),
@@ -60,13 +62,13 @@ def heldout_sweeps(evaluation: Evaluation, run: Run, stage: Stage) -> list[list[
                 "method": run.method,
                 "seed": run.seed,
                 "roi_source": evaluation.roi_source,
-                "protocol": "heldout",
+                "cases": heldout.cases,
                 "time": run.time,
                 **{key: getattr(evaluation, key) for key in ("centers", "checkpoints", "cache")},
             }
             command = command_line("evaluate", stage.name, to_arguments(options))
             raise FileNotFoundError(
-                f"the honest threshold of {run.folder} needs the held-out cases of {name}, and "
+                f"the threshold source-val of {run.folder} needs the held-out cases of {name}, and "
                 f"they are missing or unfinished in {folder}; evaluate the stages before on them, "
                 f"then give\n  {command}"
             )

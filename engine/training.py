@@ -45,7 +45,7 @@ def fit(config: Config) -> list[Run]:
     Raises ValueError for wrong settings, NonFiniteLossError, and SystemExit(143) after SIGTERM.
     """
     device = select_device(config.device)
-    config = replace(config, precision=select_precision(config.precision, device))
+    config = replace(config, precision=select_precision(config.precision, device, training=True))
     # What a user can fix ends here, in every process: before anything is written, and before
     # one of them could wait for another that has ended.
     centers = load_centers(config.centers)

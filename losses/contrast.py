@@ -26,7 +26,8 @@ def info_nce_loss(
     class. F of Eq. 8-9 is 1 between classes: 1 - F selects the pairs, F the denominator's terms.
     `denominator`: "negatives" is Eq. 9 as printed, the sum over the other class only; since the
     cosine is bounded the loss is too, by -1 / temperature from below, and may be negative.
-    "with_positive" adds the pair itself, as InfoNCE usually does (never negative).
+    "with_positive" adds the pair itself, as InfoNCE usually does (never negative). Eq. 8 is half of
+    the usual mean over pairs: the released scripts' weight of 0.1 on the usual loss is 0.2 here.
 
     As printed, feature i of a pair i < j is the one compared with the negatives, so the order of
     the features matters. Without a pair, or with one class only, the loss is zero, connected to

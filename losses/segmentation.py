@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.nn import functional
 
 MIN_DENOMINATOR = 1e-12  # only where every probability of a sample is 0.0 and its mask is empty
-SLICE_MODES = ("dice_bce", "bce")
 
 
 def soft_dice_loss(prob: Tensor, mask: Tensor) -> Tensor:
@@ -47,30 +46,15 @@ def dice_bce_loss(logits: Tensor, mask: Tensor) -> Tensor:
     return soft_dice_loss(torch.sigmoid(logits), mask) + cross_entropy
 
 
-def slice_loss(slice_logits: Tensor, slice_labels: Tensor, mode: str = "dice_bce") -> Tensor:
-    """Eq. 3, L(c, C): Eq. 2's formula on slices instead of voxels, both (b, z).
-
-    `mode`: "dice_bce" is the paper's L, "bce" the cross-entropy alone, as in the released scripts.
-    Returns a float32 scalar.
-    """
-    if mode not in SLICE_MODES:
-        raise ValueError(f"unknown slice mode {mode!r}; choose from {', '.join(SLICE_MODES)}")
-    if mode == "bce":
-        return functional.binary_cross_entropy_with_logits(
-            slice_logits.float(), slice_labels.float()
-        )
-    return dice_bce_loss(slice_logits, slice_labels)
-
-
 def segmentation_loss(
     logits: Sequence[Tensor],
     mask: Tensor,
     slice_logits: Sequence[Tensor] | None = None,
     slice_labels: Tensor | None = None,
-    *,
-    slice_mode: str = "dice_bce",
 ) -> Tensor:
     """Eq. 3, L_seg: Eq. 2 summed over the views, plus the slice term of each view where given.
+
+    The slice term L(c, C) is Eq. 2's formula on slices instead of voxels.
 
     `logits`: one (b, 1, z, y, x) per view; `mask`: the same shape, shared by the views;
     `slice_logits`: one (b, z) per view, with `slice_labels` (b, z), or both None.
@@ -84,5 +68,5 @@ def segmentation_loss(
     if slice_logits is not None and slice_labels is not None:
         if len(slice_logits) != len(logits):
             raise ValueError(f"{len(slice_logits)} slice_logits for {len(logits)} views")
-        terms += [slice_loss(view, slice_labels, slice_mode) for view in slice_logits]
+        terms += [dice_bce_loss(view, slice_labels) for view in slice_logits]
     return torch.stack(terms).sum()

@@ -23,7 +23,7 @@ from losses.consistency import consistency_loss, cosine_consistency_loss
 from losses.contrast import DENOMINATORS, contrast_loss
 from losses.conversion import CONVERSION_MODES, conversion_loss
 from losses.distance import distance_loss
-from losses.segmentation import SLICE_MODES, segmentation_loss
+from losses.segmentation import segmentation_loss
 from methods.base import Method, MethodSettings, Terms
 from models.backbone import Outputs, ResidualEncoderDecoder
 from utils.settings import AT_LEAST_1, POSITIVE, setting
@@ -42,9 +42,6 @@ class OursSettings(MethodSettings):
         allowed=AT_LEAST_1,
     )
     slices: bool = setting(False, "slice classification head and its loss", "Eq. 3")
-    slice_loss: str = setting(
-        "dice_bce", "Eq. 2's formula on slices, or cross-entropy alone", "Eq. 3", SLICE_MODES
-    )
     consistency: str = setting(
         "squared",
         "Eq. 10, or 1 - cosine similarity of the probabilities (released pancreas-coarse script)",
@@ -147,9 +144,7 @@ class Ours(Method):
         if self.uses("seg"):
             slice_logits = [v.slice_logits for v in outputs if v.slice_logits is not None] or None
             slice_labels = sample.need("slice_labels") if slice_logits else None
-            terms["seg"] = segmentation_loss(
-                logits, sample.mask, slice_logits, slice_labels, slice_mode=settings.slice_loss
-            )
+            terms["seg"] = segmentation_loss(logits, sample.mask, slice_logits, slice_labels)
         if self.uses("dis"):
             terms["dis"] = distance_loss(sdm_pred, sample.need("sdm"))
         if self.uses("tran"):

@@ -20,7 +20,10 @@ PATCH_SIZES = ((64, 224, 224), (32, 128, 128))  # (z, y, x) of the coarse and fi
 
 @dataclass(frozen=True)
 class Complexity:
-    """`parameters`: of one network. `macs`: multiply-accumulates, summed over the input sizes."""
+    """`parameters`: of one network; Table VI prints coarse and fine together, so twice as many.
+
+    `macs`: multiply-accumulates, summed over the input sizes: Table VI's "GFLOPs".
+    """
 
     parameters: int
     macs: int
@@ -36,8 +39,10 @@ def count_complexity(
 ) -> Complexity:
     """Parameters, and multiply-accumulates by fvcore's rules, of one image of each size (z, y, x).
 
-    `network` takes (1, 1, z, y, x) and returns tensors or a dataclass of tensors; it is not run or
-    changed. Interpolation costs nothing by fvcore's rules in 3D, however it is carried out.
+    `network`: what predicts, on any device ("meta" needs no memory), not the method that holds it:
+    what a method trains apart from its network is no part of Table VI. It takes (1, 1, z, y, x) and
+    returns tensors or a dataclass of tensors; it is neither run nor changed. Trilinear upsampling
+    (`models/layers.Upsample`) costs nothing, as interpolation does by fvcore's rules.
     """
     traced = _TensorsOnly(copy.deepcopy(network).to("meta")).eval()
     upsamples = [name for name, module in traced.named_modules() if isinstance(module, Upsample)]

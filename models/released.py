@@ -15,6 +15,7 @@ from torch import Tensor
 
 from models.backbone import ResidualEncoderDecoder
 
+RELEASED = "released"  # stands for the network where a method's name would
 PREFIX = "module."  # what nn.DataParallel puts in front of every name
 # Our modules and theirs, which stand for themselves and everything inside them.
 MODULES = {

@@ -29,8 +29,7 @@ from matplotlib.lines import Line2D
 
 from data.prepare.prepare_centers import prepare_centers
 from data.prepare.prepared_case import PrepareSettings
-from engine.command_line import run_script
-from engine.inference import load_model
+from engine.inference import load_predictor
 from engine.run_folders import Run, find_runs
 from reproduce.analysis.embedding import (
     LAYERS,
@@ -87,7 +86,7 @@ def run_of(request: Request, cell: Cell) -> Run | None:
 
 def make_panel(request: Request, cell: Cell, run: Run, per_case: int, device: str) -> Panel:
     """Read the features of a model on its unseen center, and embed them."""
-    model = load_model(run, device)
+    model = load_predictor(run.checkpoint, device)
     settings = PrepareSettings(spacing=model.config.spacing)
     center = request.centers[cell.target]
     cases = prepare_centers([center], request.plan.cache, settings)[cell.target]

@@ -25,7 +25,8 @@ from engine.checkpointing import save_checkpoint
 from engine.command_line import parse_config, parse_evaluation
 from engine.evaluation import run_stage
 from engine.run_folders import Run, create_run, mark_done
-from methods import Method
+from methods import make_config
+from methods.ours import Ours
 from utils.config import Config, Evaluation
 from utils.files import write_text
 from utils.settings import to_plain
@@ -57,14 +58,15 @@ class HuWindow(nn.Module):
         return torch.where((hu > low) & (hu < high), inside, outside)
 
 
-class WindowMethod(Method):
+class WindowMethod(Ours):
     """A method whose network is a `HuWindow`."""
 
     def build_network(self) -> nn.Module:
         return HuWindow()
 
-    def predict(self, network: nn.Module, image: Tensor) -> Tensor:
-        return network(image)
+    def predict(self, image: Tensor) -> Tensor:
+        prob: Tensor = self.network(image)
+        return prob
 
 
 def hu_window(
@@ -94,13 +96,14 @@ def write_run(
 
     `cases`: fields of its `Split`, as train_cases or fold.
     """
-    values: dict[str, Any] = {"method": "window", "spacing": PREPARED_SPACING, "target": "C"}
+    values: dict[str, Any] = {"spacing": PREPARED_SPACING, "target": "C"}
     values |= {"sources": ("A", "B"), **settings}
-    config = Config(stage, checkpoints=checkpoints, **values)
+    config = make_config(stage, checkpoints=checkpoints, **values)
     target = str(config.target)
     split = Split(config.sources, target, **{"train_cases": (), "test_cases": (), **cases})
     run = create_run(config, time, split)
-    content = {"network": weights, "config": to_plain(config), "step": 1}
+    own = {f"network.{name}": value for name, value in weights.items()}
+    content = {"method": own, "config": to_plain(config), "step": 1}
     content |= {"split": to_plain(split), "split_hash": split.hash}
     save_checkpoint(run.checkpoint, content)
     if done:

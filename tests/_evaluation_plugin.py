@@ -40,14 +40,14 @@ def finished(data: Place) -> dict[str, Path]:
     """The results of all four stages on C; a test must not change them."""
     write_four_runs(data.checkpoints)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(METHODS, "window", WindowMethod)
+        patch.setitem(METHODS, "ours", WindowMethod)
         return data.all_stages()
 
 
 @pytest.fixture
 def place(data: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     """The same centers and cache, with a folder of runs of its own."""
-    monkeypatch.setitem(METHODS, "window", WindowMethod)
+    monkeypatch.setitem(METHODS, "ours", WindowMethod)
     return replace(data, checkpoints=tmp_path / "some runs")
 
 
@@ -65,7 +65,7 @@ def predicted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     evaluate_case = engine.evaluation.evaluate_case
 
     def noted(*args: Any) -> Any:
-        names.append(args[3].case_id)
+        names.append(args[1].case_id)
         return evaluate_case(*args)
 
     monkeypatch.setattr(engine.evaluation, "evaluate_case", noted)

@@ -1,17 +1,16 @@
-"""Models whose network is a plain function, for the tests of inference."""
+"""Predictors whose network is a plain function, for the tests of inference."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from engine.inference import (
-    Model,
-)
+from engine.inference import Predictor
+from methods import make_config
 from tests._evaluation_fixtures import WindowMethod
-from utils.config import Config
 from utils.stages import TUMOR_FINE, Stage
 
 CPU = torch.device("cpu")
@@ -30,14 +29,17 @@ class Calls(nn.Module):
         return self.function(image)
 
 
-def make_model(
-    function: Callable[[Tensor], Tensor], stage: Stage = TUMOR_FINE, device: torch.device = CPU
-) -> tuple[Model, Calls]:
-    """A model of `stage` whose network is `function` of the image in [0, 1]."""
-    config, network = Config(stage), Calls(function)
-    method = WindowMethod(config)
-    model = Model(config, method, network, device, "fp32", stage.max_voxels, stage.threshold)
-    return model, network
+def make_predictor(
+    function: Callable[[Tensor], Tensor],
+    stage: Stage = TUMOR_FINE,
+    device: torch.device = CPU,
+    **config: Any,
+) -> tuple[Predictor, Calls]:
+    """A predictor of `stage` whose network is `function` of the image in [0, 1]."""
+    made, network = make_config(stage, **config), Calls(function)
+    method = WindowMethod(made)
+    method.network = network
+    return Predictor(made, method, device, "fp32"), network
 
 
 def identity(image: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ def main() -> None:
     Each appends the cases that it has predicted to LOG, and a line with its exit status.
     """
     centers, checkpoints, cache, log = (Path(word) for word in sys.argv[1:5])
-    METHODS["window"] = WindowMethod
+    METHODS["ours"] = WindowMethod
     evaluation = Evaluation(
         sys.argv[5],
         centers=centers,

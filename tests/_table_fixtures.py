@@ -64,7 +64,7 @@ def fill(plan: Plan, cell: Cell, rows: Sequence[Row], **summary: Any) -> list[Pa
         mark_done(run.folder)
         name = f"evaluation_{cell.target}_{cell.roi_source}"
         if STAGES[cell.stage].target == "tumor":
-            name += f"_{cell.protocol}"
+            name += f"_{cell.threshold}"
         folder = run.folder / name
         folder.mkdir(exist_ok=True)
         write_cases(folder / "cases.csv", rows[number :: len(trainings)])

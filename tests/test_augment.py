@@ -6,10 +6,10 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy.ndimage import affine_transform
 
 from data.augment import (
-    RELEASED_AUGMENTATION,
     AugmentSettings,
     apply_affine,
     augment,
@@ -17,8 +17,12 @@ from data.augment import (
     resize,
     rotation_matrix,
 )
+from utils.settings import check_settings
 
 SPACING = (2.5, 0.7, 0.9)
+EVERYTHING = AugmentSettings(
+    scale_probability=0.5, gamma_probability=0.5, brightness_probability=0.5
+)
 NOTHING = AugmentSettings(rotation_probability=0, mirror_probability=0, noise_probability=0)
 
 
@@ -129,7 +133,7 @@ def test_a_rotation_is_rigid_in_millimeters(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("seed", range(10))
-@pytest.mark.parametrize("settings", [AugmentSettings(), RELEASED_AUGMENTATION])
+@pytest.mark.parametrize("settings", [AugmentSettings(), EVERYTHING])
 def test_the_label_stays_a_label_and_the_image_in_zero_to_one(
     image: torch.Tensor, label: torch.Tensor, seed: int, settings: AugmentSettings
 ) -> None:
@@ -158,14 +162,14 @@ def test_image_and_label_turn_together() -> None:
 def test_the_input_is_not_changed(image: torch.Tensor, label: torch.Tensor) -> None:
     before, before_label = image.clone(), label.clone()
     for seed in range(5):
-        augment(image, label, SPACING, RELEASED_AUGMENTATION, generator(seed))
+        augment(image, label, SPACING, EVERYTHING, generator(seed))
     assert torch.equal(image, before)
     assert torch.equal(label, before_label)
 
 
 def test_the_same_seed_gives_the_same_sample(image: torch.Tensor, label: torch.Tensor) -> None:
     first, again, other = (
-        augment(image, label, SPACING, RELEASED_AUGMENTATION, generator(s)) for s in (4, 4, 5)
+        augment(image, label, SPACING, EVERYTHING, generator(s)) for s in (4, 4, 5)
     )
     assert torch.equal(first[0], again[0])
     assert torch.equal(first[1], again[1])
@@ -247,15 +251,78 @@ def test_resizing_to_the_same_shape_is_the_identity_and_doubling_repeats_labels(
     assert torch.equal(doubled, expected)
 
 
+@pytest.mark.parametrize("new", [(4, 10, 8), (3, 8, 5), (12, 9, 20), (5, 11, 7), (1, 1, 1)])
+@pytest.mark.parametrize("old", [(8, 20, 16), (6, 16, 10), (7, 15, 9)])
+def test_resizing_a_flipped_sample_is_flipping_the_resized_one(
+    old: tuple[int, int, int], new: tuple[int, int, int]
+) -> None:
+    image = torch.rand(1, 1, *old, generator=generator(8))
+    label = torch.randint(3, (1, 1, *old), generator=generator(9), dtype=torch.uint8)
+    before = label.clone()
+    small_image, small = resize(image, label, new)
+    assert small.dtype == torch.uint8
+    assert torch.equal(label, before)
+    for axes in ((2,), (3,), (4,), (2, 3, 4)):
+        flipped_image, flipped = resize(image.flip(axes), label.flip(axes), new)
+        assert torch.equal(flipped.flip(axes), small)
+        torch.testing.assert_close(flipped_image.flip(axes), small_image)
+
+
+def test_a_label_is_the_voxel_under_the_new_center_where_there_is_one() -> None:
+    # torch's "nearest-exact" answers wherever no center falls between two voxels.
+    label = torch.randint(3, (1, 1, 9, 15, 7), generator=generator(10), dtype=torch.uint8)
+    for shape in ((4, 10, 6), (18, 11, 21), (5, 20, 8)):
+        _, ours = resize(label.float(), label, shape)
+        theirs = F.interpolate(label.float(), size=shape, mode="nearest-exact")
+        assert torch.equal(ours.float(), theirs)
+
+
+@pytest.mark.parametrize(("old", "new"), [(64, 32), (48, 40), (32, 48), (240, 40)])
+def test_nowhere_are_labels_read_from_one_side_of_their_centers(old: int, new: int) -> None:
+    # At each of these sizes some, or all, new centers fall between two voxels.
+    numbered = torch.arange(old, dtype=torch.uint8).view(1, 1, 1, 1, old)
+    read = resize(numbered.float(), numbered, (1, 1, new))[1].flatten().double() + 0.5
+    offsets = read - (torch.arange(new) + 0.5) * old / new
+    assert offsets.abs().max() == 0.5
+    assert offsets.cumsum(0).abs().max() < 1.5  # one-sided, they would add up to 4 to 20
+
+
+def test_at_half_the_size_centers_take_the_lower_and_the_higher_voxel_in_turn() -> None:
+    def halve(values: list[int]) -> list[int]:
+        label = torch.tensor(values, dtype=torch.uint8).view(1, 1, 1, 1, -1)
+        return resize(label.float(), label, (1, 1, len(values) // 2))[1].flatten().tolist()
+
+    assert halve([0, 1, 2, 3, 4, 5, 6, 7]) == [0, 3, 4, 7]
+    assert halve([0, 1, 2, 1, 0, 1]) == [0, 2, 1]  # in the middle the higher class
+    assert halve([0, 1, 1, 2, 0, 1]) == [0, 2, 1]
+
+
 def test_shapes_that_differ_are_refused(image: torch.Tensor, label: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="of one shape"):
         augment(image, label[..., :10], SPACING, AugmentSettings(), generator())
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("mirror_probability", 1.5, "at most 1"),
+        ("noise_probability", float("nan"), "a finite number"),
+        ("gamma_range", (1.5, 0.7), "the lower number first"),
+        ("scale_range", (0.0, 1.0), "above 0"),
+        ("noise_std", -0.1, "at least 0"),
+        ("rotation_degrees", float("inf"), "a finite number"),
+    ],
+)
+def test_a_setting_that_means_nothing_is_refused(name: str, value: object, words: str) -> None:
+    settings = replace(AugmentSettings(), **{name: value})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=rf"--{name.replace('_', '-')} .*{words}"):
+        check_settings(settings)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("seed", range(6))
 def test_a_gpu_makes_the_same_sample(image: torch.Tensor, label: torch.Tensor, seed: int) -> None:
-    settings = replace(RELEASED_AUGMENTATION, rotation_probability=1)
+    settings = replace(EVERYTHING, rotation_probability=1)
     ours = augment(image, label, SPACING, settings, generator(seed))
     theirs = augment(image.cuda(), label.cuda(), SPACING, settings, generator(seed))
     torch.testing.assert_close(theirs[0].cpu(), ours[0], atol=1e-4, rtol=0)

@@ -80,6 +80,7 @@ def test_without_a_label_there_are_volumes_and_no_metrics() -> None:
 
 def full_row(case_id: str, pred: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
     own = {"case_id": case_id, "fallback": "", "rounds": 1, "threshold": 0.5, "seconds": 2.0}
+    own |= {"windows": 0, "arithmetic": "fp32"}
     return {**measure_case(pred, mask, SPACING), **own}
 
 
@@ -95,6 +96,7 @@ def test_cases_come_back_as_they_were_written(tmp_path: Path) -> None:
     back = read_cases(path)
     assert [row["case_id"] for row in back] == ["007", "b"]
     assert back[1]["fallback"] == "pancreas_fine"
+    assert (back[0]["windows"], back[0]["arithmetic"]) == (0, "fp32")
     for row, own in zip(rows, back, strict=True):
         for name in METRICS:
             if np.isfinite(row[name]):

@@ -13,7 +13,8 @@ from data.case import Center
 from data.centers import load_centers
 from engine.case_metrics import Row, write_cases, write_summary
 from engine.command_line import parse_config, parse_evaluation
-from engine.evaluation import digest_result, run_stage
+from engine.evaluation import run_stage
+from engine.provenance import digest_result
 from engine.results import result_folder
 from engine.run_folders import create_run, locked, mark_done, read_run
 from engine.split_selection import select_splits
@@ -39,7 +40,7 @@ from reproduce.experiments.finished import (
 )
 from reproduce.experiments.plan import Plan
 from tests.conftest import Tiny
-from utils.config import StoppedError
+from utils.config import THRESHOLDS, StoppedError
 from utils.files import write_json
 from utils.stages import STAGES
 
@@ -78,10 +79,10 @@ def finish(centers: dict[str, Center]) -> Callable[[Step], None]:
         assert run_ is not None
         asked = step.evaluation
         found = [str(asked.target)]
-        if asked.protocol == "heldout":
+        if asked.cases == "heldout":
             found = sorted({center for center, _ in run_.heldout_cases})
         for name in found:
-            place = result_folder(run_, step.stage, name, asked.roi_source, asked.protocol)
+            place = result_folder(run_, step.stage, name, asked)
             rows: list[Row] = [{"case_id": f"{name}0", "dsc": 50.0, "seconds": 1.0}]
             place.mkdir(exist_ok=True)
             write_cases(place / "cases.csv", rows)
@@ -94,7 +95,7 @@ def finish(centers: dict[str, Center]) -> Callable[[Step], None]:
             return {"previous": None, "previous_sha256": None}
         asked, run = step.before.evaluation, read_run(step.before.folder)
         assert run is not None
-        folder = result_folder(run, step.before.stage, center, asked.roi_source, asked.protocol)
+        folder = result_folder(run, step.before.stage, center, asked)
         return {
             "previous": str(folder.relative_to(asked.checkpoints)),
             "previous_sha256": digest_result(folder),
@@ -105,14 +106,16 @@ def finish(centers: dict[str, Center]) -> Callable[[Step], None]:
 
 def names(steps: Sequence[Step]) -> list[str]:
     """Each step in a word or two."""
-    protocols = [step.evaluation.protocol if step.kind == "evaluate" else "paper" for step in steps]
-    return [
-        f"{step.kind} {step.stage} {protocol}".removesuffix(" paper")
-        for step, protocol in zip(steps, protocols, strict=True)
-    ]
+    shown = []
+    for step in steps:
+        asked = step.evaluation if step.kind == "evaluate" else None
+        which = [] if asked is None else [asked.threshold, asked.cases]
+        kept = [word for word in which if word in ("source-val", "heldout")]
+        shown.append(" ".join([step.kind, step.stage, *kept]))
+    return shown
 
 
-def test_a_paper_cell_needs_four_trainings_and_four_evaluations(
+def test_a_cell_needs_four_trainings_and_four_evaluations(
     plan: Plan, centers: dict[str, Center]
 ) -> None:
     cell = make_cell(centers, "tumor_fine", "C")
@@ -129,7 +132,7 @@ def test_a_paper_cell_needs_four_trainings_and_four_evaluations(
 def test_a_steps_command_says_what_its_request_holds(
     plan: Plan, centers: dict[str, Center]
 ) -> None:
-    cell = make_cell(centers, "tumor_fine", "B", method="bl_dsl", protocol="honest", seed=7)
+    cell = make_cell(centers, "tumor_fine", "B", method="bl_dsl", threshold="source-val", seed=7)
     for step in steps_of(plan, cell):
         python, script, *words = shlex.split(step.command)
         assert python == "python"
@@ -156,10 +159,10 @@ def test_a_steps_command_says_what_its_request_holds(
 def test_the_names_of_steps_and_of_run_folders_are_known_beforehand(
     plan: Plan, centers: dict[str, Center]
 ) -> None:
-    cell = make_cell(centers, "tumor_coarse", "C", protocol="honest", seed=7, method="bl")
+    cell = make_cell(centers, "tumor_coarse", "C", threshold="source-val", seed=7, method="bl")
     shown = [step.name for step in steps_of(plan, cell)]
     assert shown[0] == "train_tumor_coarse_bl_A+B_seed7"
-    assert "evaluate_tumor_coarse_bl_A+B_seed7_on_C_seg_honest" in shown
+    assert "evaluate_tumor_coarse_bl_A+B_seed7_on_C_seg_source-val" in shown
     assert "evaluate_tumor_coarse_bl_A+B_seed7_heldout_seg" in shown
     assert "evaluate_pancreas_fine_ours_A+B+N_seed7_heldout" in shown
     assert len(shown) == len(set(shown))
@@ -173,13 +176,13 @@ def test_cells_share_their_steps(plan: Plan, centers: dict[str, Center]) -> None
     kinds = names(missing_steps(plan, table_5))
     assert kinds.count("train pancreas_fine") == kinds.count("evaluate pancreas_fine") == 1
     assert kinds.count("train tumor_fine") == len(METHODS)
-    both = [replace(table_5[-1], protocol=protocol) for protocol in ("paper", "honest")]
+    both = [replace(table_5[-1], threshold=threshold) for threshold in THRESHOLDS]
     kinds = names(missing_steps(plan, both))
-    assert len(kinds) == len(set(kinds)) == 4 + 4 + 2 + 4  # train, paper, honest, held out
+    assert len(kinds) == len(set(kinds)) == 4 + 4 + 2 + 4  # train, target, source-val, held out
     pancreas = [
-        make_cell(centers, "pancreas_fine", "C", method=m, protocol=p)
+        make_cell(centers, "pancreas_fine", "C", method=m, threshold=t)
         for m in METHODS
-        for p in ("paper", "honest")
+        for t in THRESHOLDS
     ]
     assert len(set(pancreas)) == 1
 
@@ -205,7 +208,7 @@ def test_four_folds_are_one_cell(plan: Plan, centers: dict[str, Center]) -> None
 def test_what_is_done_is_found_and_not_missing(
     plan: Plan, centers: dict[str, Center], finish: Callable[[Step], None], splits: Splits
 ) -> None:
-    cell = make_cell(centers, "tumor_coarse", "B", protocol="honest")
+    cell = make_cell(centers, "tumor_coarse", "B", threshold="source-val")
     assert find_folders(plan, cell) == []
     assert read_cell(plan, cell) is None
     steps = steps_of(plan, cell)
@@ -217,13 +220,13 @@ def test_what_is_done_is_found_and_not_missing(
     assert missing_steps(plan, [cell], splits) == []
     assert stale_folders(steps, splits) == []
     (folder,) = find_folders(plan, cell)
-    assert folder.name == "evaluation_B_seg_honest"
+    assert folder.name == "evaluation_B_seg_source-val"
     assert read_cell(plan, cell) == [{"case_id": "B0", "dsc": 50.0, "seconds": 1.0, "center": "B"}]
     for other in (
         replace(cell, seed=1),
         replace(cell, method="bl"),
         replace(cell, roi_source="mask"),
-        make_cell(centers, "tumor_coarse", "C", protocol="honest"),
+        make_cell(centers, "tumor_coarse", "C", threshold="source-val"),
     ):
         assert read_cell(plan, other) is None
     assert read_cell(replace(plan, options=(*SMALL, "--lr", "0.01")), cell) is None
@@ -317,13 +320,15 @@ def test_a_folder_in_which_a_process_works_is_not_moved(
 
 
 @pytest.mark.slow
-def test_the_steps_of_an_honest_cell_fill_it(tmp_path: Path, tiny: Tiny, splits: Splits) -> None:
+def test_the_steps_of_a_cell_with_a_threshold_of_held_out_cases_fill_it(
+    tmp_path: Path, tiny: Tiny, splits: Splits
+) -> None:
     small = ("--epochs", "1", "--jitter-voxels", "0", "4", "--window-voxels", "32", "32")
     options = (*SMALL, *small, "--device", "cpu", "--precision", "fp32")
     plan = Plan(tiny.centers, tmp_path / "checkpoints", tiny.cache, 0.4, options, time=TIME)
     centers = load_centers(tiny.centers)
     # B has one patient, who cannot be held out: train on A and C.
-    cell = make_cell(centers, "tumor_coarse", "B", protocol="honest", method="bl")
+    cell = make_cell(centers, "tumor_coarse", "B", threshold="source-val", method="bl")
     assert lesion_centers(centers) == ["A", "B", "C"]
     for step in missing_steps(plan, [cell], splits):
         if step.kind == "train":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -128,9 +130,21 @@ def test_a_key_that_the_reader_ignores_is_refused(tmp_path: Path) -> None:
     assert "[centers.A] images: is read by folder, nih, panorama only" in problem
 
 
+def test_a_missing_file_is_looked_for_by_its_full_path_and_can_be_made_from_the_example(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (problem,) = problems_of(Path("my centers.toml"))
+    assert problem.startswith("my centers.toml: cannot be read (there is no file ")
+    assert f"there is no file {tmp_path / 'my centers.toml'})" in problem
+    command = problem.rpartition(": ")[2]
+    subprocess.run(shlex.split(command), check=True)
+    assert list(load_centers(Path("my centers.toml"))) == list(load_centers(EXAMPLE))
+
+
 def test_what_is_no_centers_file_is_named(tmp_path: Path) -> None:
     assert "no valid TOML" in problems_of(write_toml(tmp_path, "[centers.A\n"))[0]
-    assert "cannot be read" in problems_of(tmp_path / "none.toml")[0]
+    assert "cannot be read (Is a directory)" in problems_of(tmp_path)[0]
     assert "holds no table [centers.NAME]" in problems_of(write_toml(tmp_path, ""))[0]
     assert "must be a table" in problems_of(write_toml(tmp_path, "[centers]\nA = 1\n"))[0]
     name = write_toml(tmp_path, '[centers."../x"]\nreader = "msd"\npath = "x"\n')

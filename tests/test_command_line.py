@@ -187,7 +187,7 @@ def test_an_unknown_method_is_refused_with_the_choices(capsys: pytest.CaptureFix
         ["--augment.noise-std", "-1"],
         ["--augment.rotation-probability", "1.1"],
         ["--views.kernel-sizes", "2"],
-        ["--slice-loss", "none"],
+        ["--views.mode", "other"],
         ["--denominator", "all"],
         ["--sources"],
     ],

@@ -1,8 +1,12 @@
+"""Table VI: parameters and multiply-accumulates."""
+
+import csv
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.bench_complexity import ROWS, Row, main
+from benchmarks.bench_complexity import ROWS, TABLE6, Row, main
 from models.backbone import ResidualEncoderDecoder
 from models.complexity import count_complexity
 
@@ -22,6 +26,12 @@ def test_the_expected_figures_are_the_published_ones() -> None:
         (18_966_082, "945.41"),
         (18_999_619, "945.44"),
     ]
+
+
+def test_methods_that_change_no_layer_cost_what_the_baseline_costs() -> None:
+    with TABLE6.open(encoding="utf-8", newline="") as file:
+        table6 = {row["method"]: row["gflops"] for row in csv.DictReader(file)}
+    assert {table6[name] for name in ("BigAug", "Cutout", "SAML", "MixStyle")} == {ROWS[0].gmacs}
 
 
 def test_trilinear_upsampling_costs_no_more_than_nearest() -> None:
@@ -55,6 +65,25 @@ def test_counting_by_shapes_equals_counting_a_network_that_runs() -> None:
     assert run.total() == counted.macs
 
 
+def test_what_is_trained_apart_from_the_network_is_not_counted() -> None:
+    # A method's auxiliary part (a metric network, a domain code) is no part of what predicts.
+    with torch.device("meta"):
+        method = nn.Module()
+        method.network = ResidualEncoderDecoder(distance=False, slices=False, projection=False)
+        method.auxiliary = nn.Sequential(nn.Conv3d(32, 64, 3), nn.Linear(64, 64))
+    found = count_complexity(method.network)
+    assert (found.parameters, found.gmacs) == (18_957_825, "945.23")
+    assert sum(p.numel() for p in method.parameters()) > found.parameters
+
+
+def test_counting_leaves_the_network_as_it_was() -> None:
+    network = ResidualEncoderDecoder(width=8)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    count_complexity(network, [(8, 8, 8)])
+    assert network.training
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
 def test_counting_leaves_convolutions_on_the_meta_device_as_they_were() -> None:
     conv = nn.Conv3d(1, 2, 3, device="meta")
     count_complexity(conv, [(4, 5, 6)])
@@ -64,7 +93,7 @@ def test_counting_leaves_convolutions_on_the_meta_device_as_they_were() -> None:
 def test_the_benchmark_prints_every_figure_and_ends_well(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main() == 0
+    assert main([]) == 0
     printed = capsys.readouterr().out
     assert "DIFFERS" not in printed
     for figure in ("18,957,825", "18,999,619", "945.29", "3.80e7, 945.44 (Ours)"):
@@ -76,5 +105,5 @@ def test_a_differing_figure_ends_with_status_one(
 ) -> None:
     wrong = Row("segmentation", ROWS[0].settings, ROWS[0].parameters, "945.24", None)
     monkeypatch.setattr("benchmarks.bench_complexity.ROWS", (wrong,))
-    assert main() == 1
+    assert main([]) == 1
     assert "DIFFERS" in capsys.readouterr().out

@@ -64,6 +64,41 @@ def test_eq_8_and_9_equal_a_slow_double_loop(tau: float, denominator: str, seed:
         assert loss.dtype == torch.float32
 
 
+def usual_nt_xent(anchors: Tensor, classes: Tensor, tau: float) -> Tensor:
+    """NT-Xent as SimCLR and its followers define it, by PyTorch's cross-entropy.
+
+    Mean over all ordered pairs (i, j) of one class of -log softmax of the pair among itself and
+    i's similarities to the other class.
+    """
+    unit = torch.nn.functional.normalize(anchors.double(), dim=1)
+    similarity = unit @ unit.T / tau
+    rows = [
+        torch.cat([similarity[i, j].view(1), similarity[i, classes != classes[i]]])
+        for i in range(len(classes))
+        for j in range(len(classes))
+        if i != j and classes[i] == classes[j]
+    ]
+    losses = [torch.nn.functional.cross_entropy(row, torch.tensor(0)) for row in rows]
+    return torch.stack(losses).mean()
+
+
+@pytest.mark.parametrize("views", [1, 2, 3])
+def test_weight_0_1_of_the_usual_loss_is_0_2_of_the_one_with_the_positive(views: int) -> None:
+    # Eq. 8 divides by 2 N_C where the usual loss takes the mean over pairs: half of it.
+    features = [view.requires_grad_() for view in some_features(14, views)]
+    positive, negative = candidates(4, 4)
+    ours = 0.2 * contrast_loss(features, positive, negative, denominator="with_positive")
+    columns = [view[0].flatten(1).T for view in features]  # (24, c)
+    anchors = torch.cat([torch.cat([c[:4], c[20:]]) for c in columns])
+    classes = torch.tensor(([1] * 4 + [0] * 4) * views)
+    scripts = 0.1 * usual_nt_xent(anchors, classes, 0.05)
+    assert ours.item() == pytest.approx(scripts.item(), rel=1e-5)
+    for a, b in zip(
+        torch.autograd.grad(ours, features), torch.autograd.grad(scripts, features), strict=True
+    ):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-3)
+
+
 def test_two_orthogonal_classes_have_the_value_worked_out_by_hand() -> None:
     # Cosine 1 within a class, 0 across; 2 of each: -log(e^20 / 2) = ln 2 - 20 for both pairs.
     anchors = torch.tensor([[3.0, 0.0], [0.5, 0.0], [0.0, 1.0], [0.0, 8.0]])

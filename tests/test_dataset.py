@@ -13,10 +13,11 @@ from torch import Tensor
 
 from data.case import Case, Grid
 from data.dataset import (
-    NETWORK_MULTIPLE,
+    STRIDE,
     TARGETS,
     Crop,
     StageDataset,
+    _new_shape,
     load_on_device,
     make_sample,
     sample_seed,
@@ -183,7 +184,7 @@ def test_the_volume_stage_sees_the_central_window_at_every_second_voxel() -> Non
     label[10:14, 200:220, 200:230] = 1
     case = in_memory(ramp(shape), label)
     crop = StageDataset([case], PANCREAS_COARSE, 0)[0]
-    window = (slice(None, None, 2), slice(40, 360, 2), slice(11, 379, 2))  # 320 x 368, centered
+    window = (slice(None, None, 2), slice(40, 360, 2), slice(10, 378, 2))  # 320 x 368, begins even
     assert np.array_equal(crop.image_hu.numpy(), case.image_hu[window])
     assert np.array_equal(crop.label.numpy(), label[window])
     assert tuple(crop.image_hu.shape) == (16, 160, 184)
@@ -216,7 +217,7 @@ def test_every_size_is_a_multiple_of_eight_and_within_the_cap(stage: Stage) -> N
         dataset = StageDataset([case], small, seed=1)
         for index in range(12):
             shape = shape_of(dataset[index])
-            assert all(size % NETWORK_MULTIPLE == 0 and size > 0 for size in shape)
+            assert all(size % STRIDE == 0 and size > 0 for size in shape)
             assert np.prod(shape) <= cap
 
 
@@ -237,16 +238,35 @@ def test_a_crop_within_the_cap_is_resized_only_as_often_as_asked() -> None:
     assert 60 < sum(dataset[i].resize_to is not None for i in range(400)) < 140
 
 
+def test_rescaling_multiplies_the_number_of_voxels_by_the_drawn_factor() -> None:
+    shape = (800, 1600, 2400)  # so large that rounding to multiples of 8 changes little
+    stage = replace(TUMOR_COARSE, rescale_probability=1.0, max_voxels=10**12)
+    for factor in (0.8, 1.0, 1.2):
+        fixed = replace(stage, rescale_range=(factor, factor))
+        sides = _new_shape(shape, fixed, np.random.default_rng(0))
+        assert sides is not None
+        assert np.prod(sides) / np.prod(shape) == pytest.approx(factor, rel=0.01)
+        assert [b / a for a, b in zip(shape, sides, strict=True)] == pytest.approx(
+            [factor ** (1 / 3)] * 3, rel=0.006
+        )
+    rng = np.random.default_rng(1)
+    drawn = [np.prod(_new_shape(shape, stage, rng) or shape) / np.prod(shape) for _ in range(400)]
+    assert (min(drawn), max(drawn)) == pytest.approx((0.8, 1.2), abs=0.01)
+    assert np.mean(drawn) == pytest.approx(1.0, abs=0.03)  # uniform in voxels, not in sides
+    assert np.std(drawn) == pytest.approx(0.4 / 12**0.5, abs=0.01)
+
+
 def test_a_rescaled_size_is_the_multiple_of_eight_nearest_to_the_factor() -> None:
     case = boxed_case((64, 80, 96), (slice(0, 40), slice(0, 64), slice(0, 72)), None)
-    for factor, shape in ((1.0, (40, 64, 72)), (1.2, (48, 80, 88)), (0.8, (32, 48, 56))):
+    for side, shape in ((1.0, (40, 64, 72)), (1.2, (48, 80, 88)), (0.8, (32, 48, 56))):
+        factor = side**3
         stage = tight(PANCREAS_FINE, rescale_probability=1.0, rescale_range=(factor, factor))
         crop = StageDataset([case], stage, 0)[0]
         assert shape_of(crop) == crop.resize_to == shape
 
 
 def test_a_resized_crop_keeps_its_extent_in_mm() -> None:
-    stage = tight(TUMOR_COARSE, rescale_probability=1.0, rescale_range=(1.3, 1.3))
+    stage = tight(TUMOR_COARSE, rescale_probability=1.0, rescale_range=(2.2, 2.2))
     crop = StageDataset([lesion_case()], stage, 0)[0]
     assert crop.resize_to == (24, 32, 32)
     extent = [n * mm for n, mm in zip(crop.resize_to, crop.spacing, strict=True)]

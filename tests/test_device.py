@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.conftest import ROOT, start_script
-from utils.device import autocast, select_device, select_precision
+from utils.device import autocast, is_out_of_memory, select_device, select_precision
 from utils.distributed import World, join_world
 
 CPU = torch.device("cpu")
@@ -39,10 +39,31 @@ def test_a_device_that_is_not_there_is_refused_by_name(name: str) -> None:
 
 
 def test_a_precision_that_is_given_is_kept_and_auto_is_one_that_the_cpu_computes() -> None:
-    assert [select_precision(name, CPU) for name in ("bf16", "fp16", "fp32")] == [
+    assert [select_precision(name, CPU, training=True) for name in ("bf16", "fp16", "fp32")] == [
         "bf16", "fp16", "fp32",
     ]  # fmt: skip
-    assert select_precision("auto", CPU) in ("bf16", "fp32")
+    assert select_precision("auto", CPU, training=True) in ("bf16", "fp32")
+
+
+def test_a_cpu_predicts_in_fp32_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert select_precision("auto", CPU, training=False) == "fp32"
+    assert select_precision("bf16", CPU, training=False) == "bf16"
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    assert select_precision("auto", CPU, training=True) == "bf16"
+    assert select_precision("auto", CPU, training=False) == "fp32"
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    gpu = torch.device("cuda", 0)
+    assert [select_precision("auto", gpu, training=t) for t in (True, False)] == ["bf16"] * 2
+
+
+def test_memory_that_is_too_small_is_told_from_other_errors() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(10**15)
+    assert is_out_of_memory(caught.value)
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert is_out_of_memory(MemoryError())
+    assert not is_out_of_memory(RuntimeError("shapes do not match"))
+    assert not is_out_of_memory(ValueError("DefaultCPUAllocator"))
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def test_the_held_out_protocol_agrees_with_what_training_saw(tiny_config: MakeCo
     run = train(config)
     request = Evaluation(
         "tumor_coarse", centers=config.centers, checkpoints=config.checkpoints, cache=config.cache,
-        target="B", roi_source="mask", protocol="heldout", method="bl",
+        target="B", roi_source="mask", cases="heldout", method="bl",
         device="cpu", precision="fp32", workers=0,
     )  # fmt: skip
     folders = run_stage(request)

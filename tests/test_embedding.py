@@ -13,7 +13,7 @@ from torch import nn
 from data.dataset import target_mask
 from data.prepare.prepared_case import PreparedCase
 from data.targets.anchors import anchor_masks
-from engine.inference import Model
+from engine.inference import Predictor
 from methods import build_method
 from models.backbone import Outputs, ResidualEncoderDecoder
 from reproduce.analysis.embedding import (
@@ -46,11 +46,9 @@ def make_points(lesion: np.ndarray, normal: np.ndarray, turn: float = 0.0) -> Po
     )
 
 
-def make_model(config: Config, seed: int = 0) -> Model:
+def make_model(config: Config, seed: int = 0) -> Predictor:
     torch.manual_seed(seed)
-    method = build_method(config)
-    network = method.build_network().eval()
-    return Model(config, method, network, torch.device("cpu"), "fp32", 10**9, 0.5)
+    return Predictor(config, build_method(config).eval(), torch.device("cpu"), "fp32")
 
 
 class PlaceNetwork(nn.Module):
@@ -205,7 +203,7 @@ def test_features_are_read_at_the_anchors_lesion_first(
     tiny_prepared: dict[str, list[PreparedCase]], tiny_config: MakeConfig
 ) -> None:
     model = make_model(tiny_config("tumor_coarse", margin_voxels=(40, 40, 40)))
-    model.network = PlaceNetwork()
+    model.method.network = PlaceNetwork()
     (item, *_) = tiny_prepared["C"]
     points = case_points(model, item, 0, seed=5, per_case=1000)
     assert points is not None
@@ -222,13 +220,10 @@ def test_every_model_is_asked_about_the_same_voxels_of_the_same_views(
 ) -> None:
     (item, *_) = tiny_prepared["C"]
     ours = make_model(tiny_config("tumor_coarse"))
-    weights = {"seg": 1.0, "dis": 0.0, "tran": 0.0, "con": 0.0, "cos": 0.0}
-    baseline = make_model(tiny_config("tumor_coarse", weights=weights, views=1))
+    baseline = make_model(tiny_config("tumor_coarse", method="bl"))
     # The same encoder: what differs then is what the two were shown.
-    state = {
-        k: v for k, v in ours.network.state_dict().items() if k in baseline.network.state_dict()
-    }
-    baseline.network.load_state_dict(state)
+    own, state = baseline.method.network.state_dict(), ours.method.network.state_dict()
+    baseline.method.network.load_state_dict({k: v for k, v in state.items() if k in own})
     first, second = (case_points(m, item, 0, seed=5, per_case=2) for m in (ours, baseline))
     assert first is not None
     assert second is not None

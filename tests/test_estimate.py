@@ -66,7 +66,9 @@ def steps(plan: Plan) -> dict[tuple[str, str], Step]:
 
 def config_of(step: Step) -> Config:
     """The configuration as a training on this machine's CPU resolves it."""
-    return replace(step.config, precision=select_precision("auto", select_device("cpu")))
+    return replace(
+        step.config, precision=select_precision("auto", select_device("cpu"), training=True)
+    )
 
 
 @pytest.fixture
@@ -120,7 +122,7 @@ def test_an_unfinished_evaluation_counts_the_cases_that_it_lacks(
     (split,) = select_splits(config, load_centers(plan.centers))
     run = create_run(config, plan.time, split)
     mark_done(run.folder)
-    folder = result_folder(run, "tumor_coarse", "C", "seg", "paper")
+    folder = result_folder(run, "tumor_coarse", "C", step.evaluation)
     write_cases(folder / "cases.csv", [{"case_id": "c0", "dsc": 1.0}])
     assert loads_of([step], splits)[step].count == 1
 
@@ -172,10 +174,10 @@ def test_steps_stand_in_the_plan_file_behind_the_preparing(
     assert set(prepare.request["only"]) == {"A", "B", "C", "N"}
     assert prepare.alone
     assert f"--centers {plan.centers}" in prepare.command
-    assert entries["evaluate_tumor_fine_ours_A+B_on_C_seg_paper"].needs == (
+    assert entries["evaluate_tumor_fine_ours_A+B_on_C_seg_target"].needs == (
         "prepare_3x1.5x1.5",
         "train_tumor_fine_ours_A+B",
-        "evaluate_tumor_coarse_ours_A+B_on_C_seg_paper",
+        "evaluate_tumor_coarse_ours_A+B_on_C_seg_target",
     )
     assert entries["train_tumor_fine_ours_A+B"].facts == {
         **{"model": loads[steps[TRAIN, "tumor_fine"]].key, "field": "step_s"},

@@ -30,7 +30,7 @@ from tests._evaluation_fixtures import (
     write_run,
     write_toml,
 )
-from utils.config import StoppedError
+from utils.config import Evaluation, StoppedError
 from utils.stages import STAGE_NAMES, STAGES
 
 pytest_plugins = ["tests._evaluation_plugin"]
@@ -56,9 +56,9 @@ def test_an_evaluation_killed_again_and_again_ends_as_an_unbroken_one(place: Pla
     shutil.copytree(place.checkpoints, unbroken.checkpoints)
     log = place.checkpoints.with_name("log.txt")
     points = (
-        "predict_case:2:before",  # one case is there
+        "segment_stage:2:before",  # one case is there
         "write_mask:1:after",  # the mask of the second is there, its row is not
-        "write_cases:2:after",  # its row too; the first call writes the rows that are kept
+        "write_cases:1:after",  # its row too
         "write_summary:1:before",
         "mark_done:1:before",
     )
@@ -83,7 +83,7 @@ def test_an_evaluation_killed_again_and_again_ends_as_an_unbroken_one(place: Pla
 
 def test_a_finished_evaluation_is_not_done_again(evaluated: Place, predicted: list[str]) -> None:
     before = {
-        stage: stable(result_folder(run_of(evaluated, stage), stage, "C", "seg", "paper"))
+        stage: stable(result_folder(run_of(evaluated, stage), stage, "C", Evaluation(stage)))
         for stage in STAGES
     }
     folders = evaluated.all_stages()
@@ -95,7 +95,7 @@ def test_a_finished_evaluation_is_not_done_again(evaluated: Place, predicted: li
 def test_a_missing_mask_is_predicted_again_and_no_other(
     evaluated: Place, predicted: list[str]
 ) -> None:
-    folder = run_of(evaluated, "tumor_coarse").folder / "evaluation_C_seg_paper"
+    folder = run_of(evaluated, "tumor_coarse").folder / "evaluation_C_seg_target"
     (folder / "predictions" / "case_2.nii.gz").unlink()
     evaluated.evaluate("tumor_coarse")
     assert predicted == ["case_2"]

@@ -1,27 +1,25 @@
-"""The house: imports go one way, paths are set in one way, files stay short."""
+"""The layout: imports go one way, paths are set in one way, files stay short."""
 
 from __future__ import annotations
 
 import ast
-import functools
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-SCRIPT_FOLDERS = ("train_pancreas", "train_tumor", "evaluate_pancreas", "evaluate_tumor")
-PACKAGES = (
-    *("data", "losses", "methods", "models", "utils", "engine", "reproduce"),
-    "benchmarks",
+from tests._sources import (
+    ROOT,
+    SCRIPT_FOLDERS,
+    is_script,
+    module_name,
+    our_imports,
+    package_of,
+    source_files,
+    tree_of,
 )
-MAX_LINES, MAX_SCRIPT_LINES = 400, 60
-MAX_BYTES = 1_000_000
-NEVER_TRACKED = (".pt", ".pth", ".nii", ".nii.gz", ".nrrd", ".mha", ".dcm", ".npy")
-NAMELESS = ("util.py", "helpers.py", "common.py", "misc.py")
 
-# What each package may import of ours beside itself. No module of one imports a script.
+# What each package may import of ours, apart from itself.
 MAY_IMPORT = {
     "utils": (),
     "models": ("utils",),
@@ -31,50 +29,31 @@ MAY_IMPORT = {
     "engine": ("methods", "models", "losses", "data", "utils"),
     "reproduce": ("engine", "methods", "models", "losses", "data", "utils"),
     "benchmarks": ("reproduce", "engine", "methods", "models", "losses", "data", "utils"),
+    **dict.fromkeys(SCRIPT_FOLDERS, ("engine", "utils")),
 }
-
-
-def source_files(*folders: str) -> list[Path]:
-    """Python files of the project, of these folders or of all but the tests."""
-    tops = [ROOT / folder for folder in folders or (*PACKAGES, *SCRIPT_FOLDERS)]
-    files = [path for top in tops for path in sorted(top.rglob("*.py"))]
-    return files if folders else [*files, *sorted(ROOT.glob("*.py"))]
-
-
-@functools.cache
-def tree_of(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
-
-
-def module_name(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-def our_imports(path: Path) -> Iterator[str]:
-    """Our own modules that a file imports, at its top, inside a function or for types only."""
-    for node in ast.walk(tree_of(path)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name.split(".")[0] in PACKAGES)
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in PACKAGES:
-            module = str(node.module)
-            for alias in node.names:
-                inner = ROOT / Path(*module.split("."), f"{alias.name}.py")
-                yield f"{module}.{alias.name}" if inner.is_file() else module
+MAX_LINES, MAX_SCRIPT_LINES = 400, 60
+MAX_BYTES = 1_000_000
+NEVER_TRACKED = (".pt", ".pth", ".nii", ".nii.gz", ".nrrd", ".mha", ".dcm", ".npy")
+NAMELESS = ("util.py", "helpers.py", "common.py", "misc.py")
 
 
 def test_imports_go_one_way() -> None:
     against = []
-    for path in source_files(*MAY_IMPORT):
-        own = module_name(path).partition(".")[0]
+    for path in source_files():
+        own = package_of(module_name(path))
+        if path.parent == ROOT:  # a script of the root may import every package
+            allowed = set(MAY_IMPORT)
+        else:
+            assert own in MAY_IMPORT, f"{own}/: enter what it may import"
+            allowed = {own, *MAY_IMPORT[own]}
         for imported in our_imports(path):
-            if imported.partition(".")[0] not in (own, *MAY_IMPORT[own]):
+            if package_of(imported) not in allowed:
                 against.append(f"{path.relative_to(ROOT)} imports {imported}")
     assert against == []
 
 
 def test_no_module_imports_itself_through_others() -> None:
-    graph = {module_name(path): set(our_imports(path)) for path in source_files(*PACKAGES)}
+    graph = {module_name(path): set(our_imports(path)) for path in source_files()}
     done: set[str] = set()
 
     def visit(module: str, above: tuple[str, ...]) -> None:
@@ -97,22 +76,18 @@ def test_nothing_imports_a_script() -> None:
         if imported in scripts
     ]
     assert against == []
-    for path in source_files():
-        text = path.read_text(encoding="utf-8")
-        for folder in (*SCRIPT_FOLDERS, "demo", "predict"):
-            assert f"from {folder}" not in text, path
-            assert f"import {folder}" not in text, path
 
 
-def is_script(path: Path) -> bool:
-    return any(
-        isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
-        for node in tree_of(path).body
-    )
+def test_imports_are_by_full_name_and_none_takes_everything() -> None:
+    for path in source_files(tests=True):
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{path}: a relative import"
+                assert all(alias.name != "*" for alias in node.names), path
 
 
 def path_edits(path: Path) -> list[str]:
-    """Statements at the top of a file, or anywhere else, that name sys.path."""
+    """Statements, at the top of a file or anywhere else, that name sys.path."""
     return [
         ast.unparse(node)
         for node in ast.walk(tree_of(path))
@@ -129,35 +104,25 @@ def test_only_a_script_in_a_folder_sets_the_path_and_all_do_it_alike(path: Path)
     assert path_edits(path) == ([allowed] if needs else [])
 
 
-def test_no_import_takes_everything() -> None:
-    for path in source_files(*PACKAGES, *SCRIPT_FOLDERS, "tests"):
-        for node in ast.walk(tree_of(path)):
-            if isinstance(node, ast.ImportFrom):
-                assert all(alias.name != "*" for alias in node.names), path
-
-
 def test_files_are_short() -> None:
-    long = {
-        str(path.relative_to(ROOT))
-        for path in source_files()
-        if len(path.read_text(encoding="utf-8").splitlines()) > MAX_LINES
+    lines = {
+        str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines())
+        for path in source_files(tests=True)
     }
-    assert not long
+    assert {name: count for name, count in lines.items() if count > MAX_LINES} == {}
 
 
 @pytest.mark.parametrize("folder", SCRIPT_FOLDERS)
 def test_a_stage_script_says_what_and_not_how(folder: str) -> None:
-    files = source_files(folder)
-    organ = folder.partition("_")[2]
-    kind = folder.partition("_")[0]
+    kind, _, organ = folder.partition("_")
+    files = sorted((ROOT / folder).rglob("*.py"))
     names = [f"{kind}_sh_{organ}_{step}.py" for step in ("coarse", "fine")]
     assert [path.name for path in files] == names
     for path in files:
-        tree = tree_of(path)
+        assert is_script(path)
         assert len(path.read_text(encoding="utf-8").splitlines()) < MAX_SCRIPT_LINES
-        assert ast.get_docstring(tree) is not None
         kinds = (ast.FunctionDef, ast.ClassDef, ast.For, ast.While)
-        assert not any(isinstance(node, kinds) for node in ast.walk(tree))
+        assert not any(isinstance(node, kinds) for node in ast.walk(tree_of(path)))
 
 
 def test_no_file_is_a_drawer_for_everything() -> None:

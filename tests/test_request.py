@@ -61,7 +61,7 @@ def test_the_benchmark_keeps_all_that_is_its_own_in_one_folder(out: Path) -> Non
     assert other.phantoms == replace(PRESETS["small"].phantoms, seed=5)
 
 
-def test_the_demo_is_two_tables_on_one_target_without_the_protocol_that_needs_held_out_cases(
+def test_the_demo_is_two_tables_on_one_target_without_the_threshold_that_needs_held_out_cases(
     tmp_path: Path,
 ) -> None:
     asked = parse_demo(["--seed", "5", "--out", str(tmp_path), "--devices", "cpu"])
@@ -77,7 +77,7 @@ def test_the_demo_is_two_tables_on_one_target_without_the_protocol_that_needs_he
     assert not asked.phantoms.drawn(tmp_path / "centers")  # they are more
     assert not replace(few, seed=6).drawn(tmp_path / "centers")
     cells = collect_cells(asked)
-    assert {cell.protocol for cell in cells} == {"paper"}
+    assert {cell.threshold for cell in cells} == {"target"}
     assert len(cells) == 2 + 4
     steps = missing_steps(asked.plan, cells)
     assert next(step.stage for step in steps if step.kind == "train") == "tumor_coarse"
@@ -85,14 +85,14 @@ def test_the_demo_is_two_tables_on_one_target_without_the_protocol_that_needs_he
     assert all(step.training.config.holdout == 0 for step in steps)
 
 
-def test_without_held_out_cases_no_table_asks_for_the_protocol_honest(
+def test_without_held_out_cases_no_table_asks_for_the_threshold_source_val(
     tiny: Tiny, out: Path
 ) -> None:
     words = ["--what", "table5", "--centers", str(tiny.centers), "--holdout"]
-    protocols = [
-        {cell.protocol for cell in collect_cells(request(*words, part))} for part in ("0", "0.5")
+    thresholds = [
+        {cell.threshold for cell in collect_cells(request(*words, part))} for part in ("0", "0.5")
     ]
-    assert protocols == [{"paper"}, {"paper", "honest"}]
+    assert thresholds == [{"target"}, {"target", "source-val"}]
 
 
 # Settings
@@ -225,7 +225,7 @@ def test_tables_share_cells_and_all_of_them_are_asked_for_once(tiny: Tiny) -> No
     everything = collect_cells(request("--what", "all", *words))
     assert len(everything) == len(set(everything))
     assert set(everything) == {cell for of_table in cells.values() for cell in of_table}
-    shared = set(cells["table5"]) & set(cells["table3"])  # Ours is F-Seg, in both protocols
+    shared = set(cells["table5"]) & set(cells["table3"])  # Ours is F-Seg, with both thresholds
     assert {(c.stage, c.method, c.roi_source) for c in shared} == {("tumor_fine", "ours", "seg")}
     assert len(shared) == 2 * 3
     assert set(cells["table6"]) <= set(cells["table5"])

@@ -6,11 +6,13 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from engine.evaluation import run_stage
 from engine.results import result_folder
+from methods import METHODS
 from tests._evaluation_fixtures import (
     LATER,
     NOTHING,
@@ -18,6 +20,7 @@ from tests._evaluation_fixtures import (
     TIME,
     TUMOR_CUT,
     Place,
+    WindowMethod,
     hu_window,
     parsed,
     printed_commands,
@@ -88,9 +91,8 @@ def test_a_missing_earlier_evaluation_is_named_and_its_command_makes_it(
     previous = STAGES[stage].previous
     with pytest.raises(FileNotFoundError, match="missing or unfinished in") as caught:
         place.evaluate(stage)
-    assert str(result_folder(runs[str(previous)], str(previous), "C", "seg", "paper")) in str(
-        caught.value
-    )
+    folder = result_folder(runs[str(previous)], str(previous), "C", Evaluation(stage))
+    assert str(folder) in str(caught.value)
     (command,) = printed_commands(caught.value)
     request = parsed(command)
     assert isinstance(request, Evaluation)
@@ -117,7 +119,7 @@ def test_without_any_run_the_command_that_trains_one_is_given(place: Place) -> N
 
 def test_an_unfinished_run_is_not_evaluated(place: Place) -> None:
     run = write_run(place.checkpoints, small_stage("pancreas_coarse"), NOTHING, done=False)
-    with pytest.raises(FileNotFoundError, match="is not finished; it goes on with") as caught:
+    with pytest.raises(FileNotFoundError, match="is not finished; it resumes with") as caught:
         place.evaluate("pancreas_coarse")
     assert str(run.folder) in str(caught.value)
 
@@ -214,3 +216,54 @@ def test_without_a_target_every_run_of_the_newest_time_meets_its_own(place: Plac
 def test_an_unknown_center_is_refused_with_the_choices(place: Place) -> None:
     with pytest.raises(ValueError, match=r"--target X: not in .*, which has A, B, C, N, U"):
         place.evaluate("pancreas_coarse", target="X")
+
+
+def test_every_tumor_method_reads_the_pancreas_stages_of_the_default_one(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METHODS, "bl", WindowMethod)
+    write_four_runs(place.checkpoints)
+    weights = hu_window(PANCREAS_CUT)
+    for name in ("pancreas_fine", "tumor_coarse", "tumor_fine"):
+        write_run(place.checkpoints, small_stage(name), weights, time=LATER, method="bl")
+    folders = place.all_stages()
+    folder = place.evaluate("tumor_coarse", method="bl")
+    assert folder.parent.name == f"{LATER}_tumor_coarse_bl_A+B"
+    previous = str(folders["pancreas_fine"].relative_to(place.checkpoints))
+    assert read_summary(folder)["previous"] == previous
+    fine = place.evaluate("tumor_fine", method="bl")
+    assert read_summary(fine)["previous"] == str(folder.relative_to(place.checkpoints))
+    # A pancreas stage of another method reads its own, and the message names that.
+    with pytest.raises(FileNotFoundError, match="needs pancreas_coarse") as caught:
+        place.evaluate("pancreas_fine", method="bl")
+    train, evaluate = (parsed(command) for command in printed_commands(caught.value))
+    assert (train.method, evaluate.method) == ("bl", "bl")
+
+
+def test_a_result_is_named_by_what_makes_it_another(place: Place) -> None:
+    run = write_run(place.checkpoints, small_stage("tumor_fine"), hu_window(PANCREAS_CUT))
+
+    def name(stage: str, **asked: Any) -> str:
+        return result_folder(run, stage, "C", Evaluation("tumor_fine", **asked)).name
+
+    assert name("tumor_fine") == "evaluation_C_seg_target"
+    assert name("tumor_coarse", roi_source="mask") == "evaluation_C_mask_target"
+    assert name("tumor_fine", threshold="source-val") == "evaluation_C_seg_source-val"
+    assert name("pancreas_fine", threshold="source-val") == "evaluation_C_seg"  # it has only one
+    assert name("pancreas_fine") == "evaluation_C_seg"
+    for stage in ("pancreas_fine", "tumor_fine"):
+        assert name(stage, cases="heldout") == "evaluation_C_seg_heldout"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"threshold": "best"}, "--threshold best: target or source-val"),
+        ({"cases": "all"}, "--cases all: test or heldout"),
+        ({"cases": "heldout", "threshold": "source-val"}, "is chosen on the cases of --cases hel"),
+        ({"window_voxels": 511}, "--window-voxels 511: at least 512"),
+    ],
+)
+def test_a_request_that_has_no_meaning_is_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Evaluation("tumor_fine", **values)

@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 
 from data.roi import (
+    STRIDE,
     Box,
     bounding_box,
     center_box,
+    central_window,
     crop,
     expand_box,
     jitter_box,
+    network_input,
     pad_to_multiple,
     paste,
 )
@@ -218,3 +221,40 @@ def test_a_volume_of_multiples_is_not_copied() -> None:
     padded, inner = pad_to_multiple(array, 8)
     assert padded is array
     assert inner == Box((0, 0, 0), (8, 16, 24))
+
+
+def test_padding_in_front_is_a_multiple_of_the_step() -> None:
+    padded, inner = pad_to_multiple(np.ones((2, 5, 8, 11)), 8, step=2)
+    assert padded.shape == (2, 8, 8, 16)
+    assert inner == Box((0, 0, 2), (5, 8, 13))  # 1 and 0 in front, not 1 and 1; 2 of 5
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_a_network_sees_every_voxel_of_the_stride_padded_to_its_own_strides(stride: int) -> None:
+    rng = np.random.default_rng(8)
+    for _ in range(30):
+        shape = random_shape(rng)
+        box = random_box(rng, shape)
+        volume = rng.integers(1, 100, shape).astype(np.int16)
+        seen, inner = network_input(volume, box, stride, value=-1)
+        assert all(n % STRIDE == 0 for n in seen.shape)
+        assert seen.dtype == volume.dtype
+        assert not np.shares_memory(seen, volume)
+        assert all(start % stride == 0 for start in inner.start)
+        kept = tuple(
+            slice(a // stride, -(-b // stride))
+            for a, b in zip(inner.start, inner.stop, strict=True)
+        )
+        np.testing.assert_array_equal(seen[kept], crop(volume, box)[::stride, ::stride, ::stride])
+        assert (seen == -1).sum() == seen.size - seen[kept].size
+
+
+def test_the_central_window_of_a_subsampled_stage_keeps_the_volumes_even_voxels() -> None:
+    for shape in ((20, 41, 47), (21, 40, 46), (17, 39, 51)):
+        window = central_window(shape, (32, 30), stride=2)
+        assert window.shape == (shape[0], 32, 30)
+        for volume in np.indices(shape):
+            seen, _ = network_input(volume, window, stride=2, value=-1)
+            assert (seen[seen >= 0] % 2 == 0).all()
+        middle = center_box(shape, (shape[0], 32, 30))
+        assert all(0 <= m - w < 2 for m, w in zip(middle.start, window.start, strict=True))

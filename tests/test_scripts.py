@@ -79,7 +79,12 @@ def test_wrong_input_ends_a_process_with_status_2_and_without_a_traceback(tmp_pa
         out, err = process.communicate(timeout=300)
         assert process.returncode == 2
         assert out == ""
-        assert re.fullmatch(r"error: none\.toml: cannot be read \(.*\)\n", err)
+        where = re.escape(str(tmp_path / "none.toml"))
+        assert re.fullmatch(
+            rf"error: none\.toml: cannot be read \(there is no file {where}\); .*: "
+            r"cp \S*centers\.example\.toml none\.toml\n",
+            err,
+        )
 
 
 @pytest.mark.parametrize("stage", STAGE_NAMES)

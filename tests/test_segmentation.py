@@ -11,7 +11,6 @@ from torch import Tensor
 from losses.segmentation import (
     dice_bce_loss,
     segmentation_loss,
-    slice_loss,
     soft_dice_loss,
 )
 
@@ -115,26 +114,17 @@ def test_a_mask_without_the_channel_axis_is_refused_not_broadcast() -> None:
         soft_dice_loss(torch.zeros(SHAPE), torch.zeros(SHAPE)[:, 0])
 
 
-def test_the_slice_loss_is_eq_2_on_slices_or_its_cross_entropy_alone() -> None:
-    labels = torch.tensor([[0.0, 1.0, 1.0, 0.0]])
-    logits = torch.zeros((1, 4))
-    assert slice_loss(logits, labels, "bce").item() == pytest.approx(LN2)
-    assert slice_loss(logits, labels).item() == pytest.approx(1 - 2 * 1 / (2 + 2) + LN2)
-    with pytest.raises(ValueError, match="choose from dice_bce, bce"):
-        slice_loss(logits, labels, "dice")
-
-
 def test_eq_3_sums_over_views_and_slice_terms() -> None:
     views = [some_logits(5), some_logits(6), some_logits(7)]
     slices = [torch.zeros((1, 2)), torch.ones((1, 2)), -torch.ones((1, 2))]
     mask, labels = corner_mask(), torch.tensor([[1.0, 0.0]])
     voxels = sum(dice_bce_loss(v, mask).item() for v in views)
-    both = voxels + sum(slice_loss(s, labels).item() for s in slices)
+    both = voxels + sum(dice_bce_loss(s, labels).item() for s in slices)
     assert segmentation_loss(views, mask).item() == pytest.approx(voxels, rel=1e-6)
     assert segmentation_loss(views, mask, slices, labels).item() == pytest.approx(both, rel=1e-6)
-    released = voxels + sum(slice_loss(s, labels, "bce").item() for s in slices)
-    loss = segmentation_loss(views, mask, slices, labels, slice_mode="bce")
-    assert loss.item() == pytest.approx(released, rel=1e-6)
+    # Slice logits of 0 for one slice with and one without lesion: 1 - 2 (1/2) / 2, and ln 2.
+    one = segmentation_loss(views[:1], mask, slices[:1], labels).item()
+    assert one - dice_bce_loss(views[0], mask).item() == pytest.approx(0.5 + LN2, rel=1e-6)
 
 
 def test_eq_3_does_not_know_which_view_is_first() -> None:

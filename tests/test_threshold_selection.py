@@ -1,4 +1,4 @@
-"""The protocols: whose threshold, chosen on which cases; and that the target's never choose it."""
+"""Thresholds: whose, chosen on which cases; and that the target's never choose it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def write_runs(place: Place, *, held_out: bool = True, **cases: Any) -> dict[str
 
 
 def heldout(place: Place, stage: str) -> list[Path]:
-    return run_stage(place.request(stage, protocol="heldout"))
+    return run_stage(place.request(stage, cases="heldout"))
 
 
 def test_the_best_threshold_is_that_of_the_mean_over_centers() -> None:
@@ -78,30 +78,32 @@ def test_a_sweep_is_the_dice_at_every_threshold(tmp_path: Path) -> None:
         assert found[f"{threshold:g}"] == pytest.approx(expected)
 
 
-def test_honest_takes_the_threshold_that_the_held_out_source_cases_choose(place: Place) -> None:
+def test_source_val_takes_the_threshold_that_the_held_out_source_cases_choose(place: Place) -> None:
     runs = write_runs(place)
     for stage in STAGE_NAMES:
         folders = heldout(place, stage)
         assert [tuple(read_rows(folder)) for folder in folders] == [("case_1",), ("case_0",)]
-        assert all(read_summary(folder)["protocol"] == "heldout" for folder in folders)
+        assert all(read_summary(folder)["tested_cases"] == "heldout" for folder in folders)
         place.evaluate(stage)
-        place.evaluate(stage, protocol="honest")
+        place.evaluate(stage, threshold="source-val")
     for stage in ("tumor_coarse", "tumor_fine"):
         own = runs[stage].folder
-        paper, honest = (own / f"evaluation_C_seg_{name}" for name in ("paper", "honest"))
-        assert read_summary(paper)["threshold"] == 0.5
-        assert read_summary(paper)["dsc"] == 0  # 0.35 is below
-        assert 0.15 < read_summary(honest)["threshold"] < 0.35
-        assert read_summary(honest)["dsc"] > 80
-        assert read_summary(honest)["previous"].endswith(
-            "evaluation_C_seg" if stage == "tumor_coarse" else "evaluation_C_seg_honest"
+        of_target, source_val = (
+            own / f"evaluation_C_seg_{name}" for name in ("target", "source-val")
+        )
+        assert read_summary(of_target)["threshold"] == 0.5
+        assert read_summary(of_target)["dsc"] == 0  # 0.35 is below
+        assert 0.15 < read_summary(source_val)["threshold"] < 0.35
+        assert read_summary(source_val)["dsc"] > 80
+        assert read_summary(source_val)["previous"].endswith(
+            "evaluation_C_seg" if stage == "tumor_coarse" else "evaluation_C_seg_source-val"
         )
     pancreas = runs["pancreas_fine"].folder
-    assert (pancreas / "evaluation_C_seg").is_dir()  # one result for both protocols
-    assert not (pancreas / "evaluation_C_seg_honest").exists()
+    assert (pancreas / "evaluation_C_seg").is_dir()  # one result for both thresholds
+    assert not (pancreas / "evaluation_C_seg_source-val").exists()
 
 
-def test_the_targets_own_cases_never_move_the_honest_threshold(place: Place) -> None:
+def test_the_targets_own_cases_never_move_the_threshold_of_the_sources(place: Place) -> None:
     """The target's masks are best at 0.3 and the sources' too, unless the sources say otherwise."""
     runs = write_runs(place)
     for stage in STAGE_NAMES:
@@ -112,36 +114,36 @@ def test_the_targets_own_cases_never_move_the_honest_threshold(place: Place) -> 
         path.write_text(json.dumps(wish))
     for stage in STAGE_NAMES[:2]:
         place.evaluate(stage)
-    result = place.evaluate("tumor_coarse", protocol="honest")
+    result = place.evaluate("tumor_coarse", threshold="source-val")
     assert read_summary(result)["threshold"] == 0.9
     assert read_summary(result)["dsc"] == 0  # as bad as the sources' choice is for it
 
 
-def test_honest_without_held_out_cases_says_how_to_train(place: Place) -> None:
+def test_source_val_without_held_out_cases_says_how_to_train(place: Place) -> None:
     write_runs(place, held_out=False)
     for stage in STAGE_NAMES[:2]:
         place.evaluate(stage)
-    for protocol in ("honest", "heldout"):
-        with pytest.raises(ValueError, match=r"--holdout 0.1, or use --protocol paper"):
-            run_stage(place.request("tumor_coarse", protocol=protocol))
+    for asked in ({"threshold": "source-val"}, {"cases": "heldout"}):
+        with pytest.raises(ValueError, match=r"--holdout 0.1, or use --threshold target"):
+            run_stage(place.request("tumor_coarse", **asked))
 
 
-def test_honest_names_the_command_that_predicts_the_held_out_cases(place: Place) -> None:
+def test_source_val_names_the_command_that_predicts_the_held_out_cases(place: Place) -> None:
     write_runs(place)
     for stage in STAGE_NAMES[:2]:
         place.evaluate(stage)
     with pytest.raises(FileNotFoundError, match="needs the held-out cases of A") as caught:
-        place.evaluate("tumor_coarse", protocol="honest")
+        place.evaluate("tumor_coarse", threshold="source-val")
     (command,) = printed_commands(caught.value)
     request = parsed(command)
     assert isinstance(request, Evaluation)
-    assert (request.stage, request.protocol, request.target) == ("tumor_coarse", "heldout", "C")
+    assert (request.stage, request.cases, request.target) == ("tumor_coarse", "heldout", "C")
     with pytest.raises(FileNotFoundError, match="reads the masks of pancreas_fine on A") as caught:
         run_stage(request)
     (command,) = printed_commands(caught.value)
     request = parsed(command)
     assert isinstance(request, Evaluation)
-    assert (request.stage, request.protocol) == ("pancreas_fine", "heldout")
+    assert (request.stage, request.cases) == ("pancreas_fine", "heldout")
 
 
 def test_a_case_that_has_trained_is_never_evaluated(place: Place) -> None:
@@ -158,7 +160,7 @@ def test_a_case_that_has_trained_is_never_evaluated(place: Place) -> None:
         place.evaluate("pancreas_coarse", target="A")
     run_json.write_text(json.dumps(facts | {"heldout_cases": [["A", "case_0"]]}))
     with pytest.raises(ValueError, match="trained on case_0 of A"):
-        run_stage(place.request("pancreas_coarse", protocol="heldout"))
+        run_stage(place.request("pancreas_coarse", cases="heldout"))
     run_json.write_text(json.dumps(facts))
     assert tuple(read_rows(place.evaluate("pancreas_coarse"))) == CASES
 

@@ -113,15 +113,20 @@ def test_a_term_that_no_weight_knows_stops_the_run(
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"method": "oures"}, {"settings": {"augment.x": 1}}, {"device": "tpu"}]
+    "wrong",
+    [
+        {"method": "oures"},
+        {"settings": {"augment.x": 1}},
+        {"settings": {"weights": {"x": 1.0}}},
+        {"device": "tpu"},
+    ],
 )
 def test_a_wrong_setting_ends_before_a_folder_is_made(
     wrong: dict[str, Any], tiny_config: MakeConfig
 ) -> None:
-    config = tiny_config(**wrong)
-    with pytest.raises(ValueError, match=r"oures|augment\.x|--device tpu"):
-        fit(config)
-    assert not config.checkpoints.exists()
+    with pytest.raises(ValueError, match=r"oures|augment\.x|term 'x'|--device tpu"):
+        fit(tiny_config(**wrong))
+    assert not tiny_config().checkpoints.exists()
 
 
 # going on

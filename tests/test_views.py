@@ -1,12 +1,19 @@
-"""Eq. 1: the random convolution against `F.conv3d`, the mixing, and the released options."""
-
-import math
+"""Eq. 1: the random convolution against `F.conv3d`, the mixing, and both modes."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from data.views import RELEASED_VIEWS, Convolver, ViewSettings, random_view, random_views
+from data.views import Convolver, ViewSettings, random_views
+
+AS_RUN = ViewSettings(mode="as_run", kernel_sizes=(3, 5, 7))
+
+
+def random_view(
+    image: torch.Tensor, rng: torch.Generator, settings: ViewSettings = ViewSettings()
+) -> torch.Tensor:
+    """The next view of the generator."""
+    return random_views(image, rng, settings, count=1)[0]
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -70,29 +77,38 @@ def test_the_mix_and_the_weights_are_distributed_as_randconv_says(size: int) -> 
         assert others.square().mean().item() == pytest.approx(1 / (3 * fan_in), rel=0.1)
 
 
-def test_kaiming_weights_are_the_square_root_of_two_larger(image: torch.Tensor) -> None:
-    plain = random_view(image, generator(4), ViewSettings(kernel_sizes=(5,))) - image
-    wider = random_view(image, generator(4), ViewSettings((5,), weights="kaiming")) - image
-    # Same draws: a (F - x) and a (sqrt 2 F - x), so the difference is a (sqrt 2 - 1) F.
-    a = math.nan
-    a = float(torch.linalg.lstsq(image.flatten()[:, None], _remainder(plain, wider)).solution)
-    assert 0 <= a <= 1
-    torch.testing.assert_close(_remainder(plain, wider), a * image.flatten(), atol=1e-5, rtol=0)
+def test_as_run_is_eq_1_with_a_bias_then_clamped_then_rescaled(image: torch.Tensor) -> None:
+    # The scripts' kaiming_normal_(nonlinearity="conv3d"): variance gain^2 / fan_in, RandConv's.
+    assert torch.nn.init.calculate_gain("conv3d") == 1
+    for seed, size in enumerate((1, 3, 5, 7)):
+        rng = generator(seed)
+        torch.randint(1, (), generator=rng)  # the choice among one kernel size
+        weight = torch.randn(size, size, size, generator=rng) / size**1.5
+        bias, a = torch.rand(2, generator=rng)
+        convolved = F.conv3d(image, weight[None, None], padding=size // 2)
+        convolved += (2 * bias - 1) / size**1.5
+        mixed = (a * convolved + (1 - a) * image).clamp(0, 1)
+        expected = (mixed - mixed.min()) / (mixed.max() - mixed.min())
+        view = random_view(image, generator(seed), ViewSettings("as_run", (size,)))
+        torch.testing.assert_close(view, expected, atol=2e-5, rtol=0)
 
 
-def _remainder(plain: torch.Tensor, wider: torch.Tensor) -> torch.Tensor:
-    """(wider - sqrt 2 plain) / (sqrt 2 - 1) = a x."""
-    return ((wider - 2**0.5 * plain) / (2**0.5 - 1)).flatten()
+def test_both_modes_draw_the_same_convolution_and_mix(image: torch.Tensor) -> None:
+    printed, as_run = generator(4), generator(4)
+    for _ in range(3):
+        random_view(image, printed, ViewSettings())
+        random_view(image, as_run, ViewSettings(mode="as_run"))
+    assert torch.equal(printed.get_state(), as_run.get_state())
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_a_released_view_fills_zero_to_one(image: torch.Tensor, seed: int) -> None:
-    view = random_view(image, generator(seed), RELEASED_VIEWS)
+def test_a_view_as_run_fills_zero_to_one(image: torch.Tensor, seed: int) -> None:
+    view = random_view(image, generator(seed), AS_RUN)
     assert view.min() == 0
     assert view.max() == 1
 
 
-@pytest.mark.parametrize("settings", [ViewSettings(), RELEASED_VIEWS])
+@pytest.mark.parametrize("settings", [ViewSettings(), AS_RUN])
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
 def test_a_view_of_a_constant_image_is_finite(settings: ViewSettings, value: float) -> None:
     image = torch.full((1, 1, 5, 6, 7), value)
@@ -101,7 +117,7 @@ def test_a_view_of_a_constant_image_is_finite(settings: ViewSettings, value: flo
 
 
 def test_a_constant_view_is_not_rescaled() -> None:
-    settings = ViewSettings(kernel_sizes=(1,), rescale=True)
+    settings = ViewSettings("as_run", kernel_sizes=(1,))
     views = [
         random_view(torch.full((1, 1, 3, 3, 3), 0.5), generator(s), settings) for s in range(9)
     ]
@@ -116,7 +132,7 @@ def test_the_same_seed_gives_the_same_view_and_the_next_draw_another(image: torc
     assert not torch.equal(phi, psi)
 
 
-@pytest.mark.parametrize("settings", [ViewSettings(), RELEASED_VIEWS, ViewSettings((7,))])
+@pytest.mark.parametrize("settings", [ViewSettings(), AS_RUN, ViewSettings(kernel_sizes=(7,))])
 def test_views_made_together_are_those_made_one_by_one(
     image: torch.Tensor, settings: ViewSettings
 ) -> None:
@@ -130,15 +146,15 @@ def test_views_made_together_are_those_made_one_by_one(
 def test_a_view_has_no_gradient_and_leaves_the_image_as_it_was(image: torch.Tensor) -> None:
     before = image.clone()
     for seed in range(6):
-        view = random_view(image.requires_grad_(), generator(seed), RELEASED_VIEWS)
+        view = random_view(image.requires_grad_(), generator(seed), AS_RUN)
         assert not view.requires_grad
         assert view.shape == image.shape
     assert torch.equal(image, before)
 
 
 def test_a_setting_or_shape_that_means_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="unknown weights 'he'; choose from randconv, kaiming"):
-        ViewSettings(weights="he")
+    with pytest.raises(ValueError, match=r"--views.mode he: choose from printed, as_run"):
+        ViewSettings(mode="he")
     with pytest.raises(ValueError, match="odd and positive"):
         ViewSettings(kernel_sizes=(3, 4))
     with pytest.raises(ValueError, match="must be"):
@@ -146,7 +162,7 @@ def test_a_setting_or_shape_that_means_nothing_is_refused() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("settings", [ViewSettings(), RELEASED_VIEWS])
+@pytest.mark.parametrize("settings", [ViewSettings(), AS_RUN])
 def test_a_gpu_makes_the_same_views(image: torch.Tensor, settings: ViewSettings) -> None:
     for seed in range(12):
         ours = random_view(image, generator(seed), settings)

@@ -1,4 +1,4 @@
-"""Commands that a user can paste: the scripts of the stages and their arguments."""
+"""Commands that a user can paste: the stages' scripts, their arguments, their default paths."""
 
 from __future__ import annotations
 
@@ -8,9 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.config import Evaluation
-
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def default_path(name: str) -> Path:
+    """Where a file or folder that no option names is: in the repository, from any folder.
+
+    From the repository's root itself it is `name` alone, so that messages and commands stay short.
+    """
+    return Path(name) if Path.cwd() == ROOT else ROOT / name
 
 
 def script(kind: str, stage: str) -> str:
@@ -39,14 +45,3 @@ def to_arguments(options: Mapping[str, Any]) -> tuple[str, ...]:
 def command_line(kind: str, stage: str, arguments: Sequence[str]) -> str:
     """The command of a stage's script, from the current folder."""
     return shlex.join(["python", os.path.relpath(ROOT / script(kind, stage)), *arguments])
-
-
-def evaluation_arguments(evaluation: Evaluation) -> tuple[str, ...]:
-    """The arguments of an evaluate script that give `evaluation`: what differs from the defaults.
-
-    >>> evaluation_arguments(Evaluation("tumor_fine", target="C", time=("20260101-000000",)))
-    ('--target', 'C', '--time', '20260101-000000')
-    """
-    default = Evaluation(evaluation.stage)
-    given = {k: v for k, v in vars(evaluation).items() if v != getattr(default, k)}
-    return to_arguments(given)

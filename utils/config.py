@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from utils.commands import default_path
 from utils.settings import (
     AT_LEAST_1,
     NOT_NEGATIVE,
@@ -19,6 +20,9 @@ from utils.settings import (
 from utils.stages import FOLDS, Stage
 
 ROI_SOURCES = ("seg", "mask")
+THRESHOLDS = ("target", "source-val")
+CASES = ("test", "heldout")
+SMALLEST_INPUT = 8**3  # voxels: the network halves each side three times
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 DEFAULT_METHOD = "ours"
 
@@ -39,7 +43,7 @@ class Config:
     settings: Any = separate()
     method: str = setting(DEFAULT_METHOD, "which method is trained", "Tables V and VI")
     centers: Path = setting(
-        Path("centers.toml"),
+        default_path("centers.toml"),
         "the file that lists the centers",
         "docs/data.md",
         affects_weights=False,
@@ -70,10 +74,10 @@ class Config:
         affects_weights=False,
     )
     checkpoints: Path = setting(
-        Path("checkpoints"), "where run folders are made", "-", affects_weights=False
+        default_path("checkpoints"), "where run folders are made", "-", affects_weights=False
     )
     cache: Path = setting(
-        Path("cache"), "where prepared cases are kept", "-", affects_weights=False
+        default_path("cache"), "where prepared cases are kept", "-", affects_weights=False
     )
     time: str | None = setting(
         None, "timestamp of the run; none: now, in UTC", "-", affects_weights=False
@@ -149,23 +153,70 @@ class Config:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluate script was asked to do; every other setting comes from the checkpoint."""
+    """What an evaluate script was asked to do; every other setting comes from the checkpoint.
+
+    `threshold`: where the tumor's comes from: "target", the target center's in centers.toml, or
+    "source-val", the best on held-out source cases. `cases`: "test", all of the target (or a
+    fold's), or "heldout", those of the sources that were not trained on. `window_voxels`: the
+    largest input that goes through the network at once; None: any. `released`: a state dict of the
+    authors' network, in place of a run. Raises ValueError where these do not fit together.
+    """
 
     stage: str
-    centers: Path = Path("centers.toml")
+    centers: Path = default_path("centers.toml")
     sources: tuple[str, ...] = ()
     target: str | None = None
-    checkpoints: Path = Path("checkpoints")
-    cache: Path = Path("cache")
+    checkpoints: Path = default_path("checkpoints")
+    cache: Path = default_path("cache")
     time: tuple[str, ...] = ()
     roi_source: str = "seg"
-    protocol: str = "paper"
+    threshold: str = "target"
+    cases: str = "test"
     method: str = DEFAULT_METHOD
     seed: int | None = None
     fold: str | None = None
+    released: Path | None = None
     device: str = "auto"
     precision: str = "auto"
+    window_voxels: int | None = None
     workers: int = 2
+
+    def __post_init__(self) -> None:
+        smallest = SMALLEST_INPUT
+        needs_run = {
+            "--cases heldout": self.cases != "test",
+            "--threshold source-val": self.threshold != "target",
+            "--fold": self.fold is not None,
+            "--seed": self.seed is not None,
+            "--method": self.method != DEFAULT_METHOD,
+        }
+        of_run = [option for option, given in needs_run.items() if given]
+        rules = (
+            (
+                self.threshold in THRESHOLDS,
+                f"--threshold {self.threshold}: {' or '.join(THRESHOLDS)}",
+            ),
+            (self.cases in CASES, f"--cases {self.cases}: {' or '.join(CASES)}"),
+            (
+                self.cases == "test" or self.threshold == "target",
+                "--threshold source-val: is chosen on the cases of --cases heldout; leave one out",
+            ),
+            (
+                self.window_voxels is None or self.window_voxels >= smallest,
+                f"--window-voxels {self.window_voxels}: at least {smallest}",
+            ),
+            (
+                self.released is None or self.target is not None,
+                "--released: needs --target, the center to evaluate on",
+            ),
+            (
+                self.released is None or not of_run,
+                f"{', '.join(of_run)}: not with --released, which is no run of this project",
+            ),
+        )
+        for holds, message in rules:
+            if not holds:
+                raise ValueError(message)
 
 
 def check_config(config: Config) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import resource
 
 import torch
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+CPU_ALLOCATION_FAILED = "DefaultCPUAllocator"  # PyTorch raises a plain RuntimeError that names it
 
 
 def select_device(name: str) -> torch.device:
@@ -32,20 +34,41 @@ def select_device(name: str) -> torch.device:
     return device
 
 
-def select_precision(name: str, device: torch.device) -> str:
-    """`auto` -> the fastest of bf16, fp16, fp32 on this device; other names are kept.
+def select_precision(name: str, device: torch.device, *, training: bool) -> str:
+    """`auto` -> what this device computes fast and well enough; other names are kept.
 
-    A CPU takes bf16 where oneDNN has it: PyTorch's float32 3D convolution falls to a slow kernel
-    with few channels.
+    A GPU takes bf16, or fp16 where it has no bf16. A CPU predicts in fp32, since bf16 changes masks
+    there; it trains in bf16 where oneDNN has it, since PyTorch's float32 3D convolution falls to a
+    slow kernel with few channels.
     """
     if name != "auto":
         return name
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"
+    return "bf16" if training and torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Mixed precision for a forward pass; disabled for fp32."""
     dtype = DTYPES[precision]
     return torch.autocast(device.type, dtype, enabled=precision != "fp32")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that a GPU's or the machine's memory is too small."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and CPU_ALLOCATION_FAILED in str(error)
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """Most MiB held so far: of the GPU since `reset_peak_memory`, of the process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Begin to count `peak_memory_mib` of a GPU anew; a process's own cannot be."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)

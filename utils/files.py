@@ -1,7 +1,8 @@
-"""Files that are whole or absent: atomic writes of bytes, text and JSON."""
+"""Files that are whole or absent: atomic writes of bytes, text and JSON; and their digest."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -43,3 +44,14 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically; NaN is an error, since other readers refuse it."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def sha256_of(*paths: Path) -> str:
+    """Hex digest of one file, or of the digests of several in this order. Raises OSError."""
+    digests = []
+    for path in paths:
+        with path.open("rb") as stream:
+            digests.append(hashlib.file_digest(stream, "sha256"))
+    if len(digests) == 1:
+        return digests[0].hexdigest()
+    return hashlib.sha256(b"".join(digest.digest() for digest in digests)).hexdigest()

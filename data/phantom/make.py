@@ -2,7 +2,7 @@
 
 Writes OUT/<center>/ in the center's own on-disk layout, OUT/centers.toml which lists them for every
 script of this project, OUT/cases.csv with what each case holds, and OUT/phantom.json with the
-settings. Cases that are there already are kept, so a broken-off run goes on where it was.
+settings. Cases that are there already are kept, so an interrupted run resumes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Synthetic centers on disk, in the layouts of real data sets; a broken-off run resumes."""
+"""Synthetic centers on disk, in the layouts of real data sets; an interrupted run resumes."""
 
 from __future__ import annotations
 

@@ -167,7 +167,7 @@ def _hollows(rng: np.random.Generator, patient: Patient) -> list[Ellipsoid | Tub
 
 
 def _jejunum(rng: np.random.Generator, patient: Patient) -> list[Ellipsoid | Tube]:
-    """Unopacified small-bowel loops left of and below the pancreas, some beside body and tail."""
+    """Unopacified small-bowel loops left of and below the pancreas, some next to body and tail."""
     shapes: list[Ellipsoid | Tube] = []
     low, high = np.array(anatomy.JEJUNUM_BOX)
     for _ in range(anatomy.JEJUNUM_LOOPS):

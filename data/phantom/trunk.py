@@ -87,7 +87,7 @@ def _paint_layers(tissue: np.ndarray, trunk: Trunk, table: np.ndarray, lateral: 
 
 
 def _paint_spine(tissue: np.ndarray, at: tuple[np.ndarray, ...], trunk: Trunk) -> None:
-    """Muscles beside the spine, vertebral bodies with discs, canal, arch and processes."""
+    """Muscles along the spine, vertebral bodies with discs, canal, arch and processes."""
     z, y, x = at
     side = np.abs(x)
     muscle = _ellipse(y, side, (78, 33), (28, 35)) < 1

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.case import HU_RANGE, LABEL_TUMOR, Case, Center, DataError, LabelMap
+from data.case import HU_RANGE, LABEL_TUMOR, Case, Center, DataError, Grid, LabelMap
 from data.readers import folder, msd, nih, nnunet_raw, panorama
 from data.readers.dicom import read_dicom_folder
 from data.readers.files import CaseFiles
@@ -25,6 +25,7 @@ __all__ = [
     "list_cases",
     "load_case",
     "load_image",
+    "load_label",
     "read_mask",
     "write_mask",
 ]
@@ -97,6 +98,24 @@ def load_image(path: Path, case_id: str, center: str = "") -> Case:
     image_hu, notes = to_hu(volume, path)
     spacing = canonical_spacing(volume.grid)
     return Case(case_id, center, image_hu, None, spacing, volume.grid, notes, volume.tags)
+
+
+def load_label(center: Center, files: CaseFiles, grid: Grid) -> np.ndarray | None:
+    """The label as `load_case` gives it, without reading the image, whose `grid` is known.
+
+    uint8 (z, y, x), canonical; None where the case has no label file. Raises `DataError`, its
+    problems beginning with center and case.
+    """
+    if files.label is None:
+        return None
+    geometry = center.label_geometry or READERS[center.reader].label_geometry
+    place = Volume(np.broadcast_to(np.int16(0), grid.size_xyz[::-1]), grid)  # no memory
+    try:
+        label = read_label(files.label, place, label_map_of(center), geometry)
+    except DataError as error:
+        name = f"{center.name}/{files.case_id}"
+        raise DataError([f"{name}: {problem}" for problem in error.problems]) from error
+    return np.ascontiguousarray(label)
 
 
 def _load_case(center: Center, files: CaseFiles) -> Case:

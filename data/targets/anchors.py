@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from data.roi import STRIDE
 from data.targets.sdm import bounding_box
 
 # Sides in voxels (z, y, x) of the box that dilates the lesion: 10 to 20 in the protocol.
 DILATION = (12, 15, 15)
-STRIDE = 8  # of the projected features
 
 
 @torch.no_grad()

@@ -24,12 +24,11 @@ def draw_center(request: Evaluation, out: Path) -> list[Path]:
     results: dict[str, Result] = {}
     for stage in STAGE_NAMES:
         try:
-            ((run, target),) = pick_runs(replace(request, stage=stage), centers)
+            asked = replace(request, stage=stage)
+            ((run, target),) = pick_runs(asked, centers)
         except FileNotFoundError:
             continue
-        result = Result(
-            result_folder(run, stage, target, request.roi_source, request.protocol), stage, None
-        )
+        result = Result(result_folder(run, stage, target, asked), stage, target, None)
         if result.done:
             results[stage] = result
     if not results:

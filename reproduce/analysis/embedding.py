@@ -12,13 +12,13 @@ from sklearn.metrics import pairwise_distances, silhouette_score  # type: ignore
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
-from data.dataset import NETWORK_MULTIPLE, sample_seed, target_mask
+from data.dataset import sample_seed, target_mask
 from data.intensity import PAD_HU, window_hu
 from data.prepare.prepared_case import PreparedCase
-from data.roi import crop, pad_to_multiple
+from data.roi import network_input
 from data.targets.anchors import anchor_masks
 from data.views import ViewSettings, random_views
-from engine.inference import Model, input_box
+from engine.inference import Predictor, input_box
 from utils.device import autocast
 
 LAYERS = ("projection", "deep")  # Eq. 8's projection; stage 4's output, which every model has
@@ -94,7 +94,7 @@ def layer_features(network: nn.Module, image: Tensor) -> dict[str, Tensor]:
 
 @torch.inference_mode()
 def case_points(
-    model: Model, item: PreparedCase, index: int, *, seed: int, per_case: int = VOXELS_PER_CASE
+    model: Predictor, item: PreparedCase, index: int, *, seed: int, per_case: int = VOXELS_PER_CASE
 ) -> Points | None:
     """The points of one case in the crop that the stage sees around the label; None: no lesion.
 
@@ -106,23 +106,21 @@ def case_points(
     if item.label is None or box is None:
         return None
     around = input_box(stage, item.shape, item.boxes[stage.roi] if stage.roi != "volume" else None)
-    step = slice(None, None, stage.stride)
-    multiple = NETWORK_MULTIPLE * stage.stride
-    image_hu, _ = pad_to_multiple(crop(item.image_hu, around), multiple, value=PAD_HU)
-    label, _ = pad_to_multiple(crop(item.label, around), multiple, value=0)
-    mask = torch.from_numpy(target_mask(label[step, step, step], "tumor").copy())[None, None]
+    image_hu, _ = network_input(item.image_hu, around, stage.stride, value=PAD_HU)
+    label, _ = network_input(item.label, around, stage.stride)
+    mask = torch.from_numpy(target_mask(label, "tumor"))[None, None]
     cells = _choose_cells(
         mask, np.random.default_rng(sample_seed(seed, index, DRAW_VOXELS)), per_case
     )
     if not cells[True].size:
         return None
-    image = window_hu(torch.from_numpy(image_hu[step, step, step].copy()))[None, None]
+    image = window_hu(torch.from_numpy(image_hu))[None, None]
     generator = torch.Generator().manual_seed(sample_seed(seed, index, DRAW_VIEWS))
     chosen = np.concatenate([cells[True], cells[False]])
     per_view: list[dict[str, np.ndarray]] = []
     for view in random_views(image, generator, ViewSettings(), count=len(VIEWS)):
         with autocast(model.device, model.precision):
-            layers = layer_features(model.network, view.to(model.device))
+            layers = layer_features(model.method.network, view.to(model.device))
         per_view.append({name: _at_cells(values, chosen) for name, values in layers.items()})
     count = len(chosen)
     return Points(

@@ -31,6 +31,7 @@ from reproduce.experiments.plan_arguments import (
     add_plan_arguments,
     plan_of,
 )
+from utils.config import THRESHOLDS
 
 PAGE_IN = 7.16  # width of the paper's two columns: pictures are drawn at their printed size
 SMALL_PT = 7.0  # smallest font
@@ -59,12 +60,12 @@ class Request:
     centers: Mapping[str, Center]
     targets: tuple[str, ...]  # centers with lesions that are shown
     out: Path
-    protocol: str
+    threshold: str
     seed: int
 
     def cell(self, stage: str, target: str, **more: Any) -> Cell:
-        """The cell of a stage on a center, of this request's protocol and seed."""
-        more = {"protocol": self.protocol, "seed": self.seed, **more}
+        """The cell of a stage on a center, of this request's threshold and seed."""
+        more = {"threshold": self.threshold, "seed": self.seed, **more}
         return make_cell(self.centers, stage, target, **more)
 
 
@@ -94,7 +95,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--out", type=Path, help="folder of the pictures (default: the experiment's)")
     add("--targets", nargs="+", metavar="CENTER", help="default: every center with lesions")
-    add("--protocol", choices=("paper", "honest"), default="paper", help="how thresholds came")
+    add("--threshold", choices=THRESHOLDS, default=THRESHOLDS[0], help="where the tumor's is from")
     add("--seed", type=int, default=SEED, help="of the trainings, and of what is drawn at random")
     return parser
 
@@ -105,7 +106,7 @@ def request_of(args: argparse.Namespace) -> Request:
     centers = load_centers(plan.centers)
     targets = choose_targets(centers, args.targets, plan.centers)
     out = args.out or args.experiment
-    return Request(plan, centers, targets, out, args.protocol, args.seed)
+    return Request(plan, centers, targets, out, args.threshold, args.seed)
 
 
 def find_result(plan: Plan, cell: Cell) -> CellResult | None:

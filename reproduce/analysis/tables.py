@@ -44,6 +44,7 @@ OTHER_CENTERS = (
     "These centers are not the paper's three: its means stand here to be seen, not to be compared "
     "with."
 )
+THRESHOLDS = {"paper": "target", "honest": "source-val"}
 ONE_THRESHOLD = "Protocols paper and honest: threshold 0.5 in both"
 Place = tuple[str, str, str]  # protocol, row, center
 Cells = Mapping[Place, tuple[Cell, ...]]  # a cell for each seed
@@ -148,7 +149,7 @@ def table_cells(
                 method=row.method,
                 roi_source=row.roi_source,
                 folds=row.folds,
-                protocol=protocol,
+                threshold=THRESHOLDS[protocol],
                 seed=seed,
             )
             for seed in seeds

@@ -14,11 +14,11 @@ from typing import Any
 
 from data.case import Center
 from data.centers import load_centers
-from engine.command_line import config_arguments
+from engine.command_line import config_arguments, evaluation_arguments
 from engine.run_folders import folder_name
 from methods import make_config
 from reproduce.experiments.plan import Plan
-from utils.commands import command_line, evaluation_arguments
+from utils.commands import command_line
 from utils.config import DEFAULT_METHOD, Config, Evaluation
 from utils.stages import N_FOLDS, STAGES
 
@@ -35,7 +35,7 @@ class Cell:
     sources: tuple[str, ...]  # of the tumor stages; (target,) for cross-validation inside it
     method: str = DEFAULT_METHOD
     roi_source: str = "seg"
-    protocol: str = "paper"
+    threshold: str = "target"  # or "source-val"
     folds: bool = False
     seed: int = SEED
 
@@ -127,11 +127,11 @@ def choose_targets(
 def make_cell(centers: Mapping[str, Center], stage: str, target: str, **more: Any) -> Cell:
     """The cell of a target in the round robin, or inside it with `folds=True`.
 
-    A pancreas stage is the same for each method and each protocol, so it is shared.
+    A pancreas stage is the same for each method and each threshold, so it is shared.
     """
     others = tuple(name for name in lesion_centers(centers) if name != target)
     if STAGES[stage].target == "pancreas":
-        more |= {"method": DEFAULT_METHOD, "protocol": "paper", "roi_source": "seg"}
+        more |= {"method": DEFAULT_METHOD, "threshold": "target", "roi_source": "seg"}
     return Cell(stage, target, (target,) if more.get("folds") else others, **more)
 
 
@@ -146,20 +146,20 @@ def steps_of(plan: Plan, cell: Cell) -> tuple[Step, ...]:
 def evaluations_of(plan: Plan, cell: Cell) -> list[Step]:
     """The evaluations that are a cell: one, or one a fold."""
     folds = range(N_FOLDS) if cell.folds else (None,)
-    return [_evaluation(plan, cell, cell.stage, cell.protocol, fold) for fold in folds]
+    return [_evaluation(plan, cell, cell.stage, "test", fold) for fold in folds]
 
 
-def _evaluation(plan: Plan, cell: Cell, stage: str, protocol: str, fold: int | None) -> Step:
-    """The evaluation of a stage for a cell, with all that it needs."""
+def _evaluation(plan: Plan, cell: Cell, stage: str, cases: str, fold: int | None) -> Step:
+    """The evaluation of a stage for a cell, on its target's cases or held-out ones."""
     of_tumor = STAGES[stage].target == "tumor"
-    if not of_tumor and protocol == "honest":
-        protocol = "paper"
+    threshold = cell.threshold if of_tumor and cases == "test" else "target"
     training = _training(plan, cell, stage, fold)
     config = training.config
     request = Evaluation(
         stage,
         roi_source=cell.roi_source if of_tumor else "seg",
-        protocol=protocol,
+        threshold=threshold,
+        cases=cases,
         time=(plan.time,),
         **{name: getattr(config, name) for name in ("centers", "checkpoints", "cache")},
         **{name: getattr(config, name) for name in ("sources", "target", "method", "seed", "fold")},
@@ -168,13 +168,13 @@ def _evaluation(plan: Plan, cell: Cell, stage: str, protocol: str, fold: int | N
     previous = STAGES[stage].previous
     from_labels = cell.roi_source == "mask" and STAGES[stage].roi == "pancreas"
     if previous is not None and not from_labels:
-        needs.append(_evaluation(plan, cell, previous, protocol, fold))
-    if protocol == "honest":
+        needs.append(_evaluation(plan, cell, previous, cases, fold))
+    if threshold == "source-val":
         needs.append(_evaluation(plan, cell, stage, "heldout", fold))
     parts = [EVALUATE, training.name.removeprefix(f"{TRAIN}_")]
-    parts += ["heldout"] if protocol == "heldout" else ["on", cell.target]
+    parts += ["heldout"] if cases == "heldout" else ["on", cell.target]
     if of_tumor:
-        parts += [request.roi_source] + [protocol] * (protocol != "heldout")
+        parts += [request.roi_source] + [threshold] * (cases == "test")
     return Step("_".join(parts), EVALUATE, request, tuple(needs))
 
 

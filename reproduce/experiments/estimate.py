@@ -151,7 +151,8 @@ def measure_speeds(
 def measure_speed(config: Config, cases: Sequence[PreparedCase]) -> Speed:
     """The speed of a configuration's model on a few cases, on `config.device`."""
     device = select_device(config.device)
-    config = replace(config, precision=select_precision(config.precision, device))
+    precision = select_precision(config.precision, device, training=False)
+    config = replace(config, precision=select_precision(config.precision, device, training=True))
     state = build_state(config, device, tuple(dict.fromkeys(case.center for case in cases)))
     method, stage = state.method, config.stage
     dataset = make_dataset(config, method, cases)
@@ -169,7 +170,7 @@ def measure_speed(config: Config, cases: Sequence[PreparedCase]) -> Speed:
         state.step += 1
 
     def predict() -> None:
-        with torch.inference_mode(), autocast(device, config.precision):
+        with torch.inference_mode(), autocast(device, precision):
             method.predict(images[0])
 
     step_s = mean_seconds(train, steps, device)

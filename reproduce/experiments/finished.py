@@ -14,7 +14,7 @@ from pathlib import Path
 from data.centers import load_centers
 from data.splits import CaseName, Split
 from engine.case_metrics import Row, read_cases
-from engine.evaluation import digest_result
+from engine.provenance import digest_result
 from engine.results import result_folder
 from engine.run_folders import Run, config_hash, locked, read_run
 from engine.split_selection import select_splits
@@ -98,12 +98,9 @@ def find_result(step: Step, splits: Splits | None = None) -> dict[str, Path]:
         return {}
     asked, before = step.evaluation, step.before
     centers = [str(asked.target)]
-    if asked.protocol == "heldout":
+    if asked.cases == "heldout":
         centers = sorted({center for center, _ in run.heldout_cases})
-    result = {
-        center: result_folder(run, step.stage, center, asked.roi_source, asked.protocol)
-        for center in centers
-    }
+    result = {center: result_folder(run, step.stage, center, asked) for center in centers}
     earlier = {} if before is None else find_result(before, splits)
     true = all(_is_true(folder, earlier.get(center)) for center, folder in result.items())
     return result if true else {}

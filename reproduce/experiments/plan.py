@@ -13,6 +13,7 @@ from engine.command_line import parse_config
 from engine.run_folders import new_time
 from methods import make_config
 from reproduce.experiments.presets import PRESETS
+from utils.commands import default_path
 from utils.config import Config, StoppedError
 from utils.files import write_json
 from utils.settings import from_plain, to_plain
@@ -29,10 +30,10 @@ class Plan:
     the preset: for all of them, for those of a stage, for those of a method.
     """
 
-    centers: Path = Path("centers.toml")
-    checkpoints: Path = Path("checkpoints")
-    cache: Path = Path("cache")
-    holdout: float = 0.1  # of each source center's patients, for the protocol `honest`
+    centers: Path = default_path("centers.toml")
+    checkpoints: Path = default_path("checkpoints")
+    cache: Path = default_path("cache")
+    holdout: float = 0.1  # of each source center's patients, for the threshold `source-val`
     options: tuple[str, ...] = ()
     stage_options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     method_options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

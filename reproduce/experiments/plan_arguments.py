@@ -12,9 +12,10 @@ from typing import Any
 from methods import METHODS
 from reproduce.experiments.plan import Plan, note_experiment, read_experiment
 from reproduce.experiments.presets import PRESETS
+from utils.commands import default_path
 from utils.stages import STAGE_NAMES
 
-DEFAULT_OUT = Path("reproduced")
+DEFAULT_OUT = default_path("reproduced")
 WORDS = "what {} train script{} given beyond the preset, as one word"
 
 

@@ -69,13 +69,12 @@ def steps_left(step: Step, splits: Splits) -> int:
 def cases_left(step: Step, splits: Splits) -> int:
     """How many cases an evaluation has still to predict."""
     asked, split = step.evaluation, splits.of(step.training.config)
-    cases = split.heldout_cases if asked.protocol == "heldout" else split.test_cases
+    cases = split.heldout_cases if asked.cases == "heldout" else split.test_cases
     run = find_run(step, splits)
     if run is None or not run.done:
         return len(cases)
     folders = [
-        result_folder(run, step.stage, name, asked.roi_source, asked.protocol)
-        for name in {center for center, _ in cases}
+        result_folder(run, step.stage, name, asked) for name in {center for center, _ in cases}
     ]
     return len(cases) - sum(len(read_cases(folder / "cases.csv")) for folder in folders)
 

@@ -1,0 +1,50 @@
+"""The requirements files hold what is imported: requirements.txt for use, -dev for the rest."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+from tests._sources import ROOT, imports, our_imports, package_of, source_files
+
+NOT_IMPORTED = {"tensorboard"}  # by us: torch.utils.tensorboard does
+NOT_FOR_USE = ("tests", "benchmarks")
+
+
+def requirements(name: str) -> dict[str, str]:
+    """Distribution, in lower case, -> version of a requirements file; every one is pinned."""
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if line and not line.startswith(("#", "-r"))]
+    assert all(line.count("==") == 1 for line in kept), f"{name}: pin each as NAME==VERSION"
+    return {line.split("==")[0].lower(): line.split("==")[1] for line in kept}
+
+
+def distributions(paths: Iterable[Path]) -> set[str]:
+    """The distributions, in lower case, that these files import."""
+    known = packages_distributions()
+    modules = {
+        package_of(module)
+        for path in paths
+        for module in set(imports(path)) - set(our_imports(path))
+    }
+    found = {name: known.get(name, [name]) for name in modules - sys.stdlib_module_names}
+    return {names[0].lower() for names in found.values()}
+
+
+def is_for_use(path: Path) -> bool:
+    return path.relative_to(ROOT).parts[0] not in NOT_FOR_USE
+
+
+def test_a_user_gets_what_the_code_imports_and_no_more_than_that() -> None:
+    imported = distributions(path for path in source_files() if is_for_use(path))
+    assert imported | NOT_IMPORTED == set(requirements("requirements.txt"))
+
+
+def test_a_developer_gets_what_tests_and_benchmarks_import_beside_it() -> None:
+    use, develop = requirements("requirements.txt"), requirements("requirements-dev.txt")
+    assert not use.keys() & develop.keys()
+    imported = distributions(source_files(tests=True))
+    assert imported <= use.keys() | develop.keys() | NOT_IMPORTED
+    assert "-r requirements.txt" in (ROOT / "requirements-dev.txt").read_text().splitlines()
