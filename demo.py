@@ -1,6 +1,6 @@
 """The whole paper in miniature: synthetic centers, four stages trained and evaluated, tables.
 
-`python demo.py` runs it all on a CPU or a GPU; called again it goes on where it was. It is
+`python demo.py` runs it all on a CPU or a GPU; called again it resumes. It is
 `python reproduce/run.py --what demo` on one target, and an overlay of each of its cases.
 """
 
@@ -15,10 +15,10 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
-from reproduce.draw_overlays import draw_center
-from reproduce.experiments.request import Request, parse_request
-from reproduce.run import leave, run, run_request
-from utils.commands import to_arguments
+from reproduce.analysis.center_overlays import draw_center
+from reproduce.experiments.presets import PRESETS
+from reproduce.experiments.request import DEMO, Request, plan_for
+from reproduce.workflow.run_request import exit_with, run, run_request
 from utils.config import Evaluation
 from utils.device import select_device
 from utils.stages import STAGE_NAMES
@@ -27,7 +27,7 @@ TARGET = "SYN-C"  # trained are SYN-A and SYN-B; the pancreas also on the lesion
 
 
 def parse_demo(argv: Sequence[str] | None = None) -> Request:
-    """Command line -> what `reproduce/run.py` is asked for."""
+    """Command line -> what `reproduce/run.py` would be asked for."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -37,18 +37,24 @@ def parse_demo(argv: Sequence[str] | None = None) -> Request:
     add("--seed", type=int, default=2022, help="of the centers and of the trainings")
     add("--devices", nargs="+", help="a process each; default: the GPU, or two on the CPU")
     args = parser.parse_args(argv)
-    options = {
-        "what": "demo",
-        "preset": "quick" if args.quick else "demo",
-        "holdout": 0,
-        "targets": TARGET,
-        "seeds": args.seed,
-        "phantom_seed": args.seed,
-        "out": args.out,
-        "devices": args.devices or default_devices(),
-    }
-    command = "python demo.py " + shlex.join(sys.argv[1:] if argv is None else argv)
-    return replace(parse_request(__doc__, to_arguments(options)), command=command.strip())
+    name = "quick" if args.quick else "demo"
+    phantoms = PRESETS[name].phantoms
+    assert phantoms is not None
+    try:
+        plan = plan_for(DEMO, args.out, {"preset": name, "holdout": 0.0})
+    except ValueError as error:
+        parser.error(str(error))
+    words = sys.argv[1:] if argv is None else argv
+    return Request(
+        what=DEMO,
+        plan=plan,
+        out=args.out,
+        phantoms=replace(phantoms, seed=args.seed),
+        devices=tuple(args.devices or default_devices()),
+        seeds=(args.seed,),
+        targets=(TARGET,),
+        command=f"python demo.py {shlex.join(words)}".strip(),
+    )
 
 
 def default_devices() -> list[str]:
@@ -58,14 +64,15 @@ def default_devices() -> list[str]:
 
 def main(request: Request) -> None:
     """Run the steps, print the tables, draw the cases."""
-    report = run(request)
-    if report.left or report.failed:
-        leave(report)
+    outcome = run(request)
+    if outcome.left or outcome.failed:
+        exit_with(outcome)
     drawn = Evaluation(
         STAGE_NAMES[0],
         centers=request.plan.centers,
         target=TARGET,
         checkpoints=request.plan.checkpoints,
+        time=(request.plan.time,),
         seed=request.seeds[0],
     )
     pictures = draw_center(drawn, request.out / "overlays")

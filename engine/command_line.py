@@ -13,6 +13,7 @@ from typing import Any, NoReturn, TypeVar
 import torch
 
 from methods import METHODS, build_method, make_config
+from utils.commands import to_arguments
 from utils.config import (
     CASES,
     DEFAULT_METHOD,
@@ -30,13 +31,16 @@ from utils.stages import FOLDS, Stage, stage_named
 Request = TypeVar("Request")
 
 
-def parse_config(stage: Stage, argv: Sequence[str] | None = None) -> Config:
+def parse_config(
+    stage: Stage, argv: Sequence[str] | None = None, base: Config | None = None
+) -> Config:
     """Command line of a train script -> `Config`; exits with a message for wrong values.
 
-    The options of the method that `--method` names are those of its settings.
+    The options of the method that `--method` names are those of its settings. `base`: what holds
+    where the command line says nothing, `stage` its stage; None: the defaults.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
-    default = make_config(stage, _method_named(argv))
+    default = make_config(stage, _method_named(argv)) if base is None else base
     parser = argparse.ArgumentParser(
         description=f"Train the stage {stage.name}.",
         epilog="Settings of another method: --method NAME --help.",
@@ -57,6 +61,8 @@ def parse_config(stage: Stage, argv: Sequence[str] | None = None) -> Config:
     for name, value in vars(namespace).items():
         part, _, setting = name.partition(":")
         given[part][setting] = value
+    if base is not None and given["config"].get("method", base.method) != base.method:
+        parser.error(f"--method {given['config']['method']}: {base.method} is trained here")
     try:
         config = dataclasses.replace(
             override(default, given["config"]),
@@ -150,6 +156,16 @@ def config_arguments(config: Config) -> tuple[str, ...]:
             if value != before[name]:
                 words += _as_words(option_name(name), value, before[name])
     return tuple(words)
+
+
+def evaluation_arguments(evaluation: Evaluation) -> tuple[str, ...]:
+    """The arguments that give `evaluation`: what differs from the defaults.
+
+    `parse_evaluation(STAGES[evaluation.stage], evaluation_arguments(evaluation)) == evaluation`.
+    """
+    default = Evaluation(evaluation.stage)
+    given = {k: v for k, v in vars(evaluation).items() if v != getattr(default, k)}
+    return to_arguments(given)
 
 
 def _as_words(option: str, value: Any, usual: Any) -> list[str]:

@@ -42,6 +42,8 @@ class Run:
     test_cases: frozenset[CaseName] = frozenset()
     heldout_cases: frozenset[CaseName] = frozenset()  # of the sources, to choose a threshold on
     dropped_cases: frozenset[CaseName] = frozenset()  # duplicates: never trained, never tested
+    config_hash: str = ""
+    split_hash: str = ""
 
     @property
     def done(self) -> bool:
@@ -58,10 +60,6 @@ def config_hash(config: Config) -> str:
     """Hash of everything in the configuration that changes the weights, the split aside."""
     plain = json.dumps(weights_part(config), sort_keys=True)
     return hashlib.sha256(plain.encode()).hexdigest()
-
-    """The name that a run is found by."""
-    rows = {"BL": "bl", "BL+IDR": "bl_idr", "BL+DTL": "bl_dtl", "BL+DSL": "bl_dsl"}
-    return rows.get(config.stage.variant, config.method)
 
 
 def new_time() -> str:
@@ -97,9 +95,17 @@ def find_runs(checkpoints: Path, stage: str, **wanted: Any) -> list[Run]:
     return runs
 
 
+def read_run(folder: Path) -> Run | None:
+    """The run in a folder; None where there is no readable run.json of this version."""
+    try:
+        return _run(folder, json.loads((folder / "run.json").read_text(encoding="utf-8")))
+    except (OSError, json.JSONDecodeError, KeyError, TypeError):
+        return None
+
+
 def create_run(config: Config, time: str, split: Split) -> Run:
     """Make the folder with config.json, environment.json and, last, run.json."""
-    folder = config.checkpoints / _folder_name(config, time, split)
+    folder = config.checkpoints / folder_name(config, time, split.sources, split.fold)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", to_plain(config))
     write_json(folder / "environment.json", environment())
@@ -138,7 +144,7 @@ def open_runs(config: Config, splits: Sequence[Split]) -> list[Run]:
         time = free_time(config.checkpoints, config.stage.name)
     runs = []
     for split in splits:
-        folder = config.checkpoints / _folder_name(config, time, split)
+        folder = config.checkpoints / folder_name(config, time, split.sources, split.fold)
         found = find_runs(config.checkpoints, config.stage.name, time=time)
         there = [run for run in found if run.folder == folder]
         for run in there:
@@ -184,18 +190,24 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _folder_name(config: Config, time: str, split: Split) -> str:
-    """Unique for what may train at one timestamp: method, sources, fold and seed."""
-    parts = [time, config.stage.name, config.method, "+".join(split.sources)]
-    if split.fold is not None:
-        parts.append(f"fold{split.fold}")
+def folder_name(
+    config: Config, time: str, sources: Sequence[str], fold: int | str | None = None
+) -> str:
+    """Unique for what may train at one timestamp: method, sources, fold and seed.
+
+    `sources`: of the split, in its order; of a fold, its center.
+    """
+    parts = [time, config.stage.name, config.method, "+".join(sources)]
+    if fold is not None:
+        parts.append(f"fold{fold}")
     if config.seed != DEFAULT_SEED:
         parts.append(f"seed{config.seed}")
     return "_".join(parts)
 
 
 def _run(folder: Path, facts: dict[str, Any]) -> Run:
-    values = {name: facts[name] for name in ("time", "target", "method", "seed", "fold")}
+    names = ("time", "target", "method", "seed", "fold", "config_hash", "split_hash")
+    values = {name: facts[name] for name in names}
     values |= {
         name: frozenset((center, case_id) for center, case_id in facts[name])
         for name in ("test_cases", "heldout_cases", "dropped_cases")

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -53,11 +53,10 @@ from reproduce.analysis.figures import (
     save_figure,
     write_numbers,
 )
-from reproduce.experiments.cells import Cell, Plan
+from reproduce.experiments.cells import Cell
 from reproduce.experiments.finished import find_folders
-from engine.command_line import run_script
 
-VARIANTS = ("BL", "Ours")
+ROWS = {"bl": "BL", "ours": "Ours"}  # method -> row of Table V
 # Apart in color, in gray, and by their rim.
 LESION, NORMAL = "#b2182b", "#92c5de"
 MARKERS = ("o", "^")  # by view
@@ -68,7 +67,7 @@ class Panel:
     """The points of one model on one center, and where t-SNE puts those of the shown layer."""
 
     target: str
-    variant: str
+    row: str
     layer: str
     points: Points
     measures: Mapping[str, Measures]  # by layer
@@ -85,9 +84,9 @@ def run_of(request: Request, cell: Cell) -> Run | None:
     return next(run for run in runs if run.folder == folders[0].parent)
 
 
-def make_panel(request: Request, cell: Cell, run: Run, per_case: int) -> Panel:
+def make_panel(request: Request, cell: Cell, run: Run, per_case: int, device: str) -> Panel:
     """Read the features of a model on its unseen center, and embed them."""
-    model = load_predictor(run.checkpoint, request.plan.device)
+    model = load_predictor(run.checkpoint, device)
     settings = PrepareSettings(spacing=model.config.spacing)
     center = request.centers[cell.target]
     cases = prepare_centers([center], request.plan.cache, settings)[cell.target]
@@ -99,10 +98,11 @@ def make_panel(request: Request, cell: Cell, run: Run, per_case: int) -> Panel:
     layer = next(name for name in LAYERS if name in points.features)
     measures = {name: measure_points(points, name) for name in points.features}
     places, perplexity = embed(points.features[layer], request.seed)
+    row = ROWS[cell.method]
     if perplexity < PERPLEXITY:
         count = len(points.view)
-        print(f"{cell.target}, {cell.variant}: perplexity {perplexity:.1f}, for {count} points")
-    return Panel(cell.target, cell.variant, layer, points, measures, places, perplexity)
+        print(f"{cell.target}, {row}: perplexity {perplexity:.1f}, for {count} points")
+    return Panel(cell.target, row, layer, points, measures, places, perplexity)
 
 
 def draw_figure(
@@ -112,19 +112,19 @@ def draw_figure(
 ) -> Figure:
     """A row per center and a column per model; `notes`: why a panel is missing."""
     figure, axes = plt.subplots(
-        *(len(targets), len(VARIANTS)),
+        *(len(targets), len(ROWS)),
         figsize=(5.4, 2.5 * len(targets) + 0.3),
         squeeze=False,
         layout="constrained",
     )
     for row, target in zip(axes, targets, strict=True):
-        for axis, variant in zip(row, VARIANTS, strict=True):
-            panel = panels.get((target, variant))
+        for axis, name in zip(row, ROWS.values(), strict=True):
+            panel = panels.get((target, name))
             axis.set(xticks=[], yticks=[])
-            axis.set_title(f"{variant}, unseen center {target}")
+            axis.set_title(f"{name}, unseen center {target}")
             axis.spines[:].set_visible(True)
             if panel is None:
-                note = notes.get((target, variant), "not evaluated")
+                note = notes.get((target, name), "not evaluated")
                 axis.text(0.5, 0.5, note, transform=axis.transAxes, ha="center", wrap=True)
             else:
                 draw_panel(axis, panel)
@@ -177,7 +177,7 @@ def number_rows(panels: Sequence[Panel]) -> list[dict[str, object]]:
     return [
         {
             "center": panel.target,
-            "model": panel.variant,
+            "model": panel.row,
             "layer": layer,
             "shown": "yes" if layer == panel.layer else "no",
             "cases": len(set(panel.points.case_ids)),
@@ -194,7 +194,7 @@ def point_rows(panels: Sequence[Panel]) -> list[dict[str, object]]:
     return [
         {
             "center": panel.target,
-            "model": panel.variant,
+            "model": panel.row,
             "case_id": points.case_ids[i],
             "voxel": points.voxel[i],
             "class": "lesion" if points.is_lesion[i] else "normal",
@@ -209,7 +209,10 @@ def point_rows(panels: Sequence[Panel]) -> list[dict[str, object]]:
 
 
 def run(
-    request: Request, stage: str = "tumor_coarse", per_case: int = VOXELS_PER_CASE
+    request: Request,
+    stage: str = "tumor_coarse",
+    per_case: int = VOXELS_PER_CASE,
+    device: str = "auto",
 ) -> list[Path]:
     """Draw the figure; prints the commands of what is missing.
 
@@ -218,7 +221,7 @@ def run(
     """
     if per_case < 1:
         raise ValueError(f"--per-case {per_case}: 1 or more")
-    cells = [request.cell(stage, t, variant=v) for t in request.targets for v in VARIANTS]
+    cells = [request.cell(stage, t, method=m) for t in request.targets for m in ROWS]
     runs = {cell: run_of(request, cell) for cell in cells}
     if not any(runs.values()):
         report_missing(request.plan, cells, fatal=f"no {stage} of BL or Ours is evaluated")
@@ -226,14 +229,15 @@ def run(
     for cell, found in runs.items():
         if found is None:
             continue
+        row = ROWS[cell.method]
         try:
-            panels[cell.target, cell.variant] = make_panel(request, cell, found, per_case)
+            panels[cell.target, row] = make_panel(request, cell, found, per_case, device)
         except NothingToShowError as error:
-            notes[cell.target, cell.variant] = f"not shown: {error}"
-            print(f"{cell.target}, {cell.variant}: {error}")
+            notes[cell.target, row] = f"not shown: {error}"
+            print(f"{cell.target}, {row}: {error}")
     if not panels:
         raise NothingToShowError(f"no panel to draw: {'; '.join(sorted(set(notes.values())))}")
-    targets = [t for t in request.targets if any((t, v) in panels for v in VARIANTS)]
+    targets = [t for t in request.targets if any((t, row) in panels for row in ROWS.values())]
     with print_style():
         paths = save_figure(draw_figure(targets, panels, notes), request.out, "figure6")
     write_numbers(request.out / "figure6.csv", number_rows(list(panels.values())))
@@ -246,7 +250,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser(str(__doc__))
     add = parser.add_argument
     add("--stage", choices=("tumor_coarse", "tumor_fine"), default="tumor_coarse")
-    add("--device", default=Plan().device, help="cpu, cuda, cuda:1, or auto")
+    add("--device", default="auto", help="cpu, cuda, cuda:1, or auto")
     add("--per-case", type=int, default=VOXELS_PER_CASE, help="voxels of each class in a case")
     args = parser.parse_args(argv)
     run_script(run_asked, args)
@@ -254,9 +258,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run_asked(args: argparse.Namespace) -> None:
     """What the command line asks for."""
-    request = request_of(args)
-    request = replace(request, plan=replace(request.plan, device=args.device))
-    run(request, args.stage, args.per_case)
+    run(request_of(args), args.stage, args.per_case, args.device)
 
 
 if __name__ == "__main__":

@@ -36,8 +36,8 @@ from reproduce.analysis.figures import (
     save_figure,
     write_numbers,
 )
+from reproduce.analysis.paper_tables import TABLE5_METHODS as VARIANTS
 from reproduce.experiments.cells import Cell
-from utils.stages import VARIANTS
 
 POOLED = "all centers"
 COLUMNS = 2  # panels beside each other
@@ -99,7 +99,9 @@ def summarize(center: str, row: str, found: Distances) -> Summary:
 def row_cells(request: Request, stage: str) -> dict[str, list[Cell]]:
     """Row of the figure -> its cell on each target: Table V's rows, then the other methods."""
     rows = {
-        variant: [request.cell(stage, target, variant=variant) for target in request.targets]
+        variant: [
+            request.cell(stage, target, method=VARIANTS[variant]) for target in request.targets
+        ]
         for variant in VARIANTS
     }
     for method in METHODS:

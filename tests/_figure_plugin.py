@@ -8,9 +8,10 @@ import pytest
 
 from data.centers import load_centers
 from reproduce.analysis.figures import Request
-from reproduce.experiments.cells import Plan
+from reproduce.experiments.plan import Plan
 from tests._evaluation_fixtures import write_center, write_toml
 from tests._figure_fixtures import CASES, NAMES, OPTIONS
+from tests._table_fixtures import TIME
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +29,6 @@ def picture_centers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def asked(picture_centers: Path, tmp_path: Path) -> Request:
     """A request whose checkpoints are empty."""
     plan = Plan(
-        picture_centers, tmp_path / "checkpoints", tmp_path / "cache", options=OPTIONS, device="cpu"
+        picture_centers, tmp_path / "checkpoints", tmp_path / "cache", options=OPTIONS, time=TIME
     )
     return Request(plan, load_centers(picture_centers), NAMES, tmp_path / "out", "paper", 2022)

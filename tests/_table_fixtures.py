@@ -13,10 +13,11 @@ import numpy as np
 from data.centers import load_centers
 from data.splits import Split
 from engine.case_metrics import Row, write_cases
-from engine.command_line import parse_config
 from engine.run_folders import create_run, mark_done
+from reproduce.analysis.paper_tables import TABLE5_METHODS
 from reproduce.analysis.tables import Report
-from reproduce.experiments.cells import Cell, Plan, make_cell, steps_of
+from reproduce.experiments.cells import Cell, make_cell, steps_of
+from reproduce.experiments.plan import Plan
 from tests._evaluation_fixtures import write_toml
 from utils.files import write_json
 from utils.stages import STAGES
@@ -48,7 +49,7 @@ def make_plan(folder: Path, names: Sequence[str] = PAPER_CENTERS, **more: Any) -
     """A plan in `folder` whose centers.toml has these centers, and NIH without lesions."""
     tables: dict[str, dict[str, Any]] = {name: {} for name in names}
     toml = write_toml(folder / "centers.toml", {**tables, "NIH": {"has_lesions": "false"}})
-    return Plan(toml, folder / "checkpoints", folder / "cache", **more)
+    return Plan(toml, folder / "checkpoints", folder / "cache", time=TIME, **more)
 
 
 def fill(plan: Plan, cell: Cell, rows: Sequence[Row], **summary: Any) -> list[Path]:
@@ -56,14 +57,14 @@ def fill(plan: Plan, cell: Cell, rows: Sequence[Row], **summary: Any) -> list[Pa
     trainings = [s for s in steps_of(plan, cell) if s.kind == "train" and s.stage == cell.stage]
     folders = []
     for number, step in enumerate(trainings):
-        config = parse_config(STAGES[cell.stage], step.argv)
+        config = step.config
         fold = None if config.fold is None else int(config.fold)
         split = Split(config.sources or (cell.target,), cell.target, (), (), fold)
         run = create_run(config, TIME, split)
         mark_done(run.folder)
         name = f"evaluation_{cell.target}_{cell.roi_source}"
         if STAGES[cell.stage].target == "tumor":
-            name += "_source-val" if cell.protocol == "honest" else "_target"
+            name += f"_{cell.threshold}"
         folder = run.folder / name
         folder.mkdir(exist_ok=True)
         write_cases(folder / "cases.csv", rows[number :: len(trainings)])
@@ -119,13 +120,13 @@ def shifted(rows: Sequence[Row], amounts: Sequence[float]) -> list[Row]:
 def fill_model(
     plan: Plan,
     target: str,
-    variant: str,
+    row: str,
     unseen: Sequence[float],
     seen: dict[str, Sequence[float]] | None = None,
     seed: int = 2022,
 ) -> Path:
     """Results of a fine model on its target, and on held-out cases of its sources; its folder."""
-    of_target = cell(plan, "tumor_fine", target, variant=variant, seed=seed)
+    of_target = cell(plan, "tumor_fine", target, method=TABLE5_METHODS[row], seed=seed)
     (folder,) = fill(plan, of_target, make_rows(unseen))
     for name, dscs in (seen or {}).items():
         heldout = folder.parent / f"evaluation_{name}_seg_heldout"

@@ -13,25 +13,30 @@ import torch
 from data.centers import load_centers
 from engine.case_metrics import write_cases
 from engine.checkpointing import save_checkpoint
-from engine.command_line import parse_config
 from engine.results import result_folder
 from engine.run_folders import create_run, mark_done
 from engine.split_selection import select_splits
 from reproduce.experiments import estimate
-from reproduce.experiments.cells import Plan, Step, make_cell, steps_of
+from reproduce.experiments.cells import EVALUATE, TRAIN, Step, make_cell, steps_of
 from reproduce.experiments.estimate import (
     Speed,
+    device_label,
     find_cases,
     known_speeds,
+    logged_speeds,
     mean_seconds,
     measure_speed,
     model_key,
     spread,
 )
-from reproduce.experiments.workload import describe_loads, loads_of, plan_wall, tasks_of
-from reproduce.workflow.tasks import EVALUATE, PREPARE, TRAIN
+from reproduce.experiments.finished import Splits
+from reproduce.experiments.inputs import preparations_of
+from reproduce.experiments.plan import Plan
+from reproduce.experiments.workload import describe_loads, loads_of, plan_wall
+from reproduce.workflow.actions import entries_of
+from reproduce.workflow.plan_file import write_status
 from tests.conftest import Tiny
-from utils.config import Config, Evaluation
+from utils.config import Config
 from utils.device import select_device, select_precision
 from utils.stages import STAGES
 
@@ -48,6 +53,11 @@ def plan(tiny: Tiny, tmp_path: Path) -> Plan:
 
 
 @pytest.fixture
+def splits(plan: Plan) -> Splits:
+    return Splits(plan.centers)
+
+
+@pytest.fixture
 def steps(plan: Plan) -> dict[tuple[str, str], Step]:
     """The steps of Table V's Ours on C, by kind and stage."""
     cell = make_cell(load_centers(plan.centers), "tumor_fine", "C")
@@ -56,61 +66,79 @@ def steps(plan: Plan) -> dict[tuple[str, str], Step]:
 
 def config_of(step: Step) -> Config:
     """The configuration as a training on this machine's CPU resolves it."""
-    config = parse_config(STAGES[step.stage], step.argv)
-    return replace(config, precision=select_precision("auto", select_device("cpu"), training=True))
+    return replace(
+        step.config, precision=select_precision("auto", select_device("cpu"), training=True)
+    )
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many models each measurement was asked for; none takes any time."""
+    asked: list[int] = []
+
+    def measure(
+        wanted: dict[str, Config], device: str, seconds: float | None
+    ) -> Generator[tuple[str, Speed], None, None]:
+        asked.append(len(wanted))
+        for key in wanted:
+            yield key, Speed(1.0, 2.0)
+
+    monkeypatch.setattr(estimate, "measure_speeds", measure)
+    return asked
 
 
 # What is left
 
 
 def test_nothing_done_is_every_case_in_every_epoch_and_every_test_case(
-    plan: Plan, steps: dict[tuple[str, str], Step]
+    steps: dict[tuple[str, str], Step], splits: Splits
 ) -> None:
-    loads = loads_of(plan, steps.values(), "cpu")
+    loads = loads_of(steps.values(), splits)
     assert loads[steps[TRAIN, "tumor_fine"]].count == 5 * 3  # A and B
     assert loads[steps[TRAIN, "pancreas_coarse"]].count == 5 * 4  # and N
     assert loads[steps[EVALUATE, "tumor_fine"]].count == 2  # C
 
 
 def test_an_unfinished_training_counts_what_is_behind_its_checkpoint(
-    plan: Plan, steps: dict[tuple[str, str], Step]
+    plan: Plan, steps: dict[tuple[str, str], Step], splits: Splits
 ) -> None:
     step = steps[TRAIN, "tumor_coarse"]
-    config = config_of(step)
-    (split,) = select_splits(config, load_centers(plan.centers))
-    run = create_run(config, "20260101-000000", split)
-    assert loads_of(plan, [step], "cpu")[step].count == 15  # begun, nothing saved
+    (split,) = select_splits(step.config, load_centers(plan.centers))
+    run = create_run(config_of(step), plan.time, split)
+    assert loads_of([step], splits)[step].count == 15  # begun, nothing saved
     save_checkpoint(run.checkpoint, {"step": 4})
-    assert loads_of(plan, [step], "cpu")[step].count == 11
-    other = replace(step, argv=(*step.argv, "--lr", "0.5"))
-    assert loads_of(plan, [other], "cpu")[other].count == 15  # that run is not this one's
+    assert loads_of([step], splits)[step].count == 11
+    other = replace(step, request=replace(step.config, lr=0.5))
+    assert loads_of([other], splits)[other].count == 15  # that run is not this one's
+    two = replace(step, request=replace(step.config, lr=0.5, accumulate=2))
+    assert loads_of([two], splits)[two].count == 8
 
 
 def test_an_unfinished_evaluation_counts_the_cases_that_it_lacks(
-    plan: Plan, steps: dict[tuple[str, str], Step]
+    plan: Plan, steps: dict[tuple[str, str], Step], splits: Splits
 ) -> None:
     step = steps[EVALUATE, "tumor_coarse"]
-    config = config_of(step.needs[0])
+    config = config_of(step.training)
     (split,) = select_splits(config, load_centers(plan.centers))
-    run = create_run(config, "20260101-000000", split)
+    run = create_run(config, plan.time, split)
     mark_done(run.folder)
-    folder = result_folder(run, "tumor_coarse", "C", Evaluation("tumor_coarse"))
+    folder = result_folder(run, "tumor_coarse", "C", step.evaluation)
     write_cases(folder / "cases.csv", [{"case_id": "c0", "dsc": 1.0}])
-    assert loads_of(plan, [step], "cpu")[step].count == 1
+    assert loads_of([step], splits)[step].count == 1
 
 
 def test_hours_are_steps_times_seconds_and_what_was_not_measured_is_named(
-    plan: Plan, steps: dict[tuple[str, str], Step]
+    steps: dict[tuple[str, str], Step], splits: Splits
 ) -> None:
     train, evaluate = steps[TRAIN, "tumor_fine"], steps[EVALUATE, "tumor_fine"]
-    loads = loads_of(plan, [train, evaluate, steps[TRAIN, "tumor_coarse"]], "cpu")
+    loads = loads_of([train, evaluate, steps[TRAIN, "tumor_coarse"]], splits)
     speeds = {loads[train].key: Speed(step_s=240.0, case_s=36.0)}
     assert loads[train].seconds(speeds) == 15 * 240.0
     assert loads[evaluate].seconds(speeds) == 2 * 36.0
     assert loads[steps[TRAIN, "tumor_coarse"]].seconds(speeds) is None
-    text = describe_loads(loads.values(), speeds, 1800.0, ["cuda:0", "cuda:1"])
+    text = describe_loads(loads.values(), speeds, 1800.0, "cuda:0 cuda:1")
     assert "expected: 1.02 device hours, 0.5 hours on cuda:0 cuda:1" in text
-    assert "not in it, for want of a measurement: train tumor_coarse Ours" in text
+    assert "not in it, not measured: train tumor_coarse ours" in text
 
 
 # The clock of several devices
@@ -133,34 +161,74 @@ def test_the_wall_time_follows_needs_and_devices(
     assert plan_wall(seconds, needs, devices) == wall_s
 
 
-# Tasks
+# The plan file
 
 
-def test_steps_become_tasks_of_their_own_names_behind_the_preparing(
-    plan: Plan, steps: dict[tuple[str, str], Step]
+def test_steps_stand_in_the_plan_file_behind_the_preparing(
+    plan: Plan, steps: dict[tuple[str, str], Step], splits: Splits
 ) -> None:
-    loads = loads_of(plan, steps.values(), "cpu")
-    tasks = {task.name: task for task in tasks_of(plan, loads)}
-    assert len(tasks) == 1 + len(steps)
-    prepare = tasks["prepare_3x1.5x1.5"]
-    assert prepare.kind == PREPARE
-    only = prepare.argv[prepare.argv.index("--only") + 1 : prepare.argv.index("--cache")]
-    assert set(only) == {"A", "B", "C", "N"}
-    (fine,) = (n for n in tasks if n.startswith("evaluate_tumor_fine_C_2022_"))
-    assert [name.rpartition("_")[0] for name in tasks[fine].needs] == [
-        "prepare",
-        "train_tumor_fine_C_2022",
-        "evaluate_tumor_coarse_C_2022",
-    ]
-    assert set(tasks[fine].needs) <= set(tasks)
+    loads = loads_of(steps.values(), splits)
+    entries = {entry.name: entry for entry in entries_of(loads, "cpu 1")}
+    assert len(entries) == 1 + len(steps)
+    prepare = entries["prepare_3x1.5x1.5"]
+    assert set(prepare.request["only"]) == {"A", "B", "C", "N"}
+    assert prepare.alone
+    assert f"--centers {plan.centers}" in prepare.command
+    assert entries["evaluate_tumor_fine_ours_A+B_on_C_seg_target"].needs == (
+        "prepare_3x1.5x1.5",
+        "train_tumor_fine_ours_A+B",
+        "evaluate_tumor_coarse_ours_A+B_on_C_seg_target",
+    )
+    assert entries["train_tumor_fine_ours_A+B"].facts == {
+        **{"model": loads[steps[TRAIN, "tumor_fine"]].key, "field": "step_s"},
+        **{"count": 15, "label": "cpu 1"},
+    }
 
 
-def test_what_is_done_is_no_task_and_nobody_waits_for_it(
-    plan: Plan, steps: dict[tuple[str, str], Step]
+def test_what_is_done_is_no_step_and_none_waits_for_it(
+    steps: dict[tuple[str, str], Step], splits: Splits
 ) -> None:
     step = steps[EVALUATE, "tumor_fine"]
-    _, task = tasks_of(plan, loads_of(plan, [step], "cpu"))
-    assert task.needs == ("prepare_3x1.5x1.5",)
+    _, entry = entries_of(loads_of([step], splits), "cpu 1")
+    assert entry.needs == ("prepare_3x1.5x1.5",)
+
+
+def test_each_voxel_size_is_prepared_once_for_the_centers_that_need_it(
+    steps: dict[tuple[str, str], Step],
+) -> None:
+    train, fine = steps[TRAIN, "tumor_fine"], steps[TRAIN, "pancreas_fine"]
+    other = replace(fine, request=replace(fine.config, spacing=(4.0, 2.0, 2.0)))
+    prepared = preparations_of([train, other])
+    assert (prepared[train].name, prepared[train].only) == ("prepare_3x1.5x1.5", ("A", "B", "C"))
+    assert (prepared[other].name, prepared[other].only) == ("prepare_4x2x2", ("A", "B", "N", "C"))
+
+
+# Logged
+
+
+def test_finished_steps_tell_the_speed_of_their_model_on_that_device(
+    steps: dict[tuple[str, str], Step], tmp_path: Path, measured: list[int]
+) -> None:
+    config = config_of(steps[TRAIN, "tumor_fine"])
+    key = model_key(config)
+    facts = {"model": key, "field": "step_s", "label": "cpu 1"}
+    for name, status, count, seconds in (
+        ("a", "done", 10, 30.0),
+        ("b", "done", 10, 10.0),
+        ("c", "failed", 10, 900.0),
+        ("d", "done", 0, 5.0),
+    ):
+        own = {"status": status, "seconds": seconds, "facts": {**facts, "count": count}}
+        write_status(tmp_path, name, own)
+    write_status(tmp_path, "prepare", {"status": "done", "seconds": 9.0, "facts": None})
+    assert logged_speeds(tmp_path, "cpu 1") == {key: Speed(step_s=2.0)}
+    assert logged_speeds(tmp_path, "cpu 2") == {}
+    assert known_speeds([config], "cpu", "cpu 1", tmp_path) == {key: Speed(step_s=2.0)}
+    assert measured == []  # nothing to measure
+    known_speeds([config], "cpu", "cpu 2", tmp_path)
+    assert measured == [1]
+    assert known_speeds([replace(config, width=16)], "cpu", "slurm", tmp_path, seconds=0) == {}
+    assert measured == [1]
 
 
 # Measuring
@@ -181,7 +249,7 @@ def test_models_that_cost_the_same_share_a_measurement(
         assert model_key(alike) == model_key(config)
     for other in (
         replace(config, width=16),
-        replace(config, stage=replace(config.stage, views=3)),
+        replace(config, settings=replace(config.settings, view_count=3)),
         config_of(steps[TRAIN, "tumor_coarse"]),
     ):
         assert model_key(other) != model_key(config)
@@ -224,9 +292,9 @@ def test_a_tumor_stage_is_measured_on_cases_with_lesions(
     steps: dict[tuple[str, str], Step],
 ) -> None:
     found = find_cases(config_of(steps[TRAIN, "tumor_fine"]), {})
-    assert {item.center.name for item in found} == {"A", "B"}
+    assert {case.center for case in found} == {"A", "B"}
     pancreas = config_of(steps[TRAIN, "pancreas_fine"])
-    names = {item.center.name for item in find_cases(pancreas, {})}
+    names = {case.center for case in find_cases(pancreas, {})}
     assert names <= {"A", "B", "N"}
     assert len(find_cases(pancreas, {})) == estimate.SAMPLE_CASES
 
@@ -246,32 +314,15 @@ def test_a_measurement_is_a_time_and_leaves_nothing_behind(
     assert not plan.checkpoints.exists()
 
 
-@pytest.fixture
-def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many models each measurement was asked for; none takes any time."""
-    asked: list[int] = []
-
-    def measure(
-        configs: list[Config], device: str, seconds: float | None
-    ) -> Generator[tuple[str, Speed], None, None]:
-        asked.append(len(configs))
-        for config in configs:
-            yield model_key(config), Speed(1.0, 2.0)
-
-    monkeypatch.setattr(estimate, "measure_speeds", measure)
-    return asked
-
-
 def test_a_model_is_measured_once_on_a_device(
     steps: dict[tuple[str, str], Step], measured: list[int], tmp_path: Path
 ) -> None:
-    memory = tmp_path / "out" / "speeds.json"
     config = config_of(steps[TRAIN, "tumor_fine"])
     alike, other = replace(config, seed=1), replace(config, width=16)
-    speeds = known_speeds([config, alike], "cpu", memory)
-    assert speeds == {model_key(config): Speed(1.0, 2.0)}
-    assert set(known_speeds([alike, other], "cpu", memory)) == {model_key(config), model_key(other)}
-    known_speeds([config, other], "cpu", memory)
+    asked = ("cpu", "cpu 1", tmp_path / "out")
+    assert known_speeds([config, alike], *asked) == {model_key(config): Speed(1.0, 2.0)}
+    assert set(known_speeds([alike, other], *asked)) == {model_key(config), model_key(other)}
+    known_speeds([config, other], *asked)
     assert measured == [1, 1]
 
 
@@ -284,7 +335,7 @@ def test_a_model_that_cannot_be_measured_is_asked_for_again(
         yield model_key(config), Speed()
 
     monkeypatch.setattr(estimate, "measure_speeds", measure)
-    assert known_speeds([config], "cpu", tmp_path / "speeds.json") == {}
+    assert known_speeds([config], "cpu", "cpu 1", tmp_path) == {}
     assert not (tmp_path / "speeds.json").exists()
 
 
@@ -302,21 +353,21 @@ def test_what_was_measured_before_the_end_is_kept(
         finally:
             ends.append("ended")
 
-    memory = tmp_path / "speeds.json"
     with monkeypatch.context() as patch:
         patch.setattr(estimate, "measure_speeds", measure)
         with pytest.raises(SystemExit):
-            known_speeds([config, other], "cpu", memory)
+            known_speeds([config, other], "cpu", "cpu 1", tmp_path)
     assert ends == ["ended"]
-    assert known_speeds([config], "cpu", memory) == {model_key(config): Speed(1.0, 2.0)}
+    known = known_speeds([config], "cpu", "cpu 1", tmp_path)
+    assert known == {model_key(config): Speed(1.0, 2.0)}
 
 
 def test_what_is_not_measured_in_time_is_left_out_and_its_process_ends(
     steps: dict[tuple[str, str], Step], capfd: pytest.CaptureFixture[str]
 ) -> None:
     config = config_of(steps[TRAIN, "tumor_fine"])
-    configs = [config, replace(config, width=16)]
-    assert list(estimate.measure_speeds(configs, "cpu", seconds=0.0)) == []
+    wanted = {"a": config, "b": replace(config, width=16)}
+    assert list(estimate.measure_speeds(wanted, "cpu", seconds=0.0)) == []
     text, errors = capfd.readouterr()
     assert text == "2 models not measured in 0 s\n"
     assert errors == ""
@@ -329,9 +380,14 @@ def test_the_measuring_process_names_what_it_cannot_measure(
 ) -> None:
     config = config_of(steps[TRAIN, "tumor_fine"])
     missing = replace(config, centers=tmp_path / "none.toml", width=16)
-    speeds = dict(estimate.measure_speeds([config, missing], "cpu"))
-    assert speeds[model_key(missing)] == Speed()
-    step_s = speeds[model_key(config)].step_s
+    speeds = dict(estimate.measure_speeds({"there": config, "missing": missing}, "cpu"))
+    assert speeds["missing"] == Speed()
+    step_s = speeds["there"].step_s
     assert step_s is not None
     assert step_s > 0
     assert "none.toml: cannot be read" in capfd.readouterr().out
+
+
+def test_a_device_is_named_by_what_decides_its_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert device_label("cpu") == "cpu 3"

@@ -7,41 +7,61 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from demo import parse_demo
-from reproduce.analysis.publish import plan_arguments
-from reproduce.analysis.run_table import add_plan_arguments, plan_of
+from methods import METHODS, build_method
 from reproduce.experiments.finished import missing_steps
+from reproduce.experiments.plan import Plan, note_experiment, read_experiment
+from reproduce.experiments.plan_arguments import (
+    add_experiment_argument,
+    add_plan_arguments,
+    plan_of,
+)
 from reproduce.experiments.presets import PRESETS
 from reproduce.experiments.request import TABLES, Request, collect_cells, parse_request
 from tests.conftest import Tiny
+from utils.config import StoppedError
+from utils.settings import flatten
+from utils.stages import STAGE_NAMES, STAGES
 
 
 def request(*words: str) -> Request:
     return parse_request("text", words)
 
 
-def test_a_table_is_reproduced_by_the_papers_protocol_where_all_scripts_look() -> None:
+@pytest.fixture
+def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder, where the default experiment would be."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_table_is_reproduced_by_the_papers_protocol_where_all_scripts_look(out: Path) -> None:
     asked = request("--what", "table5", "--centers", "my.toml")
-    assert asked.preset is PRESETS["paper"]
-    assert asked.plan.options == ()
+    assert (asked.plan.preset, asked.plan.options) == ("paper", ())
     assert (asked.plan.checkpoints, asked.plan.cache) == (Path("checkpoints"), Path("cache"))
     assert asked.plan.centers == Path("my.toml")
     assert asked.seeds == (2022,)
-    assert asked.devices == ("auto",)
+    assert (asked.devices, asked.executor) == (("auto",), "local")
+    assert asked.phantoms is None
 
 
-def test_the_benchmark_keeps_all_that_is_its_own_in_one_folder() -> None:
+def test_the_benchmark_keeps_all_that_is_its_own_in_one_folder(out: Path) -> None:
     asked = request("--what", "benchmark", "--out", "o")
-    assert asked.preset is PRESETS["small"]
+    assert asked.plan.preset == "small"
     assert asked.plan.centers == Path("o/centers/centers.toml")
     assert (asked.plan.checkpoints, asked.plan.cache) == (Path("o/checkpoints"), Path("o/cache"))
     assert len(asked.seeds) == 3
     assert asked.plan.holdout == PRESETS["small"].holdout
     assert [table.name for table in asked.tables] == ["table5"]
+    other = request("--what", "benchmark", "--phantom-seed", "5")
+    assert other.phantoms is not None
+    assert PRESETS["small"].phantoms is not None
+    assert other.phantoms == replace(PRESETS["small"].phantoms, seed=5)
 
 
-def test_the_demo_is_two_tables_on_one_target_without_the_protocol_that_needs_held_out_cases(
+def test_the_demo_is_two_tables_on_one_target_without_the_threshold_that_needs_held_out_cases(
     tmp_path: Path,
 ) -> None:
     asked = parse_demo(["--seed", "5", "--out", str(tmp_path), "--devices", "cpu"])
@@ -49,38 +69,119 @@ def test_the_demo_is_two_tables_on_one_target_without_the_protocol_that_needs_he
     assert [table.name for table in asked.tables] == ["table2", "table3"]
     assert asked.phantoms is not None
     assert (asked.phantoms.seed, asked.seeds, asked.targets) == (5, (5,), ("SYN-C",))
-    toml = replace(asked.phantoms, cases=1).draw(tmp_path / "centers")
+    few = replace(asked.phantoms, cases=1)
+    assert not few.drawn(tmp_path / "centers")
+    toml = few.draw(tmp_path / "centers")
     assert toml == asked.plan.centers
+    assert few.drawn(tmp_path / "centers")
+    assert not asked.phantoms.drawn(tmp_path / "centers")  # they are more
+    assert not replace(few, seed=6).drawn(tmp_path / "centers")
     cells = collect_cells(asked)
-    assert {cell.protocol for cell in cells} == {"paper"}
+    assert {cell.threshold for cell in cells} == {"target"}
     assert len(cells) == 2 + 4
     steps = missing_steps(asked.plan, cells)
     assert next(step.stage for step in steps if step.kind == "train") == "tumor_coarse"
     assert len(steps) == 4 + 6
-    assert not any("--holdout" in step.argv for step in steps)
+    assert all(step.training.config.holdout == 0 for step in steps)
 
 
-def test_without_held_out_cases_no_table_asks_for_the_protocol_honest(tiny: Tiny) -> None:
+def test_without_held_out_cases_no_table_asks_for_the_threshold_source_val(
+    tiny: Tiny, out: Path
+) -> None:
     words = ["--what", "table5", "--centers", str(tiny.centers), "--holdout"]
-    protocols = [
-        {cell.protocol for cell in collect_cells(request(*words, part))} for part in ("0", "0.5")
+    thresholds = [
+        {cell.threshold for cell in collect_cells(request(*words, part))} for part in ("0", "0.5")
     ]
-    assert protocols == [{"paper"}, {"paper", "honest"}]
+    assert thresholds == [{"target"}, {"target", "source-val"}]
 
 
-def test_arguments_of_the_user_stand_behind_those_of_the_preset_and_win() -> None:
-    words = ["--preset", "quick", "--options", "--width 16", "--stage-options"]
+# Settings
+
+
+def test_the_users_options_count_before_those_of_the_preset(out: Path) -> None:
+    words = ["--preset", "quick", "--options", "--width 16 --lr 1e-4", "--stage-options"]
     asked = request("--what", "table2", *words, "pancreas_fine=--epochs 9")
-    assert asked.plan.options == (*PRESETS["quick"].options, "--width", "16")
-    assert asked.plan.stage_options["pancreas_fine"] == ("--epochs", "1", "--epochs", "9")
-    assert asked.plan.stage_options["pancreas_coarse"] == ("--epochs", "1")
+    fine = asked.plan.config("pancreas_fine", "ours")
+    coarse = asked.plan.config("pancreas_coarse", "ours")
+    assert (fine.width, fine.lr, fine.stage.epochs) == (16, 1e-4, 9)  # 1e-4 is the paper's
+    assert (coarse.width, coarse.stage.epochs) == (16, 1)
+    assert fine.spacing == coarse.spacing == PRESETS["quick"].values["spacing"]
 
 
-def test_a_plan_survives_the_way_through_a_command_line() -> None:
-    asked = request("--what", "table2", "--preset", "small", "--holdout", "0.2")
+def test_an_option_of_one_method_is_given_to_that_method(
+    out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--what", "table5", "--method-options", "ours=--view-count 3"]
+    plan = request(*words).plan
+    assert plan.config("tumor_fine", "ours").settings.view_count == 3  # type: ignore[attr-defined]
+    plan.config("tumor_fine", "bl")
+    everywhere = request("--what", "table5", "--options", "--view-count 3").plan
+    with pytest.raises(SystemExit):
+        everywhere.config("tumor_fine", "bl")
+    named = request("--what", "table5", "--options", "--method bl").plan
+    with pytest.raises(SystemExit):
+        named.config("tumor_fine", "ours")
+    assert "--method bl: ours is trained here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stage", STAGE_NAMES)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_fits_every_method_in_every_stage(preset: str, method: str, stage: str) -> None:
+    config = Plan(preset=preset).config(stage, method)
+    assert config.method == method
+    with torch.device("meta"):
+        build_method(config)
+    known = dict(METHODS[method].terms)
+    assert set(config.settings.weights) <= set(known)
+    if "con" in known and preset != "paper":
+        assert config.settings.weights["con"] == 0.1
+
+
+def test_what_a_preset_names_is_a_setting_of_some_method() -> None:
+    settings = [
+        name
+        for method in METHODS.values()
+        for stage in STAGES.values()
+        for name, _, _ in flatten(method.default_settings(stage))
+    ]
+    for preset in PRESETS.values():
+        assert set(preset.method_values) <= set(settings)
+
+
+def test_an_experiment_is_one_timestamp_and_its_settings_hold_until_others_are_given(
+    tmp_path: Path,
+) -> None:
+    words = ["--what", "table2", "--out", str(tmp_path)]
+    first = request(*words, "--preset", "small", "--options", "--width 8", "--checkpoints", "c")
+    assert read_experiment(tmp_path) is None  # asked for, not begun
+    note_experiment(tmp_path, first.plan)
+    assert read_experiment(tmp_path) == first.plan
+    again = request(*words)
+    assert again.plan == first.plan
+    assert again.seeds == PRESETS["small"].seeds
+    changed = request(*words, "--options=", "--preset", "demo")
+    assert (changed.plan.time, changed.plan.options) == (first.plan.time, ())
+    assert changed.plan.holdout == PRESETS["demo"].holdout
+    with pytest.raises(StoppedError, match="another call has begun an experiment"):
+        note_experiment(tmp_path, replace(first.plan, time="20260101-000000"))
+
+
+def test_the_scripts_of_tables_read_an_experiment(tmp_path: Path) -> None:
     parser = argparse.ArgumentParser()
+    add_experiment_argument(parser)
     add_plan_arguments(parser)
-    assert plan_of(parser.parse_args(plan_arguments(asked.plan))) == asked.plan
+    begun = plan_of(parser.parse_args(["--experiment", str(tmp_path / "new")]))
+    assert read_experiment(tmp_path / "new") == begun  # its commands name its runs
+    plan = Plan(preset="small", holdout=0.2, options=("--width", "8"), time="20260101-000000")
+    note_experiment(tmp_path, plan)
+    assert plan_of(parser.parse_args(["--experiment", str(tmp_path)])) == plan
+    of_time = ["--experiment", str(tmp_path / "none"), "--time", "20250101-000000"]
+    assert plan_of(parser.parse_args(of_time)).time == "20250101-000000"
+    assert not (tmp_path / "none").exists()
+    (tmp_path / "experiment.json").write_text("{")
+    with pytest.raises(SystemExit, match="not the note of an experiment"):
+        plan_of(parser.parse_args(["--experiment", str(tmp_path)]))
 
 
 @pytest.mark.parametrize(
@@ -92,6 +193,12 @@ def test_a_plan_survives_the_way_through_a_command_line() -> None:
         (["--what", "table2", "--phantom-seed", "5"], "only for benchmark and demo"),
         (["--what", "table3", "--rows", "BL"], "--rows: only for table5 and benchmark"),
         (["--what", "table5", "--rows", "IDR"], "invalid choice: 'IDR'"),
+        (["--what", "table2", "--jobs", "4"], "--jobs: only with --executor"),
+        (["--what", "table2", "--executor", "slurm", "--jobs", "0"], "--jobs 0: at least 1"),
+        (
+            ["--what", "table2", "--executor", "slurm", "--devices", "cuda", "cpu"],
+            "--devices cuda cpu: one for each job of --executor slurm",
+        ),
         ([], "the following arguments are required: --what"),
     ],
 )
@@ -118,8 +225,8 @@ def test_tables_share_cells_and_all_of_them_are_asked_for_once(tiny: Tiny) -> No
     everything = collect_cells(request("--what", "all", *words))
     assert len(everything) == len(set(everything))
     assert set(everything) == {cell for of_table in cells.values() for cell in of_table}
-    shared = set(cells["table5"]) & set(cells["table3"])  # Ours is F-Seg, in both protocols
-    assert {(c.stage, c.variant, c.roi_source) for c in shared} == {("tumor_fine", "Ours", "seg")}
+    shared = set(cells["table5"]) & set(cells["table3"])  # Ours is F-Seg, with both thresholds
+    assert {(c.stage, c.method, c.roi_source) for c in shared} == {("tumor_fine", "ours", "seg")}
     assert len(shared) == 2 * 3
     assert set(cells["table6"]) <= set(cells["table5"])
 
@@ -143,5 +250,5 @@ def test_only_the_named_rows_of_table_v_are_asked_for(tiny: Tiny) -> None:
     words = ["--centers", str(tiny.centers), "--what", "table5"]
     every = collect_cells(request(*words))
     cells = collect_cells(request(*words, "--rows", "Ours", "BL"))
-    assert cells == [cell for cell in every if cell.variant in ("BL", "Ours")]
+    assert cells == [cell for cell in every if cell.method in ("bl", "ours")]
     assert len(cells) == len(every) * 2 // 5

@@ -14,15 +14,15 @@ from pathlib import Path
 import pytest
 
 from data.centers import load_centers
-from data.phantom.centers import LIKE_TABLE_I
 from engine.checkpointing import load_checkpoint
-from engine.run_folders import find_runs
+from engine.run_folders import Run, find_runs
 from reproduce.experiments.estimate import Speed
-from reproduce.experiments.finished import missing_steps
+from reproduce.experiments.finished import SUPERSEDED, Splits, missing_steps
 from reproduce.experiments.request import Request, collect_cells, parse_request
-from reproduce.experiments.workload import loads_of, tasks_of
-from reproduce.run import EXIT, draw_phantoms, estimate, run, share_processors, show_report
-from reproduce.workflow.tasks import Report, Task
+from reproduce.experiments.workload import loads_of
+from reproduce.workflow.actions import entries_of
+from reproduce.workflow.launch import Outcome
+from reproduce.workflow.run_request import EXIT, estimate, run, share_processors, show_outcome
 from tests.conftest import write_tiny_centers
 from utils.config import StoppedError
 
@@ -57,12 +57,11 @@ def test_processes_on_the_cpu_share_its_threads(monkeypatch: pytest.MonkeyPatch)
 def test_the_end_names_what_failed_what_it_took_along_and_what_is_left(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    task = Task("t", "train", "tumor_fine", (), "x.py")
-    report = Report([task], {"a": "case C/c1: no label"}, {"b": "a"}, [task, task], "time")
-    show_report(request("--what", "table2", "--out", "o", "--minutes", "5"), report)
+    outcome = Outcome(["t"], {"a": "case C/c1: no label"}, {"b": "a"}, ["x", "y"], "time")
+    show_outcome(request("--what", "table2", "--out", "o", "--minutes", "5"), outcome)
     text = capsys.readouterr().out
     assert "FAILED a: case C/c1: no label\n  log: o/logs/a.log" in text
-    assert "left out b: it needs a" in text
+    assert "skipped b: it needs a" in text
     assert "the time is over: 1 steps done, 2 left." in text
     assert text.endswith("python reproduce/run.py --what table2 --out o --minutes 5\n")
     assert EXIT == {"": 0, "time": 0, "SIGINT": 130, "SIGTERM": 143}
@@ -71,24 +70,16 @@ def test_the_end_names_what_failed_what_it_took_along_and_what_is_left(
 # The clock
 
 
-def test_drawing_the_synthetic_centers_ends_with_the_minutes_and_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.slow
+def test_drawing_the_synthetic_centers_ends_with_the_minutes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("reproduce.run.count_workers", lambda: 1)
     words = ["--what", "demo", "--preset", "quick", "--out", str(tmp_path), "--devices", "cpu"]
-    asked = request(*words, "--minutes", "0.01")
-    monkeypatch.setattr("data.phantom.make_centers.make_case", lambda job: time.sleep(0.25))
-    report = run(asked)
-    assert report == Report(stopped="time")
-    assert EXIT[report.stopped] == 0
+    outcome = run(request(*words, "--minutes", "0.02"))
+    assert outcome == Outcome(left=["draw_centers"], stopped="time")
     text = capsys.readouterr().out
-    assert "synthetic cases are left to be drawn. The same command goes on:\n  python " in text
-    assert text.count("trainings") == 0
-    assert (tmp_path / "centers" / "centers.toml").is_file()
-    begun: list[object] = []
-    monkeypatch.setattr("data.phantom.make_centers.make_case", begun.append)
-    assert draw_phantoms(request(*words))
-    assert len(begun) == 4 * len(LIKE_TABLE_I)
+    assert "the time is over: 0 steps done, 1 left. The same command resumes:\n  python " in text
+    assert "trainings" not in text
 
 
 @pytest.mark.parametrize(
@@ -108,16 +99,30 @@ def test_measuring_takes_a_part_of_the_minutes(
     place = Place(tmp_path)
     given: list[float | None] = []
 
-    def know(configs: object, device: str, memory: Path, limit: float | None) -> dict[str, Speed]:
+    def know(
+        configs: object, device: str, label: str, out: Path, limit: float | None
+    ) -> dict[str, Speed]:
         given.append(limit)
         return {}
 
-    monkeypatch.setattr("reproduce.run.known_speeds", know)
+    monkeypatch.setattr("reproduce.workflow.run_request.known_speeds", know)
     asked = request(*place.words, *words)
-    steps = missing_steps(asked.plan, collect_cells(asked))
-    loads = loads_of(asked.plan, steps, "cpu")
-    estimate(asked, loads, tasks_of(asked.plan, loads))
+    splits = Splits(asked.plan.centers)
+    loads = loads_of(missing_steps(asked.plan, collect_cells(asked), splits), splits)
+    estimate(asked, loads, entries_of(loads, "cpu 1"), "cpu 1")
     assert given == [seconds if seconds is None else pytest.approx(seconds, abs=30.0)]
+
+
+def test_what_a_cluster_runs_is_not_measured_here(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = request(*Place(tmp_path).words, "--executor", "slurm", "--jobs", "3")
+    splits = Splits(asked.plan.centers)
+    loads = loads_of(missing_steps(asked.plan, collect_cells(asked), splits), splits)
+    estimate(asked, loads, entries_of(loads, "slurm"), "slurm")
+    text = capsys.readouterr().out
+    assert "0 hours on 3 jobs of slurm" in text
+    assert "not in it, not measured: train pancreas_coarse ours" in text
 
 
 # Real runs
@@ -175,18 +180,21 @@ COARSE = "pancreas_coarse"
 
 
 @pytest.mark.slow
-def test_a_table_says_what_it_costs_goes_on_after_sigterm_and_is_filled_once(
-    tmp_path: Path,
-) -> None:
+def test_a_dry_run_says_what_it_costs_and_does_nothing(tmp_path: Path) -> None:
     place = Place(tmp_path)
     status, text = place.run("--dry-run", *LONG)
     assert status == 0, text
-    assert "table2: 2 trainings, 2 evaluations to do" in text
-    assert "train_sh_pancreas_coarse.py --sources A B N --target C" in text
-    assert re.search(rf"train pancreas_coarse Ours +1 +{STEPS} steps", text), text
+    assert ": 2 trainings, 2 evaluations to do" in text
+    assert re.search(r"train_sh_pancreas_coarse\.py .*--sources A B N --target C ", text)
+    assert re.search(rf"train pancreas_coarse ours +1 +{STEPS} steps", text), text
     assert re.search(r"expected: [\d.e-]+ device hours, [\d.e-]+ hours on cpu", text)
     assert not (place.out / "checkpoints").exists()
+    assert not (place.out / "experiment.json").exists()
 
+
+@pytest.mark.slow
+def test_a_table_resumes_after_sigterm_and_is_filled_once(tmp_path: Path) -> None:
+    place = Place(tmp_path)
     process = place.start(*LONG)
     place.wait_for_step(process, COARSE, 6)
     process.send_signal(signal.SIGTERM)
@@ -194,11 +202,11 @@ def test_a_table_says_what_it_costs_goes_on_after_sigterm_and_is_filled_once(
     assert process.returncode == 143, text
     saved = place.saved_step(COARSE)
     assert 6 <= saved < STEPS
-    assert "SIGTERM: 1 steps done, 4 left. The same command goes on:" in text  # 1: the preparing
+    assert "SIGTERM: 1 steps done, 4 left. The same command resumes:" in text  # 1: preparing
 
     status, text = place.run(*LONG)
     assert status == 0, text
-    left = re.search(r"train pancreas_coarse Ours +1 +(\d+) steps", text)
+    left = re.search(r"train pancreas_coarse ours +1 +(\d+) steps", text)
     assert left is not None
     assert int(left[1]) == STEPS - saved  # the estimate counts what is left
     assert "## Table II" in text
@@ -207,21 +215,37 @@ def test_a_table_says_what_it_costs_goes_on_after_sigterm_and_is_filled_once(
     (fine,) = find_runs(place.out / "checkpoints", "pancreas_fine")
     assert coarse.done
     (log,) = (place.out / "logs").glob("train_*coarse*.log")
-    assert f"goes on from step {saved}\n" in log.read_text()
+    assert f"resumes from step {saved}\n" in log.read_text()
     command = json.loads((fine.folder / "environment.json").read_text())["command"]
     assert command[0] == "train_pancreas/train_sh_pancreas_fine.py"
-    assert command[-2:] == ["--device", "cpu"]
+    assert command[command.index("--device") + 1] == "cpu"
 
     done = {path: path.stat().st_mtime_ns for path in (place.out / "checkpoints").rglob("done")}
     status, text = place.run(*LONG)
     assert status == 0, text
-    assert "table2: 0 trainings, 0 evaluations to do" in text
+    assert ": 0 trainings, 0 evaluations to do" in text
     after = {path: path.stat().st_mtime_ns for path in (place.out / "checkpoints").rglob("done")}
     assert after == done
 
+    another_setting_is_trained_beside_what_was(place, fine)
+    assert (coarse.folder / "done").stat().st_mtime_ns == done[coarse.folder / "done"]
+
+
+def another_setting_is_trained_beside_what_was(place: Place, fine: Run) -> None:
+    """Another length of the fine stage: its run makes way, and is kept."""
+    status, text = place.run(*LONG, "--stage-options", "pancreas_fine=--epochs 2")
+    assert status == 0, text
+    assert ": 1 trainings, 1 evaluations to do" in text
+    assert "made with other settings or from other cases" in text
+    (kept,) = (place.out / "checkpoints" / SUPERSEDED).iterdir()
+    assert kept.name == f"{fine.folder.name}-1"
+    (again,) = find_runs(place.out / "checkpoints", "pancreas_fine")
+    assert again.folder == fine.folder
+    assert again.done
+
 
 @pytest.mark.slow
-def test_a_second_call_is_refused_and_a_killed_one_goes_on_until_its_minutes_are_over(
+def test_a_second_call_is_refused_and_a_killed_one_resumes_until_its_minutes_are_over(
     tmp_path: Path,
 ) -> None:
     place = Place(tmp_path)
@@ -237,7 +261,7 @@ def test_a_second_call_is_refused_and_a_killed_one_goes_on_until_its_minutes_are
     status, text = place.run(*endless, "--minutes", "0.4")
     assert status == 0, text
     assert "the time is over" in text
-    assert "4 left. The same command goes on:\n  python reproduce/run.py --what table2" in text
+    assert "4 left. The same command resumes:\n  python reproduce/run.py --what table2" in text
     assert "### Missing cells" in text  # the table of what is there
     assert place.saved_step(COARSE) > killed_at
     (one,) = find_runs(place.out / "checkpoints", COARSE)
@@ -252,7 +276,7 @@ def test_a_case_that_cannot_be_read_fails_the_run_and_is_named(tmp_path: Path) -
     status, text = place.run()
     assert status == 1, text
     assert "FAILED prepare_3x1.5x1.5: C/c0" in text
-    assert text.count("left out ") == 4
+    assert text.count("skipped ") == 4
     assert "Traceback" not in text
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from data.case import Center
 from reproduce.analysis.compare import MEAN, METRICS, Line
+from reproduce.analysis.paper_tables import TABLE5_METHODS as VARIANTS
 from reproduce.analysis.shift import (
     BASELINE,
     COARSE,
@@ -29,7 +30,6 @@ from reproduce.analysis.stats import compare_pairs, mean_over_centers
 from reproduce.analysis.tables import Report
 from reproduce.experiments.cells import Cell, Plan, lesion_centers, make_cell
 from reproduce.experiments.finished import find_folders
-from utils.stages import VARIANTS
 
 MISSED_DSC = 1  # percent; below it a lesion counts as missed
 CLAIM_DSC = 9.51  # Table V: Ours - BL, mean over the centers, Dice points
@@ -85,7 +85,10 @@ def measure_dice(
         variant: {
             target: _unseen_dice(
                 plan,
-                [make_cell(centers, stage, target, variant=variant, seed=seed) for seed in seeds],
+                [
+                    make_cell(centers, stage, target, method=VARIANTS[variant], seed=seed)
+                    for seed in seeds
+                ],
             )
             for target in targets
         }

@@ -23,9 +23,15 @@ from data.centers import load_centers
 from data.readers import list_cases, load_case
 from data.readers.masks import read_mask
 from engine.case_metrics import Row, read_cases
-from reproduce.analysis.run_table import add_plan_arguments, plan_of
-from reproduce.experiments.cells import SEED, Cell, Plan, choose_targets, make_cell
-from reproduce.experiments.finished import exact_command, find_folders, missing_steps
+from reproduce.experiments.cells import SEED, Cell, choose_targets, make_cell
+from reproduce.experiments.finished import find_folders, missing_steps
+from reproduce.experiments.plan import Plan
+from reproduce.experiments.plan_arguments import (
+    add_experiment_argument,
+    add_plan_arguments,
+    plan_of,
+)
+from utils.config import THRESHOLDS
 
 PAGE_IN = 7.16  # width of the paper's two columns: pictures are drawn at their printed size
 SMALL_PT = 7.0  # smallest font
@@ -54,12 +60,12 @@ class Request:
     centers: Mapping[str, Center]
     targets: tuple[str, ...]  # centers with lesions that are shown
     out: Path
-    protocol: str
+    threshold: str
     seed: int
 
     def cell(self, stage: str, target: str, **more: Any) -> Cell:
-        """The cell of a stage on a center, of this request's protocol and seed."""
-        more = {"protocol": self.protocol, "seed": self.seed, **more}
+        """The cell of a stage on a center, of this request's threshold and seed."""
+        more = {"threshold": self.threshold, "seed": self.seed, **more}
         return make_cell(self.centers, stage, target, **more)
 
 
@@ -84,20 +90,23 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    add_experiment_argument(parser)
     add_plan_arguments(parser)
     add = parser.add_argument
-    add("--out", type=Path, default=Path("reproduced"), help="folder of the pictures")
+    add("--out", type=Path, help="folder of the pictures (default: the experiment's)")
     add("--targets", nargs="+", metavar="CENTER", help="default: every center with lesions")
-    add("--protocol", choices=("paper", "honest"), default="paper", help="how thresholds came")
+    add("--threshold", choices=THRESHOLDS, default=THRESHOLDS[0], help="where the tumor's is from")
     add("--seed", type=int, default=SEED, help="of the trainings, and of what is drawn at random")
     return parser
 
 
 def request_of(args: argparse.Namespace) -> Request:
     """The request that parsed arguments make; ValueError for an unknown center."""
-    centers = load_centers(args.centers)
-    targets = choose_targets(centers, args.targets, args.centers)
-    return Request(plan_of(args), centers, targets, args.out, args.protocol, args.seed)
+    plan = plan_of(args)
+    centers = load_centers(plan.centers)
+    targets = choose_targets(centers, args.targets, plan.centers)
+    out = args.out or args.experiment
+    return Request(plan, centers, targets, out, args.threshold, args.seed)
 
 
 def find_result(plan: Plan, cell: Cell) -> CellResult | None:
@@ -114,7 +123,7 @@ def report_missing(plan: Plan, cells: Iterable[Cell], *, fatal: str | None = Non
 
     `fatal`: with this sentence they are raised as FileNotFoundError instead.
     """
-    commands = [exact_command(step) for step in missing_steps(plan, cells)]
+    commands = [step.command for step in missing_steps(plan, cells)]
     if fatal is not None:
         raise FileNotFoundError("\n  ".join([f"{fatal}; give", *commands]))
     if commands:

@@ -12,7 +12,6 @@ from engine.run_folders import environment, new_time
 from reproduce.analysis.benchmark import benchmark_markdown, measure_benchmark
 from reproduce.analysis.run_table import report_table
 from reproduce.analysis.tables import Report
-from reproduce.experiments.cells import Plan
 from reproduce.experiments.request import BENCHMARK, DEMO, Request
 from utils.commands import ROOT, to_arguments
 from utils.files import write_text
@@ -51,32 +50,23 @@ def draw_figures(request: Request) -> None:
     """Draw each figure by its script; one that lacks results says so and holds up no other."""
     options = {"out": request.out, "seed": request.seeds[0], "targets": request.targets}
     for name in FIGURE_SCRIPTS:
-        words = [*plan_arguments(request.plan), *to_arguments(options)]
+        words = to_arguments({"experiment": request.out, **options})
         script = str(ROOT / "reproduce" / f"{name}.py")
         print(f"{name}:", flush=True)
         subprocess.run([sys.executable, script, *words], check=False)
 
 
-def plan_arguments(plan: Plan) -> list[str]:
-    """The arguments that `reproduce.analysis.run_table.plan_of` makes this plan of."""
-    names = ("centers", "checkpoints", "cache", "holdout")
-    words = [*to_arguments({name: getattr(plan, name) for name in names})]
-    words.append(f"--options={shlex.join(plan.options)}")
-    for stage, options in plan.stage_options.items():
-        words.append(f"--stage-options={stage}={shlex.join(options)}")
-    return words
-
-
 def facts_of(request: Request) -> list[str]:
     """What a reader needs to get the numbers again."""
-    phantoms, made = request.preset.phantoms, environment()
+    plan, made = request.plan, environment()
     devices = ", ".join(made["gpus"]) if "cpu" not in request.devices else made["platform"]
+    given = {"every training": plan.options, **plan.stage_options, **plan.method_options}
     return [
         f"- command: `{request.command}`",
+        f"- experiment: {plan.time}, preset {plan.preset}, holdout {plan.holdout:g}",
         f"- seeds: {' '.join(map(str, request.seeds))}",
-        f"- synthetic centers: {phantoms}",
-        f"- arguments of every training: `{shlex.join(request.plan.options)}`",
-        *(f"- of {n}: `{shlex.join(words)}`" for n, words in request.plan.stage_options.items()),
+        f"- synthetic centers: {request.phantoms}",
+        *(f"- arguments of {n}: `{shlex.join(words)}`" for n, words in given.items() if words),
         f"- devices: {' '.join(request.devices)} ({devices or made['platform']})",
         f"- date: {new_time()} UTC; torch {made['packages']['torch']}",
     ]

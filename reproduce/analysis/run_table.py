@@ -12,9 +12,15 @@ from data.centers import load_centers
 from engine.command_line import run_script
 from reproduce.analysis.compare import read_paper
 from reproduce.analysis.tables import Report, Table, make_report, protocols_of, table_cells
-from reproduce.experiments.cells import SEED, Plan
-from reproduce.experiments.finished import exact_command, missing_steps, read_cell
-from utils.stages import STAGE_NAMES
+from reproduce.experiments.cells import SEED
+from reproduce.experiments.finished import missing_steps, read_cell
+from reproduce.experiments.plan import Plan
+from reproduce.experiments.plan_arguments import (
+    add_experiment_argument,
+    add_plan_arguments,
+    plan_of,
+)
+from reproduce.experiments.presets import PRESETS
 
 
 def run_table(table: Table, argv: Sequence[str] | None = None) -> None:
@@ -23,16 +29,17 @@ def run_table(table: Table, argv: Sequence[str] | None = None) -> None:
     What the user can mend (an unknown center, a broken file) ends it with a message and status 2.
     """
     parser = argparse.ArgumentParser(
-        description=f"{table.title}: ours beside the paper's. Reads results only, never trains.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description=f"{table.title}: ours beside the paper's. Reads results only, never trains."
     )
+    add_experiment_argument(parser)
     add_plan_arguments(parser)
     add_table_arguments(parser)
     args = parser.parse_args(argv)
 
     def print_and_write(plan: Plan) -> None:
-        report = report_table(table, plan, args.targets, args.seeds)
-        report.write(args.out)
+        seeds = args.seeds or PRESETS[plan.preset].seeds
+        report = report_table(table, plan, args.targets, seeds)
+        report.write(args.out or args.experiment)
         print(report.markdown)
 
     run_script(print_and_write, plan_of(args))
@@ -54,7 +61,7 @@ def report_table(
     cells = table_cells(table, centers, targets, seeds, protocols_of(table, plan.holdout))
     report = make_report(table, cells, lambda cell: read_cell(plan, cell))
     absent = [cell for of_seeds in report.missing.values() for cell in of_seeds]
-    commands = tuple(exact_command(step) for step in missing_steps(plan, absent))
+    commands = tuple(step.command for step in missing_steps(plan, absent))
     report = replace(report, commands=commands, notes=(*report.notes, describe_plan(plan, seeds)))
     if table.extra is None:
         return report
@@ -76,69 +83,20 @@ def report_table(
 
 
 def describe_plan(plan: Plan, seeds: Sequence[int]) -> str:
-    """Which runs a table has read: those of other options are as good as missing."""
-    by_stage = [f"{stage}: {shlex.join(words)}" for stage, words in plan.stage_options.items()]
-    options = "; ".join([*([shlex.join(plan.options)] if plan.options else []), *by_stage])
+    """Which runs a table has read: those of other settings count as missing."""
+    given = {"options": plan.options, **plan.stage_options, **plan.method_options}
+    shown = [f"{name}: {shlex.join(words)}" for name, words in given.items() if words]
     return (
-        f"Read were the newest finished runs in {plan.checkpoints} with seed "
-        f"{', '.join(map(str, seeds))}, holdout {plan.holdout:g} and "
-        f"{f'the options {options}' if options else 'the default options'}; other runs are not "
-        "counted."
-    )
-
-
-def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where the results are, and what they were trained with."""
-    add, plan = parser.add_argument, Plan()
-    add("--centers", type=Path, default=plan.centers, help="the file that lists the centers")
-    add("--checkpoints", type=Path, default=plan.checkpoints, help="where run folders are")
-    add("--cache", type=Path, default=plan.cache, help="where prepared cases are kept")
-    add(
-        "--holdout",
-        type=float,
-        default=plan.holdout,
-        help="part of each source center's patients that the runs hold out for protocol honest",
-    )
-    add(
-        "--options",
-        default="",
-        metavar="'ARGUMENTS'",
-        help="what the train scripts were given beyond that, as one word: '--width 8 --lr 3e-3'; "
-        "with = where it is a single one: --options=--mirror-axes",
-    )
-    add(
-        "--stage-options",
-        action="append",
-        default=[],
-        metavar="STAGE='ARGUMENTS'",
-        help="what one stage's train script was given; may be repeated",
+        f"Read were the finished runs of the experiment {plan.time} in {plan.checkpoints} with "
+        f"seed {', '.join(map(str, seeds))}, preset {plan.preset}, holdout {plan.holdout:g} and "
+        f"{'; '.join(shown) or 'no further options'}; other runs are not counted."
     )
 
 
 def add_table_arguments(parser: argparse.ArgumentParser) -> None:
     """What to show, and where to write it."""
     add = parser.add_argument
-    add("--seeds", type=int, nargs="+", default=[SEED], help="a case's values are their mean")
+    text = "a case's values are their mean (default: the preset's)"
+    add("--seeds", type=int, nargs="+", help=text)
     add("--targets", nargs="+", help="centers to show; none: all with lesions")
-    add("--out", type=Path, default=Path("reproduced"), help="folder to write to")
-
-
-def plan_of(args: argparse.Namespace) -> Plan:
-    """The plan that `add_plan_arguments` describes; exits with a message for an unknown stage."""
-    stage_options = {}
-    for text in args.stage_options:
-        stage, equals, words = text.partition("=")
-        if not equals or stage not in STAGE_NAMES:
-            raise SystemExit(
-                f"error: --stage-options {text}: expected STAGE='ARGUMENTS', with a stage of "
-                f"{', '.join(STAGE_NAMES)}"
-            )
-        stage_options[stage] = tuple(shlex.split(words))
-    return Plan(
-        args.centers,
-        args.checkpoints,
-        args.cache,
-        args.holdout,
-        tuple(shlex.split(args.options)),
-        stage_options,
-    )
+    add("--out", type=Path, help="folder to write to (default: the experiment's)")

@@ -10,6 +10,7 @@ import numpy as np
 
 from data.case import Center
 from engine.case_metrics import read_cases
+from reproduce.analysis.paper_tables import TABLE5_METHODS
 from reproduce.analysis.stats import bootstrap_mean, compare_pairs, mean_over_centers
 from reproduce.experiments.cells import Plan, lesion_centers, make_cell
 from reproduce.experiments.finished import find_folders
@@ -54,7 +55,7 @@ def measure_shift(
     unseen: list[Path] = []
     for seed in seeds:
         for target in lesion_centers(centers):
-            cell = make_cell(centers, FINE, target, variant=variant, seed=seed)
+            cell = make_cell(centers, FINE, target, method=TABLE5_METHODS[variant], seed=seed)
             folders = find_folders(plan, cell)
             if not folders:
                 return None

@@ -44,6 +44,7 @@ OTHER_CENTERS = (
     "These centers are not the paper's three: its means stand here to be seen, not to be compared "
     "with."
 )
+THRESHOLDS = {"paper": "target", "honest": "source-val"}
 ONE_THRESHOLD = "Protocols paper and honest: threshold 0.5 in both"
 Place = tuple[str, str, str]  # protocol, row, center
 Cells = Mapping[Place, tuple[Cell, ...]]  # a cell for each seed
@@ -55,7 +56,6 @@ class TableRow:
 
     name: str
     stage: str | None = None
-    variant: str = "Ours"
     method: str = "ours"
     roi_source: str = "seg"
     folds: bool = False
@@ -146,11 +146,10 @@ def table_cells(
                 centers,
                 row.stage,
                 target,
-                variant=row.variant,
                 method=row.method,
                 roi_source=row.roi_source,
                 folds=row.folds,
-                protocol=protocol,
+                threshold=THRESHOLDS[protocol],
                 seed=seed,
             )
             for seed in seeds

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from data.case import Center
 from data.centers import load_centers
-from engine.run_folders import method_name
-from utils.commands import command_line, script, to_arguments
-from utils.stages import N_FOLDS, STAGES, with_variant
-from utils.config import Config
+from engine.command_line import config_arguments, evaluation_arguments
+from engine.run_folders import folder_name
+from methods import make_config
+from reproduce.experiments.plan import Plan
+from utils.commands import command_line
+from utils.config import DEFAULT_METHOD, Config, Evaluation
+from utils.stages import N_FOLDS, STAGES
 
-SEED = Config(STAGES["tumor_fine"]).seed
+SEED = make_config(STAGES["tumor_fine"]).seed
+TRAIN, EVALUATE = "train", "evaluate"
 
 
 @dataclass(frozen=True)
@@ -29,45 +33,73 @@ class Cell:
     stage: str
     target: str
     sources: tuple[str, ...]  # of the tumor stages; (target,) for cross-validation inside it
-    variant: str = "Ours"
-    method: str = "ours"
+    method: str = DEFAULT_METHOD
     roi_source: str = "seg"
-    protocol: str = "paper"
+    threshold: str = "target"  # or "source-val"
     folds: bool = False
     seed: int = SEED
 
 
 @dataclass(frozen=True)
 class Step:
-    """One command: the training or the evaluation of one stage."""
+    """The training or the evaluation of one stage; `name` is its own in its experiment."""
 
+    name: str
     kind: str  # "train" or "evaluate"
-    stage: str
-    argv: tuple[str, ...]
+    request: Config | Evaluation
     needs: tuple[Step, ...] = ()
+
+    def __hash__(self) -> int:
+        """By its name: a request holds mappings."""
+        return hash(self.name)
+
+    @property
+    def stage(self) -> str:
+        """The name of its stage."""
+        stage = self.request.stage
+        return stage if isinstance(stage, str) else stage.name
+
+    @property
+    def config(self) -> Config:
+        """What a training is asked to do. Raises TypeError for an evaluation."""
+        if not isinstance(self.request, Config):
+            raise TypeError(f"{self.name} is no training")
+        return self.request
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """What an evaluation is asked to do. Raises TypeError for a training."""
+        if not isinstance(self.request, Evaluation):
+            raise TypeError(f"{self.name} is no evaluation")
+        return self.request
+
+    @property
+    def training(self) -> Step:
+        """The training whose run it makes or reads."""
+        return self if self.kind == TRAIN else self.needs[0]
+
+    @property
+    def folder(self) -> Path:
+        """The run folder of its training."""
+        config = self.training.config
+        return config.checkpoints / _folder_name(config)
+
+    @property
+    def before(self) -> Step | None:
+        """The evaluation of the stage before, which an evaluation reads; None where none is."""
+        return next((other for other in self.needs[1:] if other.stage != self.stage), None)
 
     @property
     def command(self) -> str:
         """What a user can paste, from the current folder."""
-        return command_line(self.kind, self.stage, self.argv)
-
-    @property
-    def script(self) -> str:
-        """The script, from the root."""
-        return script(self.kind, self.stage)
+        return command_line(self.kind, self.stage, arguments_of(self.request))
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What all cells of one experiment share."""
-
-    centers: Path = Path("centers.toml")
-    checkpoints: Path = Path("checkpoints")
-    cache: Path = Path("cache")
-    holdout: float = 0.1  # of each source center's patients, for the protocol `honest`
-    options: tuple[str, ...] = ()  # more arguments of every train script
-    stage_options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    device: str = "auto"
+def arguments_of(request: Config | Evaluation) -> tuple[str, ...]:
+    """The arguments of the script that does what is requested."""
+    if isinstance(request, Config):
+        return config_arguments(request)
+    return evaluation_arguments(request)
 
 
 def lesion_centers(centers: Mapping[str, Center]) -> list[str]:
@@ -95,11 +127,11 @@ def choose_targets(
 def make_cell(centers: Mapping[str, Center], stage: str, target: str, **more: Any) -> Cell:
     """The cell of a target in the round robin, or inside it with `folds=True`.
 
-    A pancreas stage is the same for each row of Table V and each protocol, so it is shared.
+    A pancreas stage is the same for each method and each threshold, so it is shared.
     """
     others = tuple(name for name in lesion_centers(centers) if name != target)
     if STAGES[stage].target == "pancreas":
-        more |= {"variant": "Ours", "protocol": "paper", "roi_source": "seg"}
+        more |= {"method": DEFAULT_METHOD, "threshold": "target", "roi_source": "seg"}
     return Cell(stage, target, (target,) if more.get("folds") else others, **more)
 
 
@@ -114,71 +146,59 @@ def steps_of(plan: Plan, cell: Cell) -> tuple[Step, ...]:
 def evaluations_of(plan: Plan, cell: Cell) -> list[Step]:
     """The evaluations that are a cell: one, or one a fold."""
     folds = range(N_FOLDS) if cell.folds else (None,)
-    return [_evaluation(plan, cell, cell.stage, cell.protocol, fold) for fold in folds]
+    return [_evaluation(plan, cell, cell.stage, "test", fold) for fold in folds]
 
 
-def evaluation_before(step: Step) -> Step | None:
-    """The evaluation of the stage before, which an evaluation reads; None where it reads none."""
-    return next((other for other in step.needs[1:] if other.stage != step.stage), None)
-
-
-def trainings_of(step: Step) -> tuple[Step, ...]:
-    """The trainings whose runs an evaluation reads: its stage's, and those of the stages before."""
-    before = evaluation_before(step)
-    return (step.needs[0], *(() if before is None else trainings_of(before)))
-
-
-def _evaluation(plan: Plan, cell: Cell, stage: str, protocol: str, fold: int | None) -> Step:
-    """The evaluation of a stage for a cell, with all that it needs."""
+def _evaluation(plan: Plan, cell: Cell, stage: str, cases: str, fold: int | None) -> Step:
+    """The evaluation of a stage for a cell, on its target's cases or held-out ones."""
     of_tumor = STAGES[stage].target == "tumor"
-    if not of_tumor and protocol == "honest":
-        protocol = "paper"
-    options = _split_options(plan, cell, stage, fold)
-    options |= {"roi_source": cell.roi_source if of_tumor and cell.roi_source != "seg" else None}
-    options["variant"] = None
-    options["method"] = _method_of(cell) if of_tumor and _method_of(cell) != "ours" else None
-    options["threshold"] = "source-val" if protocol == "honest" else None
-    options["cases"] = "heldout" if protocol == "heldout" else None
-    options |= {"centers": plan.centers, "checkpoints": plan.checkpoints, "cache": plan.cache}
-    needs = [_training(plan, cell, stage, fold)]
+    threshold = cell.threshold if of_tumor and cases == "test" else "target"
+    training = _training(plan, cell, stage, fold)
+    config = training.config
+    request = Evaluation(
+        stage,
+        roi_source=cell.roi_source if of_tumor else "seg",
+        threshold=threshold,
+        cases=cases,
+        time=(plan.time,),
+        **{name: getattr(config, name) for name in ("centers", "checkpoints", "cache")},
+        **{name: getattr(config, name) for name in ("sources", "target", "method", "seed", "fold")},
+    )
+    needs = [training]
     previous = STAGES[stage].previous
     from_labels = cell.roi_source == "mask" and STAGES[stage].roi == "pancreas"
     if previous is not None and not from_labels:
-        needs.append(_evaluation(plan, cell, previous, protocol, fold))
-    if protocol == "honest":
+        needs.append(_evaluation(plan, cell, previous, cases, fold))
+    if threshold == "source-val":
         needs.append(_evaluation(plan, cell, stage, "heldout", fold))
-    return Step("evaluate", stage, to_arguments(options), tuple(needs))
+    parts = [EVALUATE, training.name.removeprefix(f"{TRAIN}_")]
+    parts += ["heldout"] if cases == "heldout" else ["on", cell.target]
+    if of_tumor:
+        parts += [request.roi_source] + [threshold] * (cases == "test")
+    return Step("_".join(parts), EVALUATE, request, tuple(needs))
 
 
 def _training(plan: Plan, cell: Cell, stage: str, fold: int | None) -> Step:
-    options = _split_options(plan, cell, stage, fold)
-    options |= {"holdout": plan.holdout if plan.holdout > 0 else None}
-    options |= {"centers": plan.centers, "checkpoints": plan.checkpoints, "cache": plan.cache}
-    more = (*plan.options, *plan.stage_options.get(stage, ()))
-    return Step("train", stage, (*to_arguments(options), *more))
-
-
-def _split_options(plan: Plan, cell: Cell, stage: str, fold: int | None) -> dict[str, Any]:
-    sources = cell.sources if fold is None else ()
     of_tumor = STAGES[stage].target == "tumor"
+    sources = cell.sources if fold is None else ()
     if fold is None and not of_tumor:
         centers = _centers(plan.centers.resolve())
         free = [name for name, center in centers.items() if not center.has_lesions]
         sources = tuple(name for name in centers if name in (*sources, *free))
-    return {
-        "sources": sources,
-        "target": cell.target,
-        "fold": fold,
-        "variant": cell.variant if of_tumor and cell.variant != "Ours" else None,
-        "method": cell.method if of_tumor and cell.method != "ours" else None,
-        "seed": cell.seed,
-    }
+    config = replace(
+        plan.config(stage, cell.method if of_tumor else DEFAULT_METHOD),
+        sources=sources,
+        target=cell.target,
+        fold=None if fold is None else str(fold),
+        seed=cell.seed,
+    )
+    name = _folder_name(config).removeprefix(f"{plan.time}_")
+    return Step(f"{TRAIN}_{name}", TRAIN, config)
 
 
-def _method_of(cell: Cell) -> str:
-    """The name that the runs of a cell are found by."""
-    stage = with_variant(STAGES[cell.stage], cell.variant)
-    return method_name(Config(stage, method=cell.method))
+def _folder_name(config: Config) -> str:
+    sources = config.sources if config.fold is None else (str(config.target),)
+    return folder_name(config, str(config.time), sources, config.fold)
 
 
 @functools.lru_cache(maxsize=8)

@@ -1,45 +1,50 @@
-"""What is there of the cells: finished runs and results, and the steps that are missing.
+"""Which results exist: finished runs and evaluations of an experiment, and the missing steps.
 
-A result counts only with all that it was read from: another setting of an earlier stage makes it
-another result, though its own run is the same.
+Every folder's name is known, so nothing is searched. A run counts with the settings and the cases
+that the plan asks for, a result with all that it was read from, as that is now.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from data.centers import load_centers
+from data.splits import CaseName, Split
 from engine.case_metrics import Row, read_cases
 from engine.provenance import digest_result
 from engine.results import result_folder
-from engine.run_folders import Run, find_runs, method_name
-from reproduce.experiments.cells import (
-    Cell,
-    Plan,
-    Step,
-    evaluation_before,
-    evaluations_of,
-    steps_of,
-    trainings_of,
-)
-from utils.commands import to_arguments
-from utils.settings import to_plain
-from engine.command_line import parse_config, parse_evaluation
-from utils.stages import STAGES
+from engine.run_folders import Run, config_hash, locked, read_run
+from engine.split_selection import select_splits
+from reproduce.experiments.cells import TRAIN, Cell, Step, evaluations_of, steps_of
+from reproduce.experiments.plan import Plan
+from utils.config import Config
 
-# What may differ between a run and the plan that it is used for: where and how it was computed.
-NOT_COMPARED = (
-    *("centers", "checkpoints", "cache", "time", "resume", "device", "precision", "workers"),
-    *("checkpoint_seconds", "tensorboard", "sources", "target", "fold"),
-)
+SUPERSEDED = "superseded"  # beside the run folders: what is no longer true, but computed
+
+
+class Splits:
+    """The split of each training, listed once; reading centers costs time."""
+
+    def __init__(self, centers: Path) -> None:
+        self.centers = load_centers(centers)
+        self._known: dict[tuple[object, ...], Split] = {}
+
+    def of(self, config: Config) -> Split:
+        """The one split that a step's configuration selects."""
+        key = (config.stage.target, config.sources, config.target, config.fold, config.holdout)
+        if key not in self._known:
+            (self._known[key],) = select_splits(config, self.centers)
+        return self._known[key]
 
 
 def find_folders(plan: Plan, cell: Cell) -> list[Path]:
     """The finished result folders of a cell: one, or one a fold; [] where any is missing."""
-    found = [find_results(step, strict=False)[:1] for step in evaluations_of(plan, cell)]
-    return [results[0][cell.target] for results in found] if all(found) else []
+    found = [find_result(step) for step in evaluations_of(plan, cell)]
+    folders = [result[cell.target] for result in found if result]
+    return folders if len(folders) == len(found) else []
 
 
 def read_cell(plan: Plan, cell: Cell) -> list[Row] | None:
@@ -54,37 +59,55 @@ def read_cell(plan: Plan, cell: Cell) -> list[Row] | None:
     ]
 
 
-def is_done(step: Step) -> bool:
-    """Whether a step's result is there, made with the plan's options."""
-    return bool(finished_runs(step) if step.kind == "train" else find_results(step))
+def is_done(step: Step, splits: Splits | None = None) -> bool:
+    """Whether a step's result exists; `splits`: of the same cases, too."""
+    if step.kind == TRAIN:
+        run = find_run(step, splits)
+        return run is not None and run.done
+    return bool(find_result(step, splits))
 
 
-def find_results(step: Step, strict: bool = True) -> list[dict[str, Path]]:
-    """The finished results of an evaluation, of the newest run first: center -> folder.
+def find_run(step: Step, splits: Splits | None = None) -> Run | None:
+    """The run of a step's training, finished or not; None where there is none, or another."""
+    folder, config = step.folder, step.training.config
+    run = read_run(folder)
+    if run is None or config_hash(with_precision_of(config, folder)) != run.config_hash:
+        return None
+    if splits is not None and without_dropped(splits.of(config), run).hash != run.split_hash:
+        return None
+    return run
 
-    Each is of a run that the step's training made, and was read from such a result of the stage
-    before, as that is now: with other options there it would be another. `strict`: see
-    `finished_runs`.
+
+def with_precision_of(config: Config, folder: Path) -> Config:
+    """The configuration with precision `auto` as the run in `folder` has resolved it."""
+    note = folder / "config.json"
+    if config.precision != "auto" or not note.is_file():
+        return config
+    made = json.loads(note.read_text(encoding="utf-8"))
+    return replace(config, precision=str(made.get("precision", "auto")))
+
+
+def find_result(step: Step, splits: Splits | None = None) -> dict[str, Path]:
+    """The finished result of an evaluation: center -> folder; {} where it is missing.
+
+    It is of a finished run of its training, and was read from the result of the stage before as
+    that is now.
     """
-    asked = parse_evaluation(STAGES[step.stage], step.argv)
-    before = evaluation_before(step)
-    earlier = [] if before is None else find_results(before, strict)
-    results = []
-    for run in finished_runs(step.needs[0], strict):
-        centers = [str(asked.target)]
-        if asked.cases == "heldout":
-            centers = sorted({center for center, _ in run.heldout_cases})
-        result = {center: result_folder(run, step.stage, center, asked) for center in centers}
-        if result and all(
-            _is_true(folder, [other[center] for other in earlier if center in other])
-            for center, folder in result.items()
-        ):
-            results.append(result)
-    return results
+    run = find_run(step, splits)
+    if run is None or not run.done:
+        return {}
+    asked, before = step.evaluation, step.before
+    centers = [str(asked.target)]
+    if asked.cases == "heldout":
+        centers = sorted({center for center, _ in run.heldout_cases})
+    result = {center: result_folder(run, step.stage, center, asked) for center in centers}
+    earlier = {} if before is None else find_result(before, splits)
+    true = all(_is_true(folder, earlier.get(center)) for center, folder in result.items())
+    return result if true else {}
 
 
-def _is_true(folder: Path, earlier: Sequence[Path]) -> bool:
-    """Whether a result is finished and was read from one of `earlier` as it is now.
+def _is_true(folder: Path, earlier: Path | None) -> bool:
+    """Whether a result is finished and was read from `earlier` as it is now.
 
     Of a coarse stage, or around labels, it was read from none.
     """
@@ -94,69 +117,50 @@ def _is_true(folder: Path, earlier: Sequence[Path]) -> bool:
     origin = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
     if origin.get("previous") is None:
         return True
-    parts = Path(origin["previous"]).parts
-    return any(
-        other.parts[-len(parts) :] == parts and digest_result(other) == origin["previous_sha256"]
-        for other in earlier
-    )
+    if earlier is None or Path(origin["previous"]).parts != earlier.parts[-2:]:
+        return False
+    return digest_result(earlier) == origin["previous_sha256"]
 
 
-def missing_steps(plan: Plan, cells: Iterable[Cell]) -> list[Step]:
+def missing_steps(plan: Plan, cells: Iterable[Cell], splits: Splits | None = None) -> list[Step]:
     """The steps of the cells that are not done, each once, behind the steps that they need.
 
-    What stands on a step that is not done is not done either.
+    What depends on a step that is not done is not done either.
     """
-    todo = [cell for cell in cells if not find_folders(plan, cell)]
-    steps = dict.fromkeys(step for cell in todo for step in steps_of(plan, cell))
     missing: dict[Step, None] = {}
-    for step in steps:
-        if any(needed in missing for needed in step.needs) or not is_done(step):
+    for step in dict.fromkeys(step for cell in cells for step in steps_of(plan, cell)):
+        if any(needed in missing for needed in step.needs) or not is_done(step, splits):
             missing[step] = None
     return list(missing)
 
 
-def exact_command(step: Step) -> str:
-    """A step's command; that of an evaluation whose runs are there names them.
+def stale_folders(steps: Iterable[Step], splits: Splits) -> list[Path]:
+    """Run folders with the names of these trainings, of other settings or other cases."""
+    trainings = dict.fromkeys(step for step in steps if step.kind == TRAIN)
+    return [s.folder for s in trainings if s.folder.exists() and find_run(s, splits) is None]
 
-    Runs of other settings may lie beside them, and without --time the newest is evaluated.
+
+def set_aside(folder: Path) -> Path:
+    """Move a run folder to `superseded`, with its evaluations; where it is now.
+
+    Raises StoppedError where a process works in it.
     """
-    if step.kind == "train":
-        return step.command
-    times = newest_times((train.stage, train.argv) for train in trainings_of(step))
-    return replace(step, argv=(*step.argv, *to_arguments({"time": times}))).command
+    place = folder.parent / SUPERSEDED
+    place.mkdir(exist_ok=True)
+    number = 1 + sum(1 for _ in place.glob(f"{folder.name}-*"))
+    with locked(folder):
+        return folder.rename(place / f"{folder.name}-{number}")
 
 
-def newest_times(trainings: Iterable[tuple[str, tuple[str, ...]]]) -> tuple[str, ...]:
-    """The timestamp of the newest finished run of each training (stage, arguments), for --time.
+def without_dropped(split: Split, run: Run) -> Split:
+    """The split without the duplicates that the run has dropped."""
 
-    () where the first, the evaluation's own, has none: it will be the newest when it is there.
-    """
-    runs = [finished_runs(Step("train", stage, argv))[:1] for stage, argv in trainings]
-    return tuple(dict.fromkeys(run.time for found in runs if runs[0] for run in found))
+    def kept(cases: Iterable[CaseName]) -> tuple[CaseName, ...]:
+        return tuple(case for case in cases if case not in run.dropped_cases)
 
-
-def finished_runs(step: Step, strict: bool = True) -> list[Run]:
-    """The finished runs that a training has made, wherever they were computed; newest first.
-
-    Unless `strict`, runs that hold out another part of the sources fit too: their results are
-    as true, only the threshold of the protocol `honest` asks for held-out cases.
-    """
-    config = parse_config(STAGES[step.stage], step.argv)
-    fold = None if config.fold is None else int(config.fold)
-    runs = find_runs(
-        config.checkpoints,
-        step.stage,
-        method=method_name(config),
-        target=config.target,
-        seed=config.seed,
-        fold=fold,
+    return replace(
+        split,
+        train_cases=kept(split.train_cases),
+        test_cases=kept(split.test_cases),
+        heldout_cases=kept(split.heldout_cases),
     )
-    sources = config.sources if fold is None else (config.target,)
-    ignored = NOT_COMPARED if strict else (*NOT_COMPARED, "holdout")
-    wanted = {k: v for k, v in to_plain(config).items() if k not in ignored}
-    fitting = []
-    for run in runs:
-        made = json.loads((run.folder / "config.json").read_text(encoding="utf-8"))
-        if run.done and set(run.sources) == set(sources) and wanted.items() <= made.items():
-            fitting.append(run)
-    return fitting

@@ -1,19 +1,23 @@
 """How large a reproduction is: every number in which `reproduce/run.py` leaves the paper.
 
-A preset is arguments of the train scripts, the same for every row of a table, so that rows differ
-by what the paper compares and by nothing else.
+A preset is the same for every row of a table, so that rows differ by what the paper compares and by
+nothing else.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from data.phantom.centers import APART, LIKE_TABLE_I
-from data.phantom.make_centers import make_centers
-from reproduce.experiments.cells import Plan
-from utils.commands import to_arguments
+from data.phantom.make_centers import VERSION, Job, make_centers
+from methods import method_class
+from utils.config import Config
+from utils.settings import flatten, override
+from utils.stages import STAGE_NAMES
 
 
 @dataclass(frozen=True)
@@ -25,37 +29,66 @@ class Phantoms:
     seed: int = 2022
     centers: tuple[str, ...] = LIKE_TABLE_I
 
-    def draw(self, out: Path, workers: int = 0, seconds: float | None = None) -> Path:
+    def draw(self, out: Path, workers: int = 0) -> Path:
         """Draw in `out` the cases that are not there yet; returns their centers.toml.
 
-        Raises TimeoutError where cases are left after `seconds` (None: no limit).
+        Raises ValueError where `out` holds others.
         """
-        return make_centers(out, self.centers, self.cases, self.size, self.seed, workers, seconds)
+        return make_centers(out, self.centers, self.cases, self.size, self.seed, workers)
+
+    def drawn(self, out: Path) -> bool:
+        """Whether `out` holds all of these cases, and its centers.toml."""
+        if not (out / "centers.toml").is_file():
+            return False
+        settings = json.loads((out / "phantom.json").read_text(encoding="utf-8"))["settings"]
+        jobs = [
+            Job(out, name, number, self.size, self.seed)
+            for name in self.centers
+            for number in range(self.cases)
+        ]
+        same = (settings["size"], settings["seed"]) == (self.size, self.seed)
+        return same and settings["version"] == VERSION and all(job.done for job in jobs)
 
 
 @dataclass(frozen=True)
 class Preset:
-    """Arguments of every train script, and more of one stage's; seeds; synthetic centers.
+    """Settings of every training, and more of one stage's; seeds; synthetic centers.
 
+    Keys are fields of `Config` or `Stage`, or settings of the method: of that, what it has.
     `holdout`: part of each source center's patients that is held out, unless `--holdout` says.
     """
 
     text: str
-    options: tuple[str, ...] = ()
-    stage_options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict)
+    stage_values: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    method_values: Mapping[str, Any] = field(default_factory=dict)
     seeds: tuple[int, ...] = (2022,)
-    holdout: float = Plan.holdout
+    holdout: float = 0.1
     phantoms: Phantoms | None = None  # None: only for centers that are there
 
+    def apply(self, config: Config) -> Config:
+        """The configuration with the preset's values. Raises ValueError for an unknown name."""
+        values = {**self.values, **self.stage_values.get(config.stage.name, {})}
+        own = {name: values.pop(name) for name in (*values,) if hasattr(config, name)}
+        return replace(
+            override(config, own),
+            stage=override(config.stage, values),
+            settings=override(config.settings, self.values_of(config)),
+        )
 
-def stage_arguments(
-    epochs: tuple[int, int, int, int], **tumor_fine: object
-) -> dict[str, tuple[str, ...]]:
-    """Epochs of the four stages, in order; `tumor_fine`: more options of the last."""
-    names = ("pancreas_coarse", "pancreas_fine", "tumor_coarse", "tumor_fine")
-    stages = {n: to_arguments({"epochs": e}) for n, e in zip(names, epochs, strict=True)}
-    stages["tumor_fine"] += to_arguments(tumor_fine)
-    return stages
+    def values_of(self, config: Config) -> dict[str, Any]:
+        """Those of `method_values` that are settings, or weights of terms, of its method."""
+        known = {name for name, _, _ in flatten(config.settings)}
+        values = {name: value for name, value in self.method_values.items() if name in known}
+        if "weights" in values:
+            terms = method_class(config.method).terms
+            values["weights"] = {k: v for k, v in values["weights"].items() if k in terms}
+        return values
+
+
+def epochs(*counts: int) -> dict[str, dict[str, Any]]:
+    """Epochs of the four stages, in order."""
+    return {name: {"epochs": count} for name, count in zip(STAGE_NAMES, counts, strict=True)}
 
 
 # The paper's lengths in voxels of 3.5 x 2.8 x 2.8 mm, for two CPU cores: margins of 7.5 and 20 mm,
@@ -63,50 +96,65 @@ def stage_arguments(
 # paper's largest kernel, 7 voxels of 0.8 mm, reaches 2.4 mm; here it would be as wide as a lesion).
 # In few steps a network does not learn eight mirrored anatomies, nor to look through 34 HU of noise
 # on top of the scanner's own; the paper's learning rate is for some hundred times as many steps.
-_COARSE_GRID = (
-    *to_arguments({"spacing": (3.5, 2.8, 2.8), "width": 8, "lr": 3e-3, "workers": 0}),
-    *to_arguments({"margin_voxels": (2, 7, 7), "jitter_voxels": (0, 9)}),
-    *to_arguments({"window_voxels": (80, 112), "weights": "con=0.1"}),
-    *("--set", "augment.noise_std=0.05", "views.kernel_sizes=[1,3]"),
-    *("--mirror-axes", "--no-tensorboard"),
-)
-_FINE_JITTER = (-1, 11)
+_COARSE_GRID: Mapping[str, Any] = {
+    "spacing": (3.5, 2.8, 2.8),
+    "width": 8,
+    "lr": 3e-3,
+    "workers": 0,
+    "margin_voxels": (2, 7, 7),
+    "jitter_voxels": (0, 9),
+    "window_voxels": (80, 112),
+    "mirror_axes": (),
+    "tensorboard": False,
+}
+_FINE_JITTER = {"jitter_voxels": (-1, 11)}
+_WEIGHTS = {"con": 0.1}
+_COARSE_METHOD: Mapping[str, Any] = {
+    "weights": _WEIGHTS,
+    "augment.noise_std": 0.05,
+    "views.kernel_sizes": (1, 3),
+}
+
+
+def on_coarse_grid(*counts: int) -> dict[str, Mapping[str, Any]]:
+    """What the stages have of their own on that grid: their epochs, the fine one its jitter."""
+    own = epochs(*counts)
+    return {**own, "tumor_fine": {**own["tumor_fine"], **_FINE_JITTER}}
+
 
 PRESETS: Mapping[str, Preset] = {
     "paper": Preset("the paper's protocol, nothing changed"),
     "full": Preset(
         "a GPU: the paper's network and voxel size, until held-out Dice stops rising",
-        options=to_arguments(
-            {"lr": 1e-3, "weights": "con=0.1", "validate_epochs": 5, "patience": 6}
-        ),
-        stage_options=stage_arguments((100, 100, 300, 300)),
+        values={"lr": 1e-3, "validate_epochs": 5, "patience": 6},
+        stage_values=epochs(100, 100, 300, 300),
+        method_values={"weights": _WEIGHTS},
         seeds=(2022, 2023, 2024),
         phantoms=Phantoms(cases=40, size="full", centers=APART),
     ),
     "small": Preset(
         "two CPU cores: width 8, voxels of 3.5 x 2.8 x 2.8 mm",
-        options=_COARSE_GRID,
-        stage_options=stage_arguments(
-            (4, 6, 15, 20),
-            jitter_voxels=_FINE_JITTER,
-            slices=False,  # a slice logit covers 28 mm here, as much as a lesion: nothing to learn
-        ),
+        values=_COARSE_GRID,
+        stage_values=on_coarse_grid(4, 6, 15, 20),
+        # a slice logit covers 28 mm here, as much as a lesion: nothing to learn
+        method_values={**_COARSE_METHOD, "slices": False},
         seeds=(2022, 2023, 2024),
         holdout=0.25,  # twelve cases of each seen center to measure the shift on
         phantoms=Phantoms(cases=48, size="demo", centers=APART),
     ),
     "demo": Preset(
         "two CPU cores, one target, below ten minutes",
-        options=_COARSE_GRID,
-        stage_options=stage_arguments((7, 12, 30, 48), jitter_voxels=_FINE_JITTER),
+        values=_COARSE_GRID,
+        stage_values=on_coarse_grid(7, 12, 30, 48),
+        method_values=_COARSE_METHOD,
         holdout=0.0,
         phantoms=Phantoms(cases=24, size="demo"),
     ),
     "quick": Preset(
         "a test: does it run? One epoch of few cases, nothing is learnt",
-        options=_COARSE_GRID,
-        stage_options=stage_arguments((1, 1, 1, 1), jitter_voxels=_FINE_JITTER),
-        seeds=(2022,),
+        values=_COARSE_GRID,
+        stage_values=on_coarse_grid(1, 1, 1, 1),
+        method_values=_COARSE_METHOD,
         phantoms=Phantoms(cases=4, size="demo"),  # four folds need four
     ),
 }

@@ -8,21 +8,30 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from data.case import Center
 from data.centers import load_centers
+from methods import METHODS
 from reproduce.analysis.paper_tables import TABLES
-from reproduce.analysis.run_table import add_plan_arguments, plan_of
 from reproduce.analysis.tables import Table, protocols_of, table_cells
-from reproduce.experiments.cells import Cell, Plan, choose_targets, make_cell
-from reproduce.experiments.presets import PRESETS, Phantoms, Preset
-from utils.stages import VARIANTS
+from reproduce.experiments.cells import Cell, choose_targets, make_cell
+from reproduce.experiments.plan import Plan
+from reproduce.experiments.plan_arguments import (
+    DEFAULT_OUT,
+    add_plan_arguments,
+    given_settings,
+    make_plan,
+)
+from reproduce.experiments.presets import PRESETS, Phantoms
 
 FIGURES, ALL, BENCHMARK, DEMO = "figures", "all", "benchmark", "demo"
 OWN_PRESET = {BENCHMARK: "small", DEMO: "demo"}  # these two draw their own synthetic centers
-HAVE_ROWS = ("table5", BENCHMARK)  # what is the method's variants, row by row
+HAVE_ROWS = ("table5", BENCHMARK)  # what compares methods, row by row
+ROWS = {str(method.table5): name for name, method in METHODS.items() if method.table5 is not None}
+LOCAL = "local"
 
 
 @dataclass(frozen=True)
@@ -30,17 +39,20 @@ class Request:
     """What the command line asks for."""
 
     what: str
-    preset: Preset
     plan: Plan
-    devices: tuple[str, ...]
-    seeds: tuple[int, ...]
-    targets: tuple[str, ...] | None
-    rows: tuple[str, ...] | None  # of Table V; None: all
-    out: Path
-    minutes: float | None
-    dry_run: bool
-    command: str
-    started: float
+    out: Path = DEFAULT_OUT
+    phantoms: Phantoms | None = None  # to draw first; None: the user's centers
+    devices: tuple[str, ...] = ("auto",)
+    seeds: tuple[int, ...] = (2022,)
+    targets: tuple[str, ...] | None = None
+    rows: tuple[str, ...] | None = None  # of Table V; None: all
+    minutes: float | None = None
+    dry_run: bool = False
+    executor: str = LOCAL  # of Snakemake
+    jobs: int = 1
+    profile: Path | None = None
+    command: str = ""
+    started: float = field(default_factory=time.monotonic)
 
     @property
     def seconds_left(self) -> float | None:
@@ -59,11 +71,6 @@ class Request:
         return [table for name, table in TABLES.items() if self.what in (name, ALL)]
 
     @property
-    def phantoms(self) -> Phantoms | None:
-        """The synthetic centers to draw first; None where the user's are taken."""
-        return self.preset.phantoms if self.what in OWN_PRESET else None
-
-    @property
     def figures(self) -> bool:
         """Whether the figures are drawn."""
         return self.what in (FIGURES, ALL)
@@ -76,73 +83,81 @@ def parse_request(description: str | None, argv: Sequence[str] | None = None) ->
     )
     add = parser.add_argument
     add("--what", required=True, choices=(*TABLES, FIGURES, ALL, *OWN_PRESET))
-    sizes = "; ".join(f"{name}: {preset.text}" for name, preset in PRESETS.items())
-    own = ", ".join(f"for the {what} {name}" for what, name in OWN_PRESET.items())
-    add("--preset", choices=tuple(PRESETS), help=f"default: paper, {own}. {sizes}")
     add("--devices", nargs="+", default=["auto"], help="a process each: cuda:0 cuda:1, or cpu")
-    add("--minutes", type=float, help="save and end after so long; the same command goes on")
+    add("--minutes", type=float, help="save and end after so long; the same command resumes")
     add("--seeds", type=int, nargs="+", help="default: the preset's")
     add("--phantom-seed", type=int, help="draws other synthetic centers; default: the preset's")
     add("--targets", nargs="+", help="centers to test on; default: all with lesions")
-    add("--rows", nargs="+", choices=VARIANTS, help="of Table V, to fill; default: all")
-    add("--out", type=Path, default=Path("reproduced"), help="tables, logs; benchmark, demo: all")
+    add("--rows", nargs="+", choices=tuple(ROWS), help="of Table V, to fill; default: all")
+    add("--out", type=Path, default=DEFAULT_OUT, help="the experiment: its tables, logs, timestamp")
     add("--dry-run", action="store_true", help="print the steps and what they cost, no more")
+    add("--executor", default=LOCAL, help="of Snakemake: slurm takes the steps to a cluster")
+    add("--jobs", type=int, help="of the executor: how many at once")
+    add("--profile", type=Path, help="folder of a Snakemake profile: options of the executor")
     add_plan_arguments(parser)
-    parser.set_defaults(checkpoints=None, cache=None, holdout=None)
     args = parser.parse_args(argv)
     _check(parser, args)
-    synthetic = args.what in OWN_PRESET
-    preset = PRESETS[args.preset or OWN_PRESET.get(args.what, "paper")]
-    if synthetic and preset.phantoms is None:
-        parser.error(f"--preset {args.preset}: has no synthetic centers; choose small or full")
+    try:
+        plan = plan_for(args.what, args.out, given_settings(args))
+    except ValueError as error:
+        parser.error(str(error))
+    preset = PRESETS[plan.preset]
+    phantoms = preset.phantoms if args.what in OWN_PRESET else None
+    if args.what in OWN_PRESET and phantoms is None:
+        parser.error(f"--preset {plan.preset}: has no synthetic centers; choose small or full")
     if args.phantom_seed is not None:
-        if preset.phantoms is None or not synthetic:
+        if phantoms is None:
             parser.error(f"--phantom-seed: only for {' and '.join(OWN_PRESET)}")
-        preset = replace(preset, phantoms=replace(preset.phantoms, seed=args.phantom_seed))
-    if args.holdout is None:
-        args.holdout = preset.holdout
-    for name in ("checkpoints", "cache"):
-        if getattr(args, name) is None:
-            setattr(args, name, args.out / name if synthetic else Path(name))
-    if synthetic:
-        args.centers = args.out / "centers" / "centers.toml"
+        phantoms = replace(phantoms, seed=args.phantom_seed)
     return Request(
         what=args.what,
-        preset=preset,
-        plan=with_preset(plan_of(args), preset),
+        plan=plan,
+        out=args.out,
+        phantoms=phantoms,
         devices=tuple(args.devices),
         seeds=preset.seeds if args.seeds is None else tuple(args.seeds),
         targets=None if args.targets is None else tuple(args.targets),
         rows=None if args.rows is None else tuple(args.rows),
-        out=args.out,
         minutes=args.minutes,
         dry_run=args.dry_run,
+        executor=args.executor,
+        jobs=args.jobs or 1,
+        profile=args.profile,
         command="python reproduce/run.py " + shlex.join(sys.argv[1:] if argv is None else argv),
-        started=time.monotonic(),
     )
+
+
+def plan_for(what: str, out: Path, given: Mapping[str, Any]) -> Plan:
+    """The plan of an experiment in `out`; of what draws its own centers, all of it lies there."""
+    if what not in OWN_PRESET:
+        return make_plan(out, given)
+    own = {"centers": out / "centers" / "centers.toml"}
+    defaults = {name: out / name for name in ("checkpoints", "cache")}
+    return make_plan(out, {**given, **own}, {"preset": OWN_PRESET[what], **defaults})
 
 
 def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Exit with a message where an argument can have no meaning, whatever the preset."""
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        parser.error("starts its own processes, see --devices; start it without torchrun")
-    if args.rows is not None and args.what not in HAVE_ROWS:
-        parser.error(f"--rows: only for {' and '.join(HAVE_ROWS)}")
-    if args.minutes is not None and args.minutes <= 0:
-        parser.error(f"--minutes {args.minutes:g}: above 0")
-
-
-def with_preset(plan: Plan, preset: Preset) -> Plan:
-    """The plan with the preset's arguments in front of its own, which count where both stand."""
-    stages = {*preset.stage_options, *plan.stage_options}
-    return replace(
-        plan,
-        options=(*preset.options, *plan.options),
-        stage_options={
-            name: (*preset.stage_options.get(name, ()), *plan.stage_options.get(name, ()))
-            for name in sorted(stages)
-        },
-    )
+    on_cluster, minutes = args.executor != LOCAL, args.minutes
+    for wrong, message in (
+        (
+            int(os.environ.get("WORLD_SIZE", 1)) > 1,
+            "starts its own processes, see --devices; start it without torchrun",
+        ),
+        (
+            args.rows is not None and args.what not in HAVE_ROWS,
+            f"--rows: only for {' and '.join(HAVE_ROWS)}",
+        ),
+        (minutes is not None and minutes <= 0, f"--minutes {minutes or 0:g}: above 0"),
+        (args.jobs is not None and not on_cluster, "--jobs: only with --executor, see --devices"),
+        (args.jobs is not None and args.jobs < 1, f"--jobs {args.jobs}: at least 1"),
+        (
+            on_cluster and len(args.devices) > 1,
+            f"--devices {' '.join(args.devices)}: one for each job of --executor {args.executor}",
+        ),
+    ):
+        if wrong:
+            parser.error(message)
 
 
 def collect_cells(request: Request) -> list[Cell]:
@@ -168,7 +183,8 @@ def collect_cells(request: Request) -> list[Cell]:
         for target in targets:
             cells += figure_cells(centers, target, request.seeds[0])
     if request.rows is not None:
-        cells = [cell for cell in cells if cell.variant in request.rows]
+        methods = [ROWS[row] for row in request.rows]
+        cells = [cell for cell in cells if cell.method in methods]
     return sorted(dict.fromkeys(cells), key=lambda cell: request.seeds.index(cell.seed))
 
 
@@ -177,6 +193,6 @@ def figure_cells(centers: Mapping[str, Center], target: str, seed: int) -> list[
     return [
         make_cell(centers, "pancreas_fine", target, seed=seed),
         make_cell(centers, "tumor_coarse", target, seed=seed),
-        *(make_cell(centers, "tumor_fine", target, variant=v, seed=seed) for v in VARIANTS),
+        *(make_cell(centers, "tumor_fine", target, method=m, seed=seed) for m in ROWS.values()),
         make_cell(centers, "tumor_fine", target, folds=True, seed=seed),
     ]
