@@ -25,7 +25,6 @@ from reproduce.analysis.figures import (
     find_case,
     find_result,
     image_grid,
-    is_measured,
     make_parser,
     name_row,
     print_style,
@@ -45,6 +44,7 @@ from reproduce.analysis.overlays import (
     result_outline,
     write_in_panel,
 )
+from reproduce.analysis.rows import is_measured
 from reproduce.experiments.cells import Cell
 from utils.config import run_script
 

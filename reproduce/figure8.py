@@ -26,7 +26,6 @@ from reproduce.analysis.figures import (
     find_case,
     find_result,
     image_grid,
-    is_measured,
     make_parser,
     name_row,
     print_style,
@@ -44,6 +43,7 @@ from reproduce.analysis.overlays import (
     result_outline,
     write_in_panel,
 )
+from reproduce.analysis.rows import is_measured
 from utils.config import run_script
 
 LARGEST_PANEL_IN = 2.2

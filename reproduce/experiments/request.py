@@ -13,9 +13,10 @@ from pathlib import Path
 
 from data.case import Center
 from data.centers import load_centers
+from reproduce.analysis.collect import table_cells
 from reproduce.analysis.paper_tables import TABLES
 from reproduce.analysis.run_table import add_plan_arguments, plan_of
-from reproduce.analysis.tables import Table, protocols_of, table_cells
+from reproduce.analysis.tables import Table, thresholds_of
 from reproduce.experiments.cells import Cell, Plan, choose_targets, make_cell
 from reproduce.experiments.presets import PRESETS, Phantoms, Preset
 from utils.stages import VARIANTS
@@ -160,7 +161,7 @@ def collect_cells(request: Request) -> list[Cell]:
             centers,
             targets,
             request.seeds,
-            protocols_of(table, request.plan.holdout),
+            thresholds_of(table, request.plan.holdout),
         ).values()
         for cell in of_seeds
     ]
