@@ -120,12 +120,19 @@ def benchmark_markdown(evidence: Evidence, report: Report, facts: Sequence[str])
 
 def seeds_markdown(dice: Mapping[tuple[str, int], RowDice]) -> str:
     """Every row against BL, seed by seed: how trainings scatter."""
-    others = [row for row in TABLE5_METHODS if row != BASELINE]
-    lines = [
+    text = (
         f"Dice (%) of {BASELINE} on the unseen centers, mean over centers, and what each row has "
         "more than it in the same seed, on the same cases (threshold target; one training per row: "
         "the 95 % bootstrap intervals hold the scatter of cases only). Two seeds differ by their "
-        "trainings.\n",
+        "trainings.\n"
+    )
+    return "\n".join([text, *seeds_table(dice)]) + "\n"
+
+
+def seeds_table(dice: Mapping[tuple[str, int], RowDice]) -> list[str]:
+    """The lines of a Markdown table: a stage and seed each."""
+    others = [row for row in TABLE5_METHODS if row != BASELINE]
+    lines = [
         f"| stage, seed | {BASELINE} | {' | '.join(others)} |",
         "| --- |" + " --- |" * len(TABLE5_METHODS),
     ]
@@ -137,7 +144,7 @@ def seeds_markdown(dice: Mapping[tuple[str, int], RowDice]) -> str:
             text = "-" if gains is None else f"{mean_over_centers(gains):+.2f}"
             shown.append(text + ("" if gains is None else interval_text(gains)))
         lines.append(f"| {stage.removeprefix('tumor_')}, {seed} | {' | '.join(shown)} |")
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _every_center(dice: Mapping[str, np.ndarray | None]) -> list[np.ndarray] | None:
@@ -164,8 +171,8 @@ def verdict_markdown(lines: Sequence[Line]) -> str:
     return "\n".join(["## The paper's claim\n", *verdict_sentences(lines)]) + "\n"
 
 
-def verdict_sentences(lines: Sequence[Line]) -> list[str]:
-    """The list items of `verdict_markdown`."""
+def verdict_sentences(lines: Sequence[Line], surfaces: bool = True) -> list[str]:
+    """The list items of `verdict_markdown`; `surfaces`: those of ASD and HD too."""
     found = {(line.threshold, line.row, line.metric): line for line in lines if line.center == MEAN}
     parts = []
     for threshold in dict.fromkeys(line.threshold for line in lines):
@@ -174,38 +181,44 @@ def verdict_sentences(lines: Sequence[Line]) -> list[str]:
         if any(line is None or line.gain is None for line in whole.values()):
             parts.append(f"- threshold {threshold}: not every result is there yet.")
             continue
-        parts += [f"- threshold {threshold}: {text}" for text in _sentences(whole, modules)]
+        sentences = [_dice_sentence(whole["dsc"])]
+        if surfaces:
+            sentences += [_surface_sentence(whole[metric]) for metric in ("asd_mm", "hd95_mm")]
+        sentences.append(_modules_sentence(modules))
+        parts += [f"- threshold {threshold}: {text}" for text in sentences]
     return parts
 
 
-def _sentences(whole: Mapping[str, Line | None], modules: Mapping[str, Line | None]) -> list[str]:
-    dsc = whole["dsc"]
-    assert dsc is not None
-    assert dsc.gain is not None
-    reached = "reaches" if dsc.gain >= CLAIM_DSC else "does not reach"
-    sentences = [
-        f"{WHOLE} - {BASELINE} is {signed(dsc)} Dice points over cases, {trainings_words(dsc)}; it "
-        f"{reached} the paper's +{CLAIM_DSC}; {significance_text(dsc.p, dsc.pairs)}; "
-        f"{mixed_words(dsc)}."
-    ]
-    for metric in ("asd_mm", "hd95_mm"):
-        line = whole[metric]
-        assert line is not None
-        assert line.gain is not None
-        lower = "lower" if line.gain < 0 else "not lower"
-        sentences.append(
-            f"{METRICS[metric]} of {WHOLE} is {lower}: {signed(line)} mm over cases, "
-            f"{trainings_words(line)}; {significance_text(line.p, line.pairs)}."
-        )
+def _dice_sentence(line: Line | None) -> str:
+    assert line is not None
+    assert line.gain is not None
+    reached = "reaches" if line.gain >= CLAIM_DSC else "does not reach"
+    return (
+        f"{WHOLE} - {BASELINE} is {signed(line)} Dice points over cases, {trainings_words(line)}; "
+        f"it {reached} the paper's +{CLAIM_DSC}; {significance_text(line.p, line.pairs)}; "
+        f"{mixed_words(line)}."
+    )
+
+
+def _surface_sentence(line: Line | None) -> str:
+    assert line is not None
+    assert line.gain is not None
+    lower = "lower" if line.gain < 0 else "not lower"
+    return (
+        f"{METRICS[line.metric]} of {WHOLE} is {lower}: {signed(line)} mm over cases, "
+        f"{trainings_words(line)}; {significance_text(line.p, line.pairs)}."
+    )
+
+
+def _modules_sentence(modules: Mapping[str, Line | None]) -> str:
     shown, gains = [], []
     for row, line in modules.items():
         if line is None or line.gain is None:
-            return [*sentences, f"what each module adds alone: {row} is not there yet."]
+            return f"what each module adds alone: {row} is not there yet."
         shown.append(f"{row} {signed(line)}")
         gains.append(line.gain)
     adds = "each module alone adds" if min(gains) > 0 else "not every module alone adds"
-    sentences.append(f"{adds} something, Dice points over {BASELINE}: {', '.join(shown)}.")
-    return sentences
+    return f"{adds} something, Dice points over {BASELINE}: {', '.join(shown)}."
 
 
 def signed(line: Line) -> str:

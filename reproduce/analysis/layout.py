@@ -82,7 +82,7 @@ def mean_interval(line: Line) -> str:
     return _interval(line.low_trainings, line.high_trainings)
 
 
-def show_gain(line: Line) -> tuple[str, ...]:
+def gain_cells(line: Line) -> tuple[str, ...]:
     """What a row has more than the baseline, in the five cells of the paired columns."""
     if line.gain is None:
         return ("-", "-", "-", "", "")
@@ -110,7 +110,7 @@ def _metric_line(index: Index, row: str, metric: str, frame: Frame) -> tuple[str
         return tuple(cells)
     if row == frame.baseline:
         return (*cells, *[""] * (1 + len(PAIRED_COLUMNS)))
-    return (*cells, *show_gain(index[row, MEAN, metric]))
+    return (*cells, *gain_cells(index[row, MEAN, metric]))
 
 
 def _p_group(index: Index, rows: Sequence[str], frame: Frame) -> Group:

@@ -121,7 +121,7 @@ def describe_results(folder: Path, facts: Mapping[str, Any]) -> str:
     """Which exported results a table has read."""
     last = facts["exports"][-1]
     return (
-        f"Read were the exported cases in {folder.name}/, made by {facts['command']} (commit "
+        f"Read were the exported cases in {folder.name}/, made by {last['command']} (commit "
         f"{last['commit']}, {last['date']})."
     )
 

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from reproduce.analysis.compare import measure
+from reproduce.analysis.layout import show_p
 from reproduce.analysis.paper_tables import TABLE5_METHODS
 from reproduce.analysis.rows import ResultKey, Rows
 from reproduce.analysis.stats import (
+    PairedTest,
     bootstrap_mean,
     bootstrap_trainings,
     compare_pairs,
@@ -102,27 +104,30 @@ def shift_markdown(row: str, shifts: Mapping[str, Shift | None]) -> str:
         "of the center; unseen: the model that had it as its target. A case's value is its mean "
         "over seeds and models. 95 % bootstrap intervals, over cases, and over trainings and "
         "cases.\n",
-        *shift_table(shifts),
+        *shift_table({row: shifts}),
     ]
     return "\n".join([*lines, "", shift_sentence(row, shifts), ""])
 
 
-def shift_table(shifts: Mapping[str, Shift | None]) -> list[str]:
-    """The lines of a Markdown table: a center each, and their mean where none is missing."""
+def shift_table(rows: Mapping[str, Mapping[str, Shift | None]]) -> list[str]:
+    """The lines of a Markdown table; `rows`: row -> center -> what the shift costs there.
+
+    A line for each center, and one for their mean where none is missing.
+    """
     lines = [
-        "| center | seen | unseen | loss [95 %, cases] | [95 %, trainings and cases] | cases "
-        "| thresholds |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| row | center | seen | unseen | loss [95 %, cases] | [95 %, trainings and cases] "
+        "| p, Wilcoxon | cases | thresholds |",
+        "|" + " --- |" * 9,
     ]
-    for center, shift in shifts.items():
-        if shift is None:
-            lines.append(f"| {center} | - | - | - | - | - | - |")
-        else:
-            shown = " ".join(f"{t:g}" for t in shift.thresholds)
-            lines.append(_shift_line(center, [shift], shown))
-    there = [shift for shift in shifts.values() if shift is not None]
-    if there and len(there) == len(shifts):
-        lines.append(_shift_line("mean", there, ""))
+    for row, shifts in rows.items():
+        for center, shift in shifts.items():
+            if shift is None:
+                lines.append(f"| {row} | {center} |" + " - |" * 7)
+            else:
+                lines.append(_shift_line(row, center, [shift]))
+        there = [shift for shift in shifts.values() if shift is not None]
+        if there and len(there) == len(shifts):
+            lines.append(_shift_line(row, "mean", there))
     return lines
 
 
@@ -133,7 +138,7 @@ def shift_sentence(row: str, shifts: Mapping[str, Shift | None]) -> str:
         return f"What the shift costs {row}: not every result is there yet."
     seen = mean_over_centers([shift.seen for shift in there])
     unseen = mean_over_centers([shift.unseen for shift in there])
-    test = compare_pairs(np.concatenate([shift.losses.mean(axis=0) for shift in there]))
+    test = _test_losses(there)
     verb = "loses" if seen > unseen else "does not lose"
     return (
         f"{row} {verb} by the shift: {seen:.2f} where the center was seen, {unseen:.2f} "
@@ -141,16 +146,24 @@ def shift_sentence(row: str, shifts: Mapping[str, Shift | None]) -> str:
     )
 
 
-def _shift_line(name: str, shifts: Sequence[Shift], thresholds: str) -> str:
+def _test_losses(shifts: Sequence[Shift]) -> PairedTest:
+    return compare_pairs(np.concatenate([shift.losses.mean(axis=0) for shift in shifts]))
+
+
+def _shift_line(row: str, name: str, shifts: Sequence[Shift]) -> str:
     seen, unseen = (
         mean_over_centers([getattr(shift, part) for shift in shifts]) for part in ("seen", "unseen")
     )
     losses = [shift.losses for shift in shifts]
-    cases = sum(shift.losses.shape[1] for shift in shifts)
-    return (
-        f"| {name} | {seen:.2f} | {unseen:.2f} | {seen - unseen:+.2f}{interval_text(losses)} "
-        f"| {trainings_text(losses)} | {cases} | {thresholds} |"
-    )
+    cells = [
+        *(row, name, f"{seen:.2f}", f"{unseen:.2f}"),
+        f"{seen - unseen:+.2f}{interval_text(losses)}",
+        trainings_text(losses),
+        show_p(_test_losses(shifts).p),
+        str(sum(loss.shape[1] for loss in losses)),
+        " ".join(f"{t:g}" for t in sorted({t for shift in shifts for t in shift.thresholds})),
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 def significance_text(p: float | None, pairs: int | None) -> str:
