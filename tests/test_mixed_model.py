@@ -112,9 +112,12 @@ def test_what_cannot_be_fitted_is_said_and_nothing_is_raised_or_warned() -> None
         moved = mixed_estimate([base + 2, base + 2], [base, base])
         empty = mixed_estimate([np.zeros((3, 5))], [np.zeros((3, 5))])
         alone = mixed_estimate([np.array([[50.0]])], [np.array([[40.0]])])
-    for found in (same, moved, empty):
+        exact = mixed_estimate(
+            [base[:1].repeat(3, 0) + np.array([[10], [2], [-3]])], [base[:1].repeat(3, 0)]
+        )
+    for found in (same, moved, empty, exact):
         assert (found.estimate, found.low, found.high, found.p) == (None, None, None, None)
-        assert found.note == "no mixed model: every case differs by the same"
+        assert found.note == "no mixed model: no scatter to estimate an error from"
     assert alone.note == "no mixed model: too few trainings or cases"
 
 

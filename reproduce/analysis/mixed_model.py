@@ -16,7 +16,7 @@ from reproduce.analysis.stats import LEVEL
 # Powell's method needs no gradient, which misleads where a component is at zero; the other is for
 # the few data in which Powell's steps meet a singular matrix.
 METHODS = ("powell", "lbfgs")
-MAX_ITERATIONS = 1000
+MAX_ITERATIONS = 50
 NEGLIGIBLE = 1e-6  # of the total variance: such a component is at its boundary, zero
 CASE, ROW_CASE, TRAINING = "cases", "a row's own cases", "trainings"
 
@@ -52,7 +52,7 @@ def mixed_estimate(row: Sequence[np.ndarray], baseline: Sequence[np.ndarray]) ->
     if free < 1:
         return MixedEstimate(note="no mixed model: too few trainings or cases")
     if not _has_scatter(pairs):
-        return MixedEstimate(note="no mixed model: every case differs by the same")
+        return MixedEstimate(note="no mixed model: no scatter to estimate an error from")
     found, why = None, ""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of components at zero; what is at zero is said below
@@ -72,9 +72,20 @@ def mixed_estimate(row: Sequence[np.ndarray], baseline: Sequence[np.ndarray]) ->
 
 
 def _has_scatter(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> bool:
-    """Whether a center's differences differ; else nothing is left to estimate an error from."""
-    largest = max(float(np.abs(values).max()) for pair in pairs for values in pair)
-    return any(float(np.ptp(one - other)) > 1e-9 * max(largest, 1.0) for one, other in pairs)
+    """Whether a center's differences differ; with several seeds, by more than case and training.
+
+    Else nothing is left to estimate a residual variance from, and a fit would end anywhere.
+    """
+    smallest = NEGLIGIBLE * max(float(np.abs(values).max()) for pair in pairs for values in pair)
+    differ = any(float(np.ptp(one - other)) > smallest for one, other in pairs)
+    if pairs[0][0].shape[0] == 1:
+        return differ
+    rests = [
+        values - values.mean(0) - values.mean(1, keepdims=True) + values.mean()
+        for pair in pairs
+        for values in pair
+    ]
+    return differ and any(float(np.abs(rest).max()) > smallest for rest in rests)
 
 
 def _fit(

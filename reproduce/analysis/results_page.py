@@ -130,7 +130,7 @@ def show_count(page: Page, name: str, what: str) -> str:
     """How many seeds, centers or cases an experiment has, as a number in a sentence."""
     found = page.experiment(name)
     if found is None:
-        return "no"
+        return "0"
     counts = {
         "seeds": len(found.rows.seeds),
         "centers": len(found.targets),

@@ -138,7 +138,8 @@ def write_results(folder: Path, rows: Rows, names: Mapping[str, str]) -> list[Pa
         lines += [_to_line(key, row, names) for row in rows.evaluations[key]]
     written = []
     for name, lines in by_file.items():
-        columns = [*KEY_COLUMNS, *(c for c in CASE_COLUMNS if any(line.get(c) for line in lines))]
+        used = (c for c in CASE_COLUMNS if c == "case_id" or any(line.get(c) for line in lines))
+        columns = [*KEY_COLUMNS, *used]
         written.append(_write_csv(folder / name, columns, lines))
     networks = [
         {"method": method, "stage": stage, "parameters": n.parameters, "macs": n.macs}
