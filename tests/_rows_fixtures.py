@@ -88,7 +88,7 @@ def report_of(
 
 
 def benchmark_rows(
-    dsc: Callable[[str, str, int], Sequence[float]],
+    dsc: Callable[[str, str, int], np.ndarray],
     centers: Sequence[str] = ("A", "B", "C"),
     seeds: Sequence[int] = (1, 2, 3),
 ) -> Rows:
@@ -100,7 +100,7 @@ def benchmark_rows(
     for row, method in TABLE5_METHODS.items():
         for target in centers:
             for seed in seeds:
-                dscs = np.asarray(dsc(row, target, seed))
+                dscs = dsc(row, target, seed)
                 for threshold in ("target", "source-val"):
                     of = key("tumor_fine", target, method, seed, threshold=threshold)
                     found[of] = make_cases(dscs.tolist())
@@ -109,9 +109,7 @@ def benchmark_rows(
                 for center in centers:
                     if center != target:
                         of = key("tumor_fine", target, method, seed, heldout=center)
-                        found[of] = make_cases(
-                            (np.asarray(dsc(row, center, seed)) + 20)[:2].tolist()
-                        )
+                        found[of] = make_cases((dsc(row, center, seed) + 20)[:2].tolist())
     return make_rows(found, centers)
 
 

@@ -20,7 +20,8 @@ def simulate(
 ) -> tuple[Samples, Samples]:
     """Row and baseline of (centers, seeds, cases): the row has 3 more, a training scatters so."""
     centers, seeds, cases = shape
-    row, baseline = [], []
+    row: Samples = []
+    baseline: Samples = []
     for center in range(centers):
         case = rng.normal(40 + 5 * center, 12, cases)
         for into, effect in ((baseline, 0.0), (row, EFFECT)):
