@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from engine.case_metrics import COLUMNS
+from engine.case_metrics import COLUMNS, read_cases
 from reproduce.analysis.paper_tables import ROW_NAMES
 from reproduce.analysis.rows import (
     CASE_COLUMNS,
     KEY_COLUMNS,
+    TEXT_COLUMNS,
     Network,
     Rows,
     is_measured,
@@ -69,6 +70,17 @@ def test_every_metric_of_a_run_is_kept_but_the_machines_memory() -> None:
         (set(COLUMNS) | {"threshold_value"}) - {"threshold", "peak_memory_mib"}
     )
     assert not set(CASE_COLUMNS) & set(KEY_COLUMNS)
+
+
+def test_the_columns_that_are_text_are_those_of_a_runs_cases(tmp_path: Path) -> None:
+    path = tmp_path / "cases.csv"
+    for column in set(COLUMNS) & set(CASE_COLUMNS):
+        path.write_text(f"{column}\nword\n")
+        if column in TEXT_COLUMNS:
+            assert read_cases(path) == [{column: "word"}]
+        else:
+            with pytest.raises(ValueError, match="could not convert"):
+                read_cases(path)
 
 
 def test_numbers_have_six_digits_and_names_stay_text(tmp_path: Path) -> None:

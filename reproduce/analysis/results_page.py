@@ -109,7 +109,7 @@ def show_status(page: Page, *names: str) -> str:
             " ".join(map(str, found.rows.seeds)),
             " ".join(found.targets),
             f"{sum(map(len, found.rows.evaluations.values()))} cases",
-            f"{last['commit']}, {last['date'][:8]}",
+            f"{last['commit']}, {_day(last['date'])}",
             f"{len(last['not_run'])} (experiment.json)" if last["not_run"] else "-",
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -236,6 +236,11 @@ def read_facts(folder: Path) -> dict[str, Any]:
     """experiment.json of an experiment's folder."""
     facts: dict[str, Any] = json.loads((folder / EXPERIMENT).read_text(encoding="utf-8"))
     return facts
+
+
+def _day(time: str) -> str:
+    """20260101-000000 -> 2026-01-01."""
+    return f"{time[:4]}-{time[4:6]}-{time[6:8]}"
 
 
 def _head(cells: Sequence[str]) -> list[str]:
