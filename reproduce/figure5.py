@@ -26,7 +26,6 @@ from reproduce.analysis.figures import (
     find_case,
     find_result,
     image_grid,
-    is_measured,
     make_parser,
     name_row,
     print_style,
@@ -46,6 +45,7 @@ from reproduce.analysis.overlays import (
     result_outline,
     write_in_panel,
 )
+from reproduce.analysis.rows import is_measured
 from reproduce.experiments.cells import Cell
 
 INPUTS = ("Input", "Zoom", "Label")

@@ -1,15 +1,17 @@
 """Fig. 7, distances between the centroids of result and label: python reproduce/figure7.py
 
 A panel per center and one of all cases; a box and the cases of each row of Table V and of every
-other method that is evaluated. An empty result has no centroid: how many there are stands beside
-each name. Writes figure7.png, figure7.pdf and figure7.csv (medians and quartiles).
+other method that is evaluated. An empty result has no centroid: how many there are is said beside
+each name. Writes figure7.png, figure7.pdf and figure7.csv (medians and quartiles). With --results
+the cases are exported ones, and no checkpoint is needed.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -21,14 +23,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from engine.command_line import run_script
-from methods import METHODS
+from reproduce.analysis.centroids import (
+    Distances,
+    Panels,
+    distance_panels,
+    figure_rows,
+    summarize_panels,
+)
+from reproduce.analysis.collect import cell_of, collect_rows
 from reproduce.analysis.figures import (
     PAGE_IN,
     SMALL_PT,
-    CellResult,
     Request,
-    find_result,
-    is_measured,
     make_parser,
     print_style,
     report_missing,
@@ -36,81 +42,22 @@ from reproduce.analysis.figures import (
     save_figure,
     write_numbers,
 )
-from reproduce.analysis.paper_tables import TABLE5_METHODS as VARIANTS
-from reproduce.experiments.cells import Cell
+from reproduce.analysis.rows import ResultKey, read_results
 
-POOLED = "all centers"
 COLUMNS = 2  # panels beside each other
 
 
-@dataclass(frozen=True)
-class Distances:
-    """The centroid distances (mm) of one row on one center; `cases` with a lesion in the label.
-
-    A case without a distance has an empty result: there are `cases - len(values)` of them.
-    """
-
-    cases: int
-    values: np.ndarray
-
-    @property
-    def empty(self) -> int:
-        """Cases in which nothing was found."""
-        return self.cases - len(self.values)
-
-
-@dataclass(frozen=True)
-class Summary:
-    """One line of figure7.csv; distances in mm, over the cases that have one."""
-
-    center: str
-    row: str
-    cases: int
-    empty: int
-    q1: float
-    median: float
-    q3: float
-    mean: float
-    largest: float
-
-
-def read_distances(result: CellResult) -> Distances:
-    """The distances in cases.csv; cases without a lesion in the label do not count."""
-    rows = [row for row in result.rows.values() if is_measured(row)]
-    return Distances(len(rows), np.array([r["centroid_mm"] for r in rows if "centroid_mm" in r]))
-
-
-def pool(parts: Sequence[Distances | None]) -> Distances | None:
-    """All cases of all centers; None where a center is missing: the rest is no fair picture."""
-    there = [part for part in parts if part is not None]
-    if len(there) < len(parts):
-        return None
-    return Distances(sum(p.cases for p in there), np.concatenate([p.values for p in there]))
-
-
-def summarize(center: str, row: str, found: Distances) -> Summary:
-    """Median and quartiles (interpolated), mean and largest; NaN where no case has a distance."""
-    values = found.values if len(found.values) else np.array([np.nan])
-    q1, median, q3 = (float(q) for q in np.quantile(values, [0.25, 0.5, 0.75]))
-    mean, largest = float(values.mean()), float(values.max())
-    return Summary(center, row, found.cases, found.empty, q1, median, q3, mean, largest)
-
-
-def row_cells(request: Request, stage: str) -> dict[str, list[Cell]]:
-    """Row of the figure -> its cell on each target: Table V's rows, then the other methods."""
-    rows = {
-        variant: [
-            request.cell(stage, target, method=VARIANTS[variant]) for target in request.targets
-        ]
-        for variant in VARIANTS
+def figure_keys(
+    methods: Mapping[str, str], targets: Sequence[str], stage: str, seed: int, threshold: str
+) -> dict[str, dict[str, ResultKey]]:
+    """Row of the figure -> target -> its result; `methods`: row -> method."""
+    return {
+        row: {t: ResultKey(stage, t, method, seed, threshold=threshold) for t in targets}
+        for row, method in methods.items()
     }
-    for method in METHODS:
-        if method != "ours":
-            rows[method] = [request.cell(stage, t, method=method) for t in request.targets]
-    return rows
 
 
-def draw_figure(panels: Mapping[str, Mapping[str, Distances | None]], stage: str) -> Figure:
+def draw_figure(panels: Panels, stage: str) -> Figure:
     """`panels`: center, or "all centers" -> row -> distances (None: not evaluated)."""
     names = list(next(iter(panels.values())))
     lines = -(-len(panels) // COLUMNS)
@@ -170,50 +117,58 @@ def _label(name: str, found: Distances | None) -> str:
 
 
 def run(request: Request, stage: str = "tumor_fine") -> list[Path]:
-    """Draw the figure; prints the medians and the commands of what is missing.
+    """Draw the figure of a plan's runs; prints the medians and the commands of what is missing.
 
     Raises FileNotFoundError, with the commands, where no row is evaluated on any center.
     """
-    cells = row_cells(request, stage)
-    found = {
-        name: {cell.target: find_result(request.plan, cell) for cell in of_row}
-        for name, of_row in cells.items()
-    }
+    keys = figure_keys(figure_rows(), request.targets, stage, request.seed, request.threshold)
+    every = [key for of_row in keys.values() for key in of_row.values()]
+    rows = collect_rows(request.plan, request.centers, every)
+    panels = distance_panels(rows, keys)
     # A method that nobody has begun is no gap in this figure; a row of Table V is.
-    rows = [name for name in cells if name in VARIANTS or any(found[name].values())]
-    needed = [cell for name in rows for cell in cells[name]]
-    if not any(result for name in rows for result in found[name].values()):
+    shown = next(iter(panels.values()))
+    needed = [cell_of(request.centers, key) for name in shown for key in keys[name].values()]
+    if not rows.evaluations:
         report_missing(request.plan, needed, fatal=f"no {stage} is evaluated")
-    panels = {
-        target: {
-            name: None if (result := found[name][target]) is None else read_distances(result)
-            for name in rows
-        }
-        for target in request.targets
-    }
-    if len(request.targets) > 1:
-        pooled = {name: pool([panels[t][name] for t in request.targets]) for name in rows}
-        panels[POOLED] = pooled
-    summaries = [
-        summarize(center, name, part)
-        for center, parts in panels.items()
-        for name, part in parts.items()
-        if part is not None
-    ]
+    paths = write_figure(panels, stage, request.out)
+    report_missing(request.plan, needed)
+    return paths
+
+
+def run_results(args: argparse.Namespace) -> list[Path]:
+    """Draw the figure of exported cases. Raises FileNotFoundError where they have none of it."""
+    rows = read_results(args.results)
+    targets = args.targets or rows.centers
+    keys = figure_keys(figure_rows(rows), targets, args.stage, args.seed, args.threshold)
+    if not any(rows.select(key) for of_row in keys.values() for key in of_row.values()):
+        raise FileNotFoundError(
+            f"{args.results}: has no {args.stage} of seed {args.seed} on {' '.join(targets)}; it "
+            f"has seeds {', '.join(map(str, rows.seeds))} and {' '.join(rows.centers)}"
+        )
+    return write_figure(distance_panels(rows, keys), args.stage, args.out)
+
+
+def write_figure(panels: Panels, stage: str, out: Path) -> list[Path]:
+    """Print the medians; write figure7.png, figure7.pdf and figure7.csv."""
+    summaries = summarize_panels(panels)
     for s in summaries:
         print(f"{s.center}, {s.row}: median {s.median:.1f} mm, {s.empty} of {s.cases} empty")
     with print_style():
-        paths = save_figure(draw_figure(panels, stage), request.out, "figure7")
-    write_numbers(request.out / "figure7.csv", [asdict(summary) for summary in summaries])
-    report_missing(request.plan, needed)
+        paths = save_figure(draw_figure(panels, stage), out, "figure7")
+    write_numbers(out / "figure7.csv", [asdict(summary) for summary in summaries])
     return paths
+
+
+def run_from(args: argparse.Namespace) -> list[Path]:
+    """`run` or `run_results`, as the command line asks."""
+    return run(request_of(args), args.stage) if args.results is None else run_results(args)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser(str(__doc__))
     parser.add_argument("--stage", choices=("tumor_coarse", "tumor_fine"), default="tumor_fine")
-    args = parser.parse_args(argv)
-    run_script(lambda given: run(request_of(given), given.stage), args)
+    parser.add_argument("--results", type=Path, metavar="DIR", help="exported cases to draw")
+    run_script(run_from, parser.parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,6 @@ from reproduce.analysis.figures import (
     find_case,
     find_result,
     image_grid,
-    is_measured,
     make_parser,
     name_row,
     print_style,
@@ -45,6 +44,7 @@ from reproduce.analysis.overlays import (
     result_outline,
     write_in_panel,
 )
+from reproduce.analysis.rows import is_measured
 
 LARGEST_PANEL_IN = 2.2
 Lesions = Mapping[tuple[str, str], str]  # (center, case_id) -> kind of lesion

@@ -108,9 +108,9 @@ def cell(plan: Plan, stage: str, target: str, **more: object) -> Cell:
 
 
 def csv_lines(report: Report) -> dict[tuple[str, str, str, str], dict[str, str]]:
-    """(protocol, row, center, metric) -> the line of the table's CSV."""
+    """(threshold, row, center, metric) -> the line of the table's CSV."""
     rows = csv.DictReader(io.StringIO(report.csv))
-    return {(r["protocol"], r["row"], r["center"], r["metric"]): r for r in rows}
+    return {(r["threshold"], r["row"], r["center"], r["metric"]): r for r in rows}
 
 
 def shifted(rows: Sequence[Row], amounts: Sequence[float]) -> list[Row]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,15 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from reproduce import figure7
-from reproduce.analysis.figures import CellResult, Request, print_style
+from reproduce.analysis.centroids import (
+    Distances,
+    distance_panels,
+    figure_rows,
+    pool,
+    read_distances,
+    summarize,
+)
+from reproduce.analysis.figures import Request, print_style
 from tests._figure_fixtures import (
     NAMES,
     commands,
@@ -18,6 +27,7 @@ from tests._figure_fixtures import (
     rows_of,
     smallest_font,
 )
+from tests._rows_fixtures import key, make_rows, write_experiment
 from tests._table_fixtures import empty_row, fill, make_row
 
 pytest_plugins = ["tests._figure_plugin"]
@@ -26,24 +36,24 @@ pytest_plugins = ["tests._figure_plugin"]
 def test_distances_leave_empty_results_out_and_count_them() -> None:
     no_lesion = make_row("case_8", 100.0) | {"empty": "pred label"}
     rows = [*rows_of([50, 60, 70], [4, 1, 10]), empty_row("case_7"), no_lesion]
-    found = figure7.read_distances(CellResult((), {row["case_id"]: row for row in rows}))
+    found = read_distances(rows)
     assert (found.cases, found.empty) == (4, 1)  # the case without a lesion does not count
     assert found.values.tolist() == [4, 1, 10]
-    summary = figure7.summarize("C", "BL", found)
+    summary = summarize("C", "BL", found)
     assert (summary.q1, summary.median, summary.q3) == (2.5, 4, 7)
     assert (summary.mean, summary.largest) == (5, 10)
-    nothing = figure7.summarize("C", "BL", figure7.Distances(2, np.array([])))
+    nothing = summarize("C", "BL", Distances(2, np.array([])))
     assert (nothing.cases, nothing.empty) == (2, 2)
     assert np.isnan(nothing.median)
 
 
 def test_all_centers_are_pooled_only_where_none_is_missing() -> None:
-    first = figure7.Distances(3, np.array([1.0, 2.0]))
-    second = figure7.Distances(1, np.array([9.0]))
-    pooled = figure7.pool([first, second])
+    first = Distances(3, np.array([1.0, 2.0]))
+    second = Distances(1, np.array([9.0]))
+    pooled = pool([first, second])
     assert pooled is not None
     assert (pooled.cases, pooled.empty, pooled.values.tolist()) == (4, 1, [1, 2, 9])
-    assert figure7.pool([first, None]) is None
+    assert pool([first, None]) is None
 
 
 def test_figure_7_prints_medians_and_how_many_results_are_empty(
@@ -72,7 +82,36 @@ def test_figure_7_prints_medians_and_how_many_results_are_empty(
     assert not any("--variant BL " in command for command in commands(out))
 
 
-Panels = Mapping[str, Mapping[str, figure7.Distances | None]]
+def test_the_numbers_of_exported_cases_need_no_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {
+        key("tumor_fine", center, method): rows_of([50, 60], mm)
+        for center, mm in (("A", [1, 2]), ("B", [4, 7]))
+        for method in ("bl", "snr")
+    }
+    folder = write_experiment(tmp_path / "mine", make_rows(found, ("A", "B")))
+    figure7.main(["--results", str(folder), "--out", str(tmp_path / "out")])
+    out = capsys.readouterr().out
+    assert "all centers, BL: median 3.0 mm, 0 of 4 empty" in out
+    assert "B, snr: median 5.5 mm, 0 of 2 empty" in out
+    assert {row["row"] for row in read_csv(tmp_path / "out" / "figure7.csv")} == {"BL", "snr"}
+    with pytest.raises(SystemExit):
+        figure7.main(["--results", str(folder), "--seed", "7", "--out", str(tmp_path / "out")])
+    assert "no tumor_fine of seed 7 on A B; it has seeds 2022 and A B" in capsys.readouterr().err
+
+
+def test_a_method_without_results_has_no_line_but_a_row_of_table_v_has() -> None:
+    rows = make_rows({key("tumor_fine", "A", "ours"): rows_of([50], [3])}, ("A",))
+    methods = {**figure_rows(rows), "SNR": "snr"}
+    keys = figure7.figure_keys(methods, ["A"], "tumor_fine", 2022, "target")
+    panels = distance_panels(rows, keys)
+    assert list(panels) == ["A"]
+    assert list(panels["A"]) == ["BL", "BL+IDR", "BL+DTL", "BL+DSL", "Ours"]
+    assert panels["A"]["BL"] is None
+
+
+Panels = Mapping[str, Mapping[str, Distances | None]]
 
 
 def distances_figure(panels: Panels) -> Figure:
@@ -83,10 +122,10 @@ def distances_figure(panels: Panels) -> Figure:
 
 
 def test_the_number_of_empty_results_stands_beside_each_name_and_every_case_is_drawn() -> None:
-    some = figure7.Distances(4, np.array([3.0, 5.0, 40.0]))
+    some = Distances(4, np.array([3.0, 5.0, 40.0]))
     panels: Panels = {
         "A": {"BL": some, "Ours": None},
-        "B": {"BL": figure7.Distances(2, np.array([])), "Ours": some},
+        "B": {"BL": Distances(2, np.array([])), "Ours": some},
     }
     figure = distances_figure(panels)
     try:
@@ -108,5 +147,5 @@ def test_the_number_of_empty_results_stands_beside_each_name_and_every_case_is_d
 
 
 def test_a_figure_of_nothing_but_empty_results_can_be_drawn() -> None:
-    nothing = figure7.Distances(2, np.array([]))
+    nothing = Distances(2, np.array([]))
     plt.close(distances_figure({"A": {"BL": nothing}}))

@@ -1,4 +1,4 @@
-"""The bootstrap of a mean over centers and the paired test: exact answers and properties."""
+"""The bootstraps over cases and over trainings, the paired test: exact answers and properties."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from reproduce.analysis.stats import Interval, bootstrap_mean, compare_pairs, mean_over_centers
+from reproduce.analysis.stats import (
+    Interval,
+    bootstrap_mean,
+    bootstrap_trainings,
+    compare_pairs,
+    mean_over_centers,
+)
 
 
 def test_the_mean_is_over_centers_however_many_cases_each_has() -> None:
@@ -77,6 +83,93 @@ def test_about_95_of_100_intervals_hold_the_true_mean() -> None:
         assert interval is not None
         hits += interval.low <= 5 <= interval.high
     assert 0.90 <= hits / 300 <= 0.98
+
+
+# Over trainings and cases: (seeds, cases) for each center
+
+
+def width(interval: Interval | None) -> float:
+    assert interval is not None
+    return interval.high - interval.low
+
+
+def test_trainings_that_agree_leave_the_interval_over_cases() -> None:
+    rng = np.random.default_rng(5)
+    centers = [rng.normal(40, 10, 30), rng.normal(60, 20, 50)]
+    both = bootstrap_trainings([np.tile(center, (3, 1)) for center in centers], resamples=20_000)
+    cases = bootstrap_mean(centers, resamples=20_000)
+    assert both is not None
+    assert cases is not None
+    assert (both.low, both.high) == pytest.approx((cases.low, cases.high), abs=0.1)
+
+
+def test_where_only_trainings_differ_the_width_is_that_of_their_mean() -> None:
+    # Many seeds: the interval of a mean of n values, with the unbiased variance.
+    seeds = np.random.default_rng(6).normal(0, 4, 40)
+    wanted = 2 * stats.norm.ppf(0.975) * seeds.std(ddof=1) / np.sqrt(len(seeds))
+    found = bootstrap_trainings([np.repeat(seeds[:, None], 7, axis=1)], resamples=20_000)
+    assert width(found) == pytest.approx(wanted, rel=0.04)
+    # Three seeds: two are drawn, so each bound is the mean of one seed twice (probability 1 / 9).
+    three = np.repeat(np.array([[1.0], [2.0], [6.0]]), 4, axis=1)
+    assert bootstrap_trainings([three]) == Interval(1.0, 6.0)
+
+
+def test_every_draw_has_the_unbiased_variance_of_three_trainings() -> None:
+    # Two of three drawn with replacement: the variance of their mean is s^2 / 3, not 2/3 of it.
+    values = np.array([1.0, 2.0, 6.0])
+    draws = [np.mean(pair) for pair in product(values, repeat=2)]
+    assert np.var(draws) == pytest.approx(values.var(ddof=1) / 3)
+
+
+def test_both_rows_have_the_same_drawn_cases_so_what_all_cases_gain_has_no_width() -> None:
+    row = np.random.default_rng(7).normal(50, 20, (3, 12))
+    found = bootstrap_trainings([row + 4 - row])
+    assert found is not None
+    assert (found.low, found.high) == pytest.approx((4, 4))
+
+
+def test_each_center_draws_its_own_trainings_and_keeps_its_weight() -> None:
+    steady, apart = np.full((2, 5), 10.0), np.repeat([[0.0], [8.0]], 5, axis=1)
+    assert bootstrap_trainings([steady, apart]) == Interval(5.0, 9.0)
+    # Drawn alone, both of two such centers are at a bound in one draw of four.
+    assert bootstrap_trainings([apart, apart]) == Interval(0.0, 8.0)
+    four = [apart] * 12
+    found = bootstrap_trainings(four)
+    assert found is not None
+    assert found.low > 0  # drawn together they would be at the bound in every other draw
+
+
+def test_one_training_or_one_case_has_no_such_interval() -> None:
+    assert bootstrap_trainings([np.ones((1, 30))]) is None
+    assert bootstrap_trainings([np.ones((3, 30)), np.ones((3, 1))]) is None
+    assert bootstrap_trainings([]) is None
+
+
+def test_the_interval_over_trainings_is_the_same_each_time() -> None:
+    sample = np.random.default_rng(8).normal(size=(3, 20))
+    one = bootstrap_trainings([sample])
+    assert bootstrap_trainings([sample]) == one
+    assert bootstrap_trainings([sample], seed=1) != one
+
+
+@pytest.mark.parametrize(("trainings", "of_cases"), [(0.0, 0.9), (4.0, 0.8)])
+def test_it_holds_the_true_difference_where_the_interval_over_cases_misses_it(
+    trainings: float, of_cases: float
+) -> None:
+    """Three centers, three seeds, 24 cases; a case gains 3, and trainings scatter."""
+    rng, hits = np.random.default_rng(9), np.zeros(2)
+    for _ in range(200):
+        gains = [
+            3 + rng.normal(0, 7, 24) + rng.normal(0, trainings, (3, 1)) + rng.normal(0, 8, (3, 24))
+            for _ in range(3)
+        ]
+        over_cases = bootstrap_mean([gain.mean(axis=0) for gain in gains], resamples=300)
+        both = bootstrap_trainings(gains, resamples=300)
+        for number, found in enumerate((over_cases, both)):
+            assert found is not None
+            hits[number] += found.low <= 3 <= found.high
+    assert hits[1] / 200 >= 0.9
+    assert (hits[0] / 200 >= of_cases) == (trainings == 0)
 
 
 def exact_p(differences: list[float]) -> float:

@@ -12,23 +12,24 @@ from pathlib import Path
 
 import pytest
 
-from data.centers import load_centers
 from reproduce.analysis.compare import PAPER, read_paper, wrong_means
 from reproduce.analysis.paper_tables import TABLE2, TABLE3, TABLE4, TABLE5, TABLE6
 from reproduce.analysis.run_table import report_table, run_table
-from reproduce.analysis.tables import Table, make_report, table_cells
-from tests._table_fixtures import (
+from reproduce.analysis.tables import Table, table_keys
+from tests._rows_fixtures import (
     PAPER_CENTERS,
-    cell,
-    csv_lines,
-    empty_row,
-    fill,
-    make_plan,
-    make_row,
+    SEED,
+    empty_case,
+    key,
+    make_case,
+    make_cases,
     make_rows,
-    markdown_cells,
-    random_rows,
+    random_cases,
+    report_of,
+    write_experiment,
 )
+from tests._table_fixtures import cell, csv_lines, fill, make_plan, markdown_cells
+from tests._table_fixtures import make_rows as make_lines
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLES = [TABLE2, TABLE3, TABLE4, TABLE5, TABLE6]
@@ -42,19 +43,21 @@ PAPER_MEANS = {  # copied from the paper's pages: DSC, ASD, HD
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
-def test_the_papers_rows_and_means_stand_there_without_any_result(
-    table: Table, tmp_path: Path
-) -> None:
-    report = report_table(table, make_plan(tmp_path))
+def test_the_papers_rows_and_means_are_there_without_any_result(table: Table) -> None:
+    report = report_of(table, make_rows({}))
     assert [row.name for row in table.rows] == list(read_paper(table.paper))
     found = csv_lines(report)
     for name, means in PAPER_MEANS[table.name].items():
-        lines = [found["paper", name, "mean", m] for m in ("dsc", "asd_mm", "hd95_mm")]
+        lines = [found["target", name, "mean", m] for m in ("dsc", "asd_mm", "hd95_mm")]
         assert tuple(float(line["paper"]) for line in lines) == means
         assert {line["ours"] for line in lines} == {""}
         shown = markdown_cells(report.markdown)[0][f"DSC (%) / {name}"]
         assert shown["mean [95 % interval]"] == f"- ({means[0]:.2f})"
     assert f"{PAPER_CENTERS[0]} (seed 2022)" in report.markdown
+
+
+def test_the_papers_mixstyle_costs_what_its_table_prints() -> None:
+    assert read_paper("table6_comparison")["MixStyle"]["gflops"] == 945.23  # Table VI of the paper
 
 
 def test_the_papers_means_are_those_of_its_centers_but_for_one() -> None:
@@ -66,48 +69,49 @@ def test_the_papers_means_are_those_of_its_centers_but_for_one() -> None:
     assert set(map(tuple, found.values())) == {()}
 
 
-def test_every_number_is_the_one_computed_by_hand_from_cases_csv(tmp_path: Path) -> None:
-    plan = make_plan(tmp_path)
-    centers = load_centers(plan.centers)
+def test_every_number_is_the_one_computed_by_hand_from_the_cases() -> None:
     sizes = dict(zip(PAPER_CENTERS, (9, 14, 5), strict=True))
-    folders = {}
-    for number, (place, (one,)) in enumerate(table_cells(TABLE3, centers).items()):
-        (folders[place],) = fill(plan, one, random_rows(sizes[one.target], 30 + number, number))
-    report = report_table(TABLE3, plan)
+    keys = table_keys(TABLE3, PAPER_CENTERS, [SEED], TABLE3.thresholds)
+    cases = {
+        place: random_cases(sizes[one.target], 30 + number, number)
+        for number, (place, (one,)) in enumerate(keys.items())
+    }
+    report = report_of(TABLE3, make_rows({keys[p][0]: rows for p, rows in cases.items()}))
     found = csv_lines(report)
     with (PAPER / "table3_tumor_generalized.csv").open(newline="") as stream:
         paper = {row["roi"]: row for row in csv.DictReader(stream)}
-    assert len(folders) == 2 * 4 * 3
-    for protocol in ("paper", "honest"):
+    assert len(cases) == 2 * 4 * 3
+    for threshold in ("target", "source-val"):
         for row in ("C-Seg", "F-Seg", "C-Mask", "F-Mask"):
             for metric, name in (("dsc", "dsc"), ("asd_mm", "asd"), ("hd95_mm", "hd")):
                 means = []
                 for center in PAPER_CENTERS:
-                    with (folders[protocol, row, center] / "cases.csv").open() as stream:
-                        cases = list(csv.DictReader(stream))
-                    means.append(sum(float(case[metric]) for case in cases) / len(cases))
-                    line = found[protocol, row, center, metric]
+                    of_center = cases[threshold, row, center]
+                    means.append(sum(case[metric] for case in of_center) / len(of_center))
+                    line = found[threshold, row, center, metric]
                     printed = float(paper[row][f"{center.lower()}_{name}"])
                     assert float(line["ours"]) == pytest.approx(means[-1])
                     assert float(line["difference"]) == pytest.approx(means[-1] - printed)
                     assert (line["cases"], line["empty"]) == (str(sizes[center]), "1")
-                line = found[protocol, row, "mean", metric]
+                line = found[threshold, row, "mean", metric]
                 assert float(line["ours"]) == pytest.approx(sum(means) / 3)
                 assert float(line["low"]) < sum(means) / 3 < float(line["high"])
     assert report.missing == {}
-    assert report.commands == ()
-    shown, line = markdown_cells(report.markdown)[1], found["honest", "F-Seg", "MSD", "dsc"]
+    shown, line = markdown_cells(report.markdown)[1], found["source-val", "F-Seg", "MSD", "dsc"]
     assert shown["DSC (%) / F-Seg"]["MSD"] == (
         f"{float(line['ours']):.2f} (36.85, {float(line['ours']) - 36.85:+.2f})"
     )
+    assert any(
+        "One training per row: the interval holds the scatter of cases only" in note
+        for note in report.notes
+    )
 
 
-def test_the_mean_weighs_centers_alike_and_is_a_dash_where_one_is_missing(tmp_path: Path) -> None:
-    plan = make_plan(tmp_path)
-    for target, dscs in (("RMYY", [10.0]), ("MSD", [40.0, 50.0, 60.0]), ("RENJI", [90.0, 92.0])):
-        fill(plan, cell(plan, "pancreas_coarse", target), make_rows(dscs))
-    fill(plan, cell(plan, "pancreas_fine", "MSD"), make_rows([70.0, 80.0]))
-    (shown,) = markdown_cells(report_table(TABLE2, plan).markdown)
+def test_the_mean_weighs_centers_alike_and_is_a_dash_where_one_is_missing() -> None:
+    dscs = {"RMYY": [10.0], "MSD": [40.0, 50.0, 60.0], "RENJI": [90.0, 92.0]}
+    found = {key("pancreas_coarse", name): make_cases(values) for name, values in dscs.items()}
+    found[key("pancreas_fine", "MSD")] = make_cases([70.0, 80.0])
+    (shown,) = markdown_cells(report_of(TABLE2, make_rows(found)).markdown)
     coarse, fine = shown["DSC (%) / Coarse"], shown["DSC (%) / Fine"]
     # No interval: a center of one case has none. (10 + 50 + 91) / 3 = 50.33
     assert coarse["mean [95 % interval]"] == "50.33 (78.20, -27.87)"
@@ -116,13 +120,13 @@ def test_the_mean_weighs_centers_alike_and_is_a_dash_where_one_is_missing(tmp_pa
     assert fine["mean [95 % interval]"] == "- (84.07)"
 
 
-def test_missing_cells_are_named_with_the_commands_that_fill_them_in_order_and_once(
+def test_missing_results_are_named_with_the_commands_that_fill_them_in_order_and_once(
     tmp_path: Path,
 ) -> None:
     plan = make_plan(tmp_path)
-    fill(plan, cell(plan, "pancreas_coarse", "RMYY"), make_rows([50.0, 60.0]))
+    fill(plan, cell(plan, "pancreas_coarse", "RMYY"), make_lines([50.0, 60.0]))
     report = report_table(TABLE2, plan)
-    assert "- Coarse, protocol paper: MSD (seed 2022), RENJI (seed 2022)" in report.markdown
+    assert "- Coarse, threshold target: MSD (seed 2022), RENJI (seed 2022)" in report.markdown
     assert len(set(report.commands)) == len(report.commands) == 10
     kinds = [command.split()[1].split("/")[1] for command in report.commands]
     of_msd = [k for k, c in zip(kinds, report.commands, strict=True) if "--target MSD" in c]
@@ -141,7 +145,7 @@ def test_missing_cells_are_named_with_the_commands_that_fill_them_in_order_and_o
         assert (ROOT / command.split()[1]).is_file() or os.path.exists(command.split()[1])
     for target in PAPER_CENTERS:
         for stage in ("pancreas_coarse", "pancreas_fine"):
-            fill(plan, cell(plan, stage, target), make_rows([50.0, 60.0]))
+            fill(plan, cell(plan, stage, target), make_lines([50.0, 60.0]))
     full = report_table(TABLE2, plan).markdown
     assert "Missing" not in full
     assert "python" not in full
@@ -149,60 +153,64 @@ def test_missing_cells_are_named_with_the_commands_that_fill_them_in_order_and_o
 
 def test_results_of_other_options_do_not_fill_a_cell(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, options=("--width", "8"))
-    fill(plan, cell(plan, "pancreas_fine", "MSD"), make_rows([50.0, 60.0]))
-    ours = csv_lines(report_table(TABLE2, plan))["paper", "Fine", "MSD", "dsc"]["ours"]
+    fill(plan, cell(plan, "pancreas_fine", "MSD"), make_lines([50.0, 60.0]))
+    ours = csv_lines(report_table(TABLE2, plan))["target", "Fine", "MSD", "dsc"]["ours"]
     assert float(ours) == 55
     other = report_table(TABLE2, replace(plan, options=()))
-    assert csv_lines(other)["paper", "Fine", "MSD", "dsc"]["ours"] == ""
+    assert csv_lines(other)["target", "Fine", "MSD", "dsc"]["ours"] == ""
     assert "holdout 0.1 and the default options" in other.markdown
 
 
-def test_empty_predictions_are_counted_and_stay_in_the_mean(tmp_path: Path) -> None:
-    plan = make_plan(tmp_path)
-    rows = [make_row("a", 60.0, 2.0, 10.0), empty_row("b"), empty_row("c")]
-    rows[2]["empty"] = "pred label"
-    fill(plan, cell(plan, "tumor_fine", "MSD"), rows)
-    report = report_table(TABLE3, plan)
-    line = csv_lines(report)["paper", "F-Seg", "MSD", "hd95_mm"]
-    assert (float(line["ours"]), line["empty"], line["results"]) == (70.0, "2", "3")
+def test_empty_predictions_and_missed_lesions_are_counted_and_stay_in_the_mean() -> None:
+    cases = [make_case("a", 60.0, 2.0, 10.0), empty_case("b"), empty_case("c"), make_case("d", 0.9)]
+    cases[2]["empty"] = "pred label"
+    report = report_of(TABLE3, make_rows({key("tumor_fine", "MSD"): cases}))
+    line = csv_lines(report)["target", "F-Seg", "MSD", "hd95_mm"]
+    assert (float(line["ours"]), line["empty"], line["results"]) == (54.5, "2", "4")
     shown = markdown_cells(report.markdown)[0]
-    assert shown["empty predictions / results / F-Seg"]["MSD"] == "2 / 3"
-    assert "F-Seg, MSD, protocol paper: the label is empty in c; counted as a miss." in report.notes
+    assert shown["empty predictions / results / F-Seg"]["MSD"] == "2 / 4"
+    assert shown["missed (DSC below 1) / results / F-Seg"]["MSD"] == "3 / 4"
+    said = "F-Seg, MSD, threshold target: the label is empty in c; counted as a miss."
+    assert said in report.notes
 
 
-def test_cases_without_a_label_are_said_and_not_counted(tmp_path: Path) -> None:
-    plan = make_plan(tmp_path)
-    fill(plan, cell(plan, "pancreas_fine", "MSD"), [*make_rows([50.0]), {"case_id": "z"}])
-    fill(plan, cell(plan, "pancreas_fine", "RMYY"), [{"case_id": "z"}])
-    report = report_table(TABLE2, plan)
-    assert csv_lines(report)["paper", "Fine", "MSD", "dsc"]["cases"] == "1"
-    assert "Fine, MSD, protocol paper: 1 cases have no label, not counted." in report.notes
-    assert "Fine, RMYY, protocol paper is left out: no case has a label." in report.notes
+def test_cases_without_a_label_are_said_and_not_counted() -> None:
+    found = {
+        key("pancreas_fine", "MSD"): [*make_cases([50.0]), {"case_id": "z"}],
+        key("pancreas_fine", "RMYY"): [{"case_id": "z"}],
+    }
+    report = report_of(TABLE2, make_rows(found))
+    assert csv_lines(report)["target", "Fine", "MSD", "dsc"]["cases"] == "1"
+    assert "Fine, MSD, threshold target: 1 cases have no label, not counted." in report.notes
+    assert "Fine, RMYY, threshold target is left out: no case has a label." in report.notes
 
 
-def test_the_four_folds_are_read_together_and_three_are_missing(tmp_path: Path) -> None:
-    plan = make_plan(tmp_path)
-    whole = cell(plan, "tumor_fine", "MSD", folds=True)
-    folders = fill(plan, whole, make_rows([10.0, 20.0, 30.0, 40.0, 50.0]))
-    assert len(folders) == 4
-    line = csv_lines(report_table(TABLE4, plan))["paper", "F-Seg", "MSD", "dsc"]
+def test_a_case_without_a_metric_is_named() -> None:
+    cases = make_cases([50.0, 60.0])
+    del cases[1]["asd_mm"]
+    report = report_of(TABLE2, make_rows({key("pancreas_fine", "MSD"): cases}))
+    said = "Fine, MSD, threshold target is left out: case b has no asd_mm."
+    assert said in report.notes
+
+
+def test_the_four_folds_are_one_result() -> None:
+    whole = key("tumor_fine", "MSD", folds=True)
+    cases = [row | {"fold": i % 4} for i, row in enumerate(make_cases([10, 20, 30, 40, 50]))]
+    line = csv_lines(report_of(TABLE4, make_rows({whole: cases})))["target", "F-Seg", "MSD", "dsc"]
     assert (float(line["ours"]), line["cases"]) == (30.0, "5")
     assert float(line["difference"]) == pytest.approx(30 - 43.86)
-    (folders[2] / "done").unlink()
-    assert csv_lines(report_table(TABLE4, plan))["paper", "F-Seg", "MSD", "dsc"]["ours"] == ""
 
 
-def test_other_centers_stand_beside_the_papers_means_only(tmp_path: Path) -> None:
-    plan = make_plan(tmp_path, ("SYN-A", "msd", "SYN-C"))
-    for target in ("SYN-A", "msd", "SYN-C"):
-        fill(plan, cell(plan, "pancreas_fine", target), make_rows([70.0, 80.0]))
-    report = report_table(TABLE2, plan)
+def test_other_centers_have_the_papers_means_for_reference_only() -> None:
+    names = ("SYN-A", "msd", "SYN-C")
+    found = {key("pancreas_fine", name): make_cases([70.0, 80.0]) for name in names}
+    report = report_of(TABLE2, make_rows(found, names))
     shown = markdown_cells(report.markdown)[0]["DSC (%) / Fine"]
     assert shown["SYN-A"] == "75.00"
     assert shown["msd"] == "75.00 (82.23, -7.23)"
     assert shown["mean [95 % interval]"].endswith("(84.07, -9.07)")
     assert "not the paper's three" in report.markdown
-    alone = report_table(TABLE2, plan, targets=["SYN-C"])
+    alone = report_of(TABLE2, make_rows(found, names), targets=["SYN-C"])
     assert list(markdown_cells(alone.markdown)[0]["DSC (%) / Fine"]) == [
         "",
         "SYN-C",
@@ -210,26 +218,26 @@ def test_other_centers_stand_beside_the_papers_means_only(tmp_path: Path) -> Non
     ]
 
 
-def test_both_protocols_have_their_own_numbers_and_thresholds(tmp_path: Path) -> None:
-    plan = make_plan(tmp_path)
-    for protocol, dsc, threshold in (("paper", 40.0, 0.7), ("honest", 30.0, 0.35)):
-        rows = [row | {"threshold": threshold} for row in make_rows([dsc, dsc + 10])]
-        fill(plan, cell(plan, "tumor_fine", "MSD", protocol=protocol), rows)
-    report = report_table(TABLE3, plan)
-    paper, honest = markdown_cells(report.markdown)
-    assert paper["DSC (%) / F-Seg"]["MSD"].startswith("45.00 ")
-    assert honest["DSC (%) / F-Seg"]["MSD"].startswith("35.00 ")
-    assert paper["threshold / F-Seg"]["MSD"] == "0.7"
-    assert honest["threshold / F-Seg"]["MSD"] == "0.35"
-    assert "### Protocol paper: " in report.markdown
-    assert "### Protocol honest: " in report.markdown
+def test_both_thresholds_have_their_own_numbers() -> None:
+    found = {}
+    for threshold, dsc, value in (("target", 40.0, 0.7), ("source-val", 30.0, 0.35)):
+        cases = [row | {"threshold_value": value} for row in make_cases([dsc, dsc + 10])]
+        found[key("tumor_fine", "MSD", threshold=threshold)] = cases
+    report = report_of(TABLE3, make_rows(found))
+    target, source_val = markdown_cells(report.markdown)
+    assert target["DSC (%) / F-Seg"]["MSD"].startswith("45.00 ")
+    assert source_val["DSC (%) / F-Seg"]["MSD"].startswith("35.00 ")
+    assert target["threshold / F-Seg"]["MSD"] == "0.7"
+    assert source_val["threshold / F-Seg"]["MSD"] == "0.35"
+    assert "### Threshold target: " in report.markdown
+    assert "### Threshold source-val: " in report.markdown
 
 
 def test_a_table_reads_and_changes_nothing_but_its_own_files(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan = make_plan(tmp_path)
-    fill(plan, cell(plan, "pancreas_fine", "MSD"), make_rows([70.0, 80.0]))
+    fill(plan, cell(plan, "pancreas_fine", "MSD"), make_lines([70.0, 80.0]))
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
     arguments = ["--centers", str(plan.centers), "--checkpoints", str(plan.checkpoints)]
     run_table(TABLE2, [*arguments, "--out", str(tmp_path / "new")])
@@ -240,7 +248,7 @@ def test_a_table_reads_and_changes_nothing_but_its_own_files(
     written = {p.name: p.read_text() for p in (tmp_path / "new").iterdir()}
     assert sorted(written) == ["table2.csv", "table2.md", "table2.tex"]
     assert capsys.readouterr().out.strip() == written["table2.md"].strip()
-    assert "% missing: Coarse, protocol paper: RMYY (seed 2022)" in written["table2.tex"]
+    assert "% missing: Coarse, threshold target: RMYY (seed 2022)" in written["table2.tex"]
 
 
 @pytest.mark.parametrize(
@@ -261,10 +269,9 @@ def test_what_cannot_be_shown_ends_with_a_message(
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no LaTeX here")
 def test_every_table_compiles(tmp_path: Path) -> None:
-    plan = make_plan(tmp_path, ("A_1", "B", "C"))
-    fill(plan, cell(plan, "tumor_fine", "A_1"), make_rows([1.0, 2.0]))
+    rows = make_rows({key("tumor_fine", "A_1"): make_cases([1.0, 2.0])}, ("A_1", "B", "C"))
     for table in TABLES:
-        report_table(table, plan).write(tmp_path)
+        report_of(table, rows).write(tmp_path)
     inputs = "".join(f"\\input{{{table.name}}}\\clearpage\n" for table in TABLES)
     (tmp_path / "a.tex").write_text(
         "\\documentclass{article}\\usepackage{booktabs,graphicx}\n"
@@ -279,7 +286,7 @@ def test_every_table_compiles(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [2, 6])
 def test_a_script_runs_from_any_folder(number: int, tmp_path: Path) -> None:
     plan = make_plan(tmp_path)
-    fill(plan, cell(plan, "tumor_fine", "MSD"), make_rows([70.0, 80.0]))
+    fill(plan, cell(plan, "tumor_fine", "MSD"), make_lines([70.0, 80.0]))
     script = ROOT / "reproduce" / f"table{number}.py"
     command = [sys.executable, str(script), "--centers", "centers.toml", "--seeds", "2022"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -295,19 +302,38 @@ def test_a_table_script_says_what_and_not_how() -> None:
         assert not any(word in text for word in ("def ", "argparse", "while "))
 
 
-def test_a_report_is_made_of_any_rows_that_a_function_reads(tmp_path: Path) -> None:
-    centers = load_centers(make_plan(tmp_path, ("SYN-A", "SYN-B", "SYN-C")).centers)
-    cells = table_cells(TABLE3, centers, ["SYN-C"], (7,), ("paper",))
-    assert {one.seed for (one,) in cells.values()} == {7}
+def test_a_seed_and_a_threshold_can_be_shown_alone() -> None:
     dscs = {"tumor_coarse": 30.0, "tumor_fine": 40.0}
-    report = make_report(
-        TABLE3,
-        cells,
-        lambda one: make_rows([dscs[one.stage]] * 2) if one.roi_source == "seg" else None,
-    )
+    found = {key(stage, "SYN-C", seed=7): make_cases([dsc] * 2) for stage, dsc in dscs.items()}
+    rows = make_rows(found, ("SYN-A", "SYN-B", "SYN-C"))
+    report = report_of(TABLE3, rows, ["SYN-C"], (7,), ("target",))
     (shown,) = markdown_cells(report.markdown)
     assert shown["DSC (%) / F-Seg"]["SYN-C"] == "40.00"
     assert shown["DSC (%) / F-Seg"]["mean [95 % interval]"] == "40.00 [40.00, 40.00] (46.11, -6.11)"
     assert shown["DSC (%) / C-Mask"]["SYN-C"] == "-"
-    assert "C-Mask, protocol paper: SYN-C (seed 7)" in report.markdown
-    assert "honest" not in report.markdown
+    assert "C-Mask, threshold target: SYN-C (seed 7)" in report.markdown
+    assert "source-val" not in report.markdown
+
+
+def test_a_table_of_exported_cases_needs_no_checkpoint_and_no_centers_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {
+        key("pancreas_fine", "A", seed=seed): make_cases([70.0 + seed, 80.0 + seed])
+        for seed in (1, 3)
+    }
+    folder = write_experiment(tmp_path / "results" / "mine", make_rows(found, ("A", "B")))
+    monkeypatch.chdir(tmp_path)
+    run_table(TABLE2, ["--results", str(folder), "--targets", "A", "--out", "out"])
+    out = capsys.readouterr().out
+    (shown,) = markdown_cells(out)
+    assert shown["DSC (%) / Fine"]["A"] == "77.00"  # of all seeds that were exported
+    assert "Read were the exported cases in mine/" in out
+    run_table(TABLE2, ["--results", str(folder), "--seeds", "3", "--out", "out"])
+    assert markdown_cells(capsys.readouterr().out)[0]["DSC (%) / Fine"]["A"] == "78.00"
+    for words in (["--targets", "C"], ["--seeds", "2"], ["--results", str(tmp_path)]):
+        with pytest.raises(SystemExit):
+            run_table(TABLE2, ["--results", str(folder), *words])
+    assert "C: not in" in (err := capsys.readouterr().err)
+    assert "2: not in" in err
+    assert "no experiment.json there" in err

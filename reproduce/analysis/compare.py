@@ -1,4 +1,4 @@
-"""From the cases of each cell to the numbers of a table: ours, the paper's, the difference."""
+"""From the cases of each evaluation to the numbers of a table, beside the paper's."""
 
 from __future__ import annotations
 
@@ -9,60 +9,90 @@ from typing import Any
 
 import numpy as np
 
-from reproduce.analysis.stats import bootstrap_mean, compare_pairs, mean_over_centers
+from engine.case_metrics import Row
+from reproduce.analysis.mixed_model import mixed_estimate
+from reproduce.analysis.stats import (
+    Interval,
+    bootstrap_mean,
+    bootstrap_trainings,
+    compare_pairs,
+    mean_over_centers,
+)
 from utils.commands import ROOT
 
 PAPER = ROOT / "paper"
 METRICS = {"dsc": "DSC (%)", "asd_mm": "ASD (mm)", "hd95_mm": "HD (mm)"}
 PAPER_NAMES = {"dsc": "dsc", "asd_mm": "asd", "hd95_mm": "hd"}
-ALL_METRICS = (*METRICS, "hd95_max_mm")  # the last one stands in the CSV only
-MEAN = "mean"  # the mean over centers, where a center's name would stand
+ALL_METRICS = (*METRICS, "hd95_max_mm")  # the last one is in the CSV only
+MEAN = "mean"  # the mean over centers, in place of a center's name
+MISSED_DSC = 1  # percent; below it a lesion counts as missed
 NAMED_CASES = 10  # a message names at most so many
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One row of a table on one center: each case's mean over the seeds."""
+    """One row of a table on one center."""
 
     case_ids: tuple[str, ...]  # the cases with a label, sorted
-    values: Mapping[str, np.ndarray]  # metric -> (cases,); DSC in percent, distances in mm
-    seeds: int
+    values: Mapping[str, np.ndarray]  # metric -> (seeds, cases); DSC in percent, distances in mm
     empty: int  # results (a case with a seed) whose prediction is empty
     empty_labels: tuple[str, ...]  # cases whose label is empty
     unlabeled: int  # cases without a label, which no mean counts
     thresholds: tuple[float, ...]
+
+    @property
+    def seeds(self) -> int:
+        """Trainings that each case was predicted by."""
+        return len(self.values["dsc"])
+
+    @property
+    def missed(self) -> int:
+        """Results (a case with a seed) with a Dice of practically nothing."""
+        return int(np.count_nonzero(self.values["dsc"] < MISSED_DSC))
 
 
 @dataclass(frozen=True)
 class Line:
     """One number of a table, as a line of its CSV; None is unknown.
 
-    `center`: its name, or "mean" over the centers of the table. `low`, `high`: 95 % bootstrap
-    interval of `ours`. `gain`: ours minus the baseline row on the same cases, with its interval;
-    `p`: Wilcoxon over these pairs, for the mean over those of all centers; `ties`: pairs without
-    a difference. `results`: cases times seeds, of which `empty` have an empty prediction.
+    `threshold`: how it was chosen, `threshold_value`: what it was. `center`: its name, or "mean"
+    over the centers of the table. `low`, `high`: 95 % bootstrap interval of `ours` over cases;
+    `..._trainings`: over trainings and cases, where there is more than one seed. `gain`: ours minus
+    the baseline row on the same cases, with its intervals; `p`: Wilcoxon over these pairs (each
+    case's mean over the seeds), for the mean over those of all centers; `ties`: pairs without a
+    difference. `mixed`: the mixed model's estimate of the gain, of DSC's mean alone. `results`:
+    cases times seeds, of which `empty` have an empty prediction and `missed` a DSC below 1.
     """
 
-    protocol: str
+    threshold: str
     row: str
     center: str
     metric: str
     ours: float | None = None
     low: float | None = None
     high: float | None = None
+    low_trainings: float | None = None
+    high_trainings: float | None = None
     paper: float | None = None
     difference: float | None = None
     cases: int | None = None
     seeds: int | None = None
     results: int | None = None
     empty: int | None = None
-    threshold: str | None = None
+    missed: int | None = None
+    threshold_value: str | None = None
     gain: float | None = None
     gain_low: float | None = None
     gain_high: float | None = None
+    gain_low_trainings: float | None = None
+    gain_high_trainings: float | None = None
     p: float | None = None
     pairs: int | None = None
     ties: int | None = None
+    mixed: float | None = None
+    mixed_low: float | None = None
+    mixed_high: float | None = None
+    mixed_p: float | None = None
     note: str | None = None
 
 
@@ -70,11 +100,10 @@ LINE_COLUMNS = tuple(item.name for item in fields(Line))
 Paper = Mapping[str, Mapping[str, float]]  # row -> column of paper/*.csv -> number
 
 
-def measure(rows_of_seeds: Sequence[Sequence[Mapping[str, Any]]]) -> Measured | None:
-    """The rows of cases.csv of each seed -> each case's mean over the seeds.
+def measure(rows_of_seeds: Sequence[Sequence[Row]]) -> Measured | None:
+    """The cases of each seed -> their metrics; None where no case has a label.
 
-    None where no case has a label. Raises ValueError, naming them, where the seeds' cases differ
-    or a case lacks a metric.
+    Raises ValueError, naming them, where the seeds' cases differ or a case lacks a metric.
     """
     labeled = [{r["case_id"]: r for r in rows if "dsc" in r} for rows in rows_of_seeds]
     ids = sorted(labeled[0])
@@ -93,17 +122,13 @@ def measure(rows_of_seeds: Sequence[Sequence[Mapping[str, Any]]]) -> Measured | 
     empty = [row.get("empty", "").split() for row in found]
     return Measured(
         case_ids=tuple(ids),
-        values={
-            metric: np.reshape([row[metric] for row in found], shape).mean(axis=0)
-            for metric in ALL_METRICS
-        },
-        seeds=len(labeled),
+        values={m: np.reshape([float(row[m]) for row in found], shape) for m in ALL_METRICS},
         empty=sum("pred" in parts for parts in empty),
         empty_labels=tuple(
             name for name, parts in zip(ids, empty[: len(ids)], strict=True) if "label" in parts
         ),
         unlabeled=len(rows_of_seeds[0]) - len(ids),
-        thresholds=tuple(sorted({row["threshold"] for row in found if "threshold" in row})),
+        thresholds=tuple(sorted({r["threshold_value"] for r in found if "threshold_value" in r})),
     )
 
 
@@ -113,7 +138,7 @@ def make_line(
     baseline: Sequence[Measured | None] | None,
     paper: float | None,
 ) -> Line:
-    """The number at `place` (protocol, row, center, metric) over `parts`, one for each center.
+    """The number at `place` (threshold, row, center, metric) over `parts`, one for each center.
 
     Nothing but the paper's number where a part is missing. `baseline`: the same centers' parts of
     the row to compare with; None: no comparison.
@@ -122,49 +147,67 @@ def make_line(
     if len(there) < len(parts):
         return Line(*place, paper=paper)
     samples = [part.values[place[3]] for part in there]
-    ours, interval = mean_over_centers(samples), bootstrap_mean(samples)
+    ours = mean_over_centers(samples)
+    low, high = _bounds(bootstrap_mean(_over_seeds(samples)))
+    low_trainings, high_trainings = _bounds(bootstrap_trainings(samples))
     thresholds = sorted({value for part in there for value in part.thresholds})
     return Line(
         *place,
         ours=ours,
-        low=None if interval is None else interval.low,
-        high=None if interval is None else interval.high,
+        low=low,
+        high=high,
+        low_trainings=low_trainings,
+        high_trainings=high_trainings,
         paper=paper,
         difference=None if paper is None else ours - paper,
         cases=sum(len(part.case_ids) for part in there),
         seeds=there[0].seeds,
         results=sum(len(part.case_ids) * part.seeds for part in there),
         empty=sum(part.empty for part in there),
-        threshold="/".join(f"{value:g}" for value in thresholds),
-        **({} if baseline is None else compare_with(baseline, there, place[3])),
+        missed=sum(part.missed for part in there),
+        threshold_value="/".join(f"{value:g}" for value in thresholds),
+        **({} if baseline is None else compare_with(baseline, there, (place[2], place[3]))),
     )
 
 
 def compare_with(
-    baseline: Sequence[Measured | None], parts: Sequence[Measured], metric: str
+    baseline: Sequence[Measured | None], parts: Sequence[Measured], place: tuple[str, str]
 ) -> dict[str, Any]:
-    """The fields of `Line` that compare with the baseline, case by case.
+    """The fields of `Line` that compare with the baseline, case by case; `place`: center, metric.
 
-    Where it is missing, or was measured on other cases, there is only a note.
+    Where the baseline is missing, or was measured on other cases, there is only a note.
     """
-    differences = []
+    center, metric = place
+    pairs: list[tuple[np.ndarray, np.ndarray]] = []
     for before, part in zip(baseline, parts, strict=True):
         if before is None:
             return {"note": "the baseline is missing"}
         other = _name_different(before.case_ids, part.case_ids, "the baseline", "this row")
         if other:
             return {"note": f"cases differ, not compared: {other}"}
-        differences.append(part.values[metric] - before.values[metric])
-    test, interval = compare_pairs(np.concatenate(differences)), bootstrap_mean(differences)
-    return {
+        pairs.append((part.values[metric], before.values[metric]))
+    differences = [one - other for one, other in pairs]
+    of_cases = _over_seeds(differences)
+    test = compare_pairs(np.concatenate(of_cases))
+    low, high = _bounds(bootstrap_mean(of_cases))
+    low_trainings, high_trainings = _bounds(bootstrap_trainings(differences))
+    found = {
         "gain": mean_over_centers(differences),
-        "gain_low": None if interval is None else interval.low,
-        "gain_high": None if interval is None else interval.high,
+        "gain_low": low,
+        "gain_high": high,
+        "gain_low_trainings": low_trainings,
+        "gain_high_trainings": high_trainings,
         "p": test.p,
         "pairs": test.pairs,
         "ties": test.ties,
-        "note": f"not tested: {test.note}" if test.note else None,
     }
+    notes = [f"not tested: {test.note}"] if test.note else []
+    if (center, metric) == (MEAN, "dsc"):
+        mixed = mixed_estimate(*zip(*pairs, strict=True))
+        found |= {"mixed": mixed.estimate, "mixed_p": mixed.p}
+        found |= {"mixed_low": mixed.low, "mixed_high": mixed.high}
+        notes += [mixed.note] if mixed.note else []
+    return found | {"note": "; ".join(notes) or None}
 
 
 def read_paper(table: str) -> dict[str, dict[str, float]]:
@@ -204,6 +247,15 @@ def wrong_means(paper: Paper) -> list[str]:
                     f"its centers give {mean:.2f}."
                 )
     return found
+
+
+def _over_seeds(samples: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """(seeds, cases) of each center -> each case's mean over the seeds (cases,)."""
+    return [sample.mean(axis=0) for sample in samples]
+
+
+def _bounds(interval: Interval | None) -> tuple[float | None, float | None]:
+    return (None, None) if interval is None else (interval.low, interval.high)
 
 
 def _name_different(ours: Any, theirs: Any, one: str, two: str) -> str:

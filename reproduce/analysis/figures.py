@@ -141,11 +141,6 @@ def find_case(center: Center, case_id: str) -> Case:
     return load_case(center, files[case_id])
 
 
-def is_measured(row: Row) -> bool:
-    """Whether a row of cases.csv compares with a lesion: there is a label, and not an empty one."""
-    return "dsc" in row and "label" not in row.get("empty", "").split()
-
-
 @contextmanager
 def print_style() -> Iterator[None]:
     """Fonts of 7 points and more at the printed size, thin lines, text as text in the PDF."""

@@ -1,22 +1,18 @@
-"""Tables II to VI: which cells each shows, and the paper's numbers that stand beside them."""
+"""Tables II to VI: which results each shows, and the paper's numbers beside them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
 
+from methods import METHODS
 from reproduce.analysis.compare import read_paper
 from reproduce.analysis.cost import cost_table
 from reproduce.analysis.tables import Table, TableRow
 
 # Row of Table V -> method.
-TABLE5_METHODS = {
-    "BL": "bl",
-    "BL+IDR": "bl_idr",
-    "BL+DTL": "bl_dtl",
-    "BL+DSL": "bl_dsl",
-    "Ours": "ours",
-}
+TABLE5_METHODS = {m.table5: name for name, m in METHODS.items() if m.table5 is not None}
+ROW_NAMES = {method: row for row, method in TABLE5_METHODS.items()}
 
 TABLE2 = Table(
     name="table2",
@@ -50,20 +46,29 @@ TABLE5 = Table(
     ),
     baseline="BL",
 )
-BUILT = {
-    "BigAug": TableRow(
-        "BigAug",
-        "tumor_fine",
-        method="bl",
-        note="Table V's BL, the same run; the two are identical in all 12 numbers in the paper",
-    ),
-    "Ours": TableRow("Ours", "tumor_fine"),
+# What each row's own coarse stage hands to its fine stage; the paper prints no such numbers.
+TABLE5_COARSE = Table(
+    name="table5_coarse",
+    title="Before the fine stage: the rows of Table V, C-Seg",
+    paper="",
+    rows=tuple(replace(row, stage="tumor_coarse") for row in TABLE5.rows),
+    baseline="BL",
+)
+# Row of Table VI -> method, and what a reader must know of it.
+TABLE6_METHODS = {m.table6: name for name, m in METHODS.items() if m.table6 is not None}
+TABLE6_NOTES = {
+    "BigAug": "Table V's BL, the same run; the two are identical in all 12 numbers in the paper"
 }
 TABLE6 = Table(
     name="table6",
     title="Table VI: comparison with other systems, tumor, F-Seg",
     paper="table6_comparison",
-    rows=tuple(BUILT.get(name, TableRow(name)) for name in read_paper("table6_comparison")),
+    rows=tuple(
+        TableRow(row, "tumor_fine", method=TABLE6_METHODS[row], note=TABLE6_NOTES.get(row, ""))
+        if row in TABLE6_METHODS
+        else TableRow(row)
+        for row in read_paper("table6_comparison")
+    ),
     extra=cost_table,
 )
 TABLES: Mapping[str, Table] = {t.name: t for t in (TABLE2, TABLE3, TABLE4, TABLE5, TABLE6)}

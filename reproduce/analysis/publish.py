@@ -9,9 +9,11 @@ from collections.abc import Sequence
 
 from data.centers import load_centers
 from engine.run_folders import environment, new_time
-from reproduce.analysis.benchmark import benchmark_markdown, measure_benchmark
+from reproduce.analysis.benchmark import benchmark_keys, benchmark_markdown, measure_benchmark
+from reproduce.analysis.collect import collect_rows
 from reproduce.analysis.run_table import report_table
-from reproduce.analysis.tables import Report
+from reproduce.analysis.tables import Report, thresholds_of
+from reproduce.experiments.cells import lesion_centers
 from reproduce.experiments.request import BENCHMARK, DEMO, Request
 from utils.commands import ROOT, to_arguments
 from utils.files import write_text
@@ -40,7 +42,13 @@ def to_markdown(request: Request, reports: Sequence[Report]) -> str:
     """The tables; of what has a summary, with what made it; of the benchmark, the shift first."""
     if request.what == BENCHMARK:
         centers = load_centers(request.plan.centers)
-        measured = measure_benchmark(request.plan, centers, request.seeds, request.targets)
+        every = lesion_centers(centers)
+        asked = (request.targets or every, request.seeds)
+        thresholds = thresholds_of(request.tables[0], request.plan.holdout)
+        rows = collect_rows(
+            request.plan, centers, benchmark_keys(every, *asked, thresholds=thresholds)
+        )
+        measured = measure_benchmark(rows, *asked, thresholds=thresholds)
         return benchmark_markdown(measured, reports[0], facts_of(request))
     head = ["# Demo\n", *facts_of(request), ""] if request.what == DEMO else []
     return "\n".join([*head, *(report.markdown for report in reports)])

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from data.centers import load_centers
 from engine.command_line import run_script
-from reproduce.analysis.compare import read_paper
-from reproduce.analysis.tables import Report, Table, make_report, protocols_of, table_cells
-from reproduce.experiments.cells import SEED
-from reproduce.experiments.finished import missing_steps, read_cell
+from reproduce.analysis.collect import cell_of, collect_rows, with_earlier
+from reproduce.analysis.rows import EXPERIMENT, Rows, read_results
+from reproduce.analysis.tables import (
+    Keys,
+    Report,
+    Table,
+    make_report,
+    table_keys,
+    thresholds_of,
+)
+from reproduce.experiments.cells import SEED, lesion_centers
+from reproduce.experiments.finished import missing_steps
 from reproduce.experiments.plan import Plan
 from reproduce.experiments.plan_arguments import (
     add_experiment_argument,
@@ -26,7 +36,7 @@ from reproduce.experiments.presets import PRESETS
 def run_table(table: Table, argv: Sequence[str] | None = None) -> None:
     """Print a table and write it as Markdown, CSV and LaTeX; nothing is trained.
 
-    What the user can mend (an unknown center, a broken file) ends it with a message and status 2.
+    What the user can fix (an unknown center, a broken file) ends it with a message and status 2.
     """
     parser = argparse.ArgumentParser(
         description=f"{table.title}: ours beside the paper's. Reads results only, never trains."
@@ -34,15 +44,18 @@ def run_table(table: Table, argv: Sequence[str] | None = None) -> None:
     add_experiment_argument(parser)
     add_plan_arguments(parser)
     add_table_arguments(parser)
-    args = parser.parse_args(argv)
 
-    def print_and_write(plan: Plan) -> None:
-        seeds = args.seeds or PRESETS[plan.preset].seeds
-        report = report_table(table, plan, args.targets, seeds)
+    def print_and_write(args: argparse.Namespace) -> None:
+        if args.results is None:
+            plan = plan_of(args)
+            seeds = args.seeds or PRESETS[plan.preset].seeds
+            report = report_table(table, plan, args.targets, seeds)
+        else:
+            report = report_results(table, args.results, args.targets, args.seeds)
         report.write(args.out or args.experiment)
         print(report.markdown)
 
-    run_script(print_and_write, plan_of(args))
+    run_script(print_and_write, parser.parse_args(argv))
 
 
 def report_table(
@@ -53,33 +66,79 @@ def report_table(
     `targets`: the centers to show (None: all with lesions). Raises ValueError for an unknown one.
     """
     centers = load_centers(plan.centers)
-    unknown = [name for name in targets or () if name not in centers]
+    shown = lesion_centers(centers) if targets is None else targets
+    _refuse_unknown(targets, tuple(centers), str(plan.centers))
+    keys = table_keys(table, shown, seeds, thresholds_of(table, plan.holdout))
+    read = [key for of_seeds in keys.values() for key in of_seeds]
+    costs = table.extra is not None
+    rows = collect_rows(plan, centers, with_earlier(read) if costs else read, networks=costs)
+    return with_commands(make_report(table, rows, keys), plan, seeds)
+
+
+def with_commands(report: Report, plan: Plan, seeds: Sequence[int]) -> Report:
+    """A report, with the commands that fill what is missing and what was read."""
+    centers = load_centers(plan.centers)
+    absent = [cell_of(centers, key) for of_seeds in report.missing.values() for key in of_seeds]
+    commands = tuple(step.command for step in missing_steps(plan, absent))
+    return replace(report, commands=commands, notes=(*report.notes, describe_plan(plan, seeds)))
+
+
+def report_results(
+    table: Table,
+    folder: Path,
+    targets: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+) -> Report:
+    """The report of exported results, `results/<experiment>/`; no checkpoint is needed.
+
+    `targets`, `seeds`: what to show (None: all that the experiment has). Raises ValueError for
+    unknown ones.
+    """
+    rows = read_results(folder)
+    _refuse_unknown(targets, rows.centers, str(folder))
+    _refuse_unknown(seeds, rows.seeds, str(folder))
+    keys = keys_of_results(table, rows, targets, seeds)
+    report = make_report(table, rows, keys)
+    facts = json.loads((folder / EXPERIMENT).read_text(encoding="utf-8"))
+    return replace(report, notes=(*report.notes, describe_results(folder, facts)))
+
+
+def keys_of_results(
+    table: Table,
+    rows: Rows,
+    targets: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+) -> Keys:
+    """What a table shows of exported results: the targets, seeds and thresholds that these have."""
+    keys = table_keys(
+        table,
+        rows.centers if targets is None else targets,
+        rows.seeds if seeds is None else seeds,
+        table.thresholds,
+    )
+    there = {
+        threshold
+        for (threshold, _, _), of_seeds in keys.items()
+        if any(rows.select(key) is not None for key in of_seeds)
+    } or {table.thresholds[0]}
+    return {place: of_seeds for place, of_seeds in keys.items() if place[0] in there}
+
+
+def describe_results(folder: Path, facts: Mapping[str, Any]) -> str:
+    """Which exported results a table has read."""
+    last = facts["exports"][-1]
+    return (
+        f"Read were the exported cases in {folder.name}/, made by {last['command']} (commit "
+        f"{last['commit']}, {last['date']})."
+    )
+
+
+def _refuse_unknown(asked: Sequence[Any] | None, there: Sequence[Any], where: str) -> None:
+    unknown = [str(value) for value in asked or () if value not in there]
     if unknown:
         raise ValueError(
-            f"--targets {' '.join(unknown)}: not in {plan.centers}, which has {', '.join(centers)}"
+            f"{' '.join(unknown)}: not in {where}, which has {', '.join(map(str, there))}"
         )
-    cells = table_cells(table, centers, targets, seeds, protocols_of(table, plan.holdout))
-    report = make_report(table, cells, lambda cell: read_cell(plan, cell))
-    absent = [cell for of_seeds in report.missing.values() for cell in of_seeds]
-    commands = tuple(step.command for step in missing_steps(plan, absent))
-    report = replace(report, commands=commands, notes=(*report.notes, describe_plan(plan, seeds)))
-    if table.extra is None:
-        return report
-    by_row = {
-        row.name: tuple(
-            of_seeds[0]
-            for (protocol, name, _), of_seeds in cells.items()
-            if (protocol, name) == (table.protocols[0], row.name)
-        )
-        for row in table.rows
-    }
-    lines, sheet, note = table.extra(plan, by_row, read_paper(table.paper))
-    return replace(
-        report,
-        lines=(*report.lines, *lines),
-        sheets=(*report.sheets, sheet),
-        notes=(*report.notes, note),
-    )
 
 
 def describe_plan(plan: Plan, seeds: Sequence[int]) -> str:
@@ -96,7 +155,8 @@ def describe_plan(plan: Plan, seeds: Sequence[int]) -> str:
 def add_table_arguments(parser: argparse.ArgumentParser) -> None:
     """What to show, and where to write it."""
     add = parser.add_argument
-    text = "a case's values are their mean (default: the preset's)"
-    add("--seeds", type=int, nargs="+", help=text)
+    text = "exported cases, such as results/benchmark, instead of an experiment's runs"
+    add("--results", type=Path, metavar="DIR", help=text)
+    add("--seeds", type=int, nargs="+", help="trainings to read (default: the preset's, or all)")
     add("--targets", nargs="+", help="centers to show; none: all with lesions")
     add("--out", type=Path, help="folder to write to (default: the experiment's)")

@@ -4,29 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from data.case import Center
-from engine.case_metrics import read_cases
+from reproduce.analysis.compare import measure
+from reproduce.analysis.layout import show_p
 from reproduce.analysis.paper_tables import TABLE5_METHODS
-from reproduce.analysis.stats import bootstrap_mean, compare_pairs, mean_over_centers
-from reproduce.experiments.cells import Plan, lesion_centers, make_cell
-from reproduce.experiments.finished import find_folders
+from reproduce.analysis.rows import ResultKey, Rows
+from reproduce.analysis.stats import (
+    PairedTest,
+    bootstrap_mean,
+    bootstrap_trainings,
+    compare_pairs,
+    mean_over_centers,
+)
 
 BASELINE, WHOLE = "BL", "Ours"
-COARSE, FINE = "tumor_coarse", "tumor_fine"
+FINE = "tumor_fine"
 SIGNIFICANT = 0.05
-Values = dict[str, float]  # case id -> a number of its line in cases.csv
+_ONE_HOLDOUT = "train and evaluate all of them with one --holdout"
 
 
 @dataclass(frozen=True)
 class Shift:
     """A row's Dice (%) on the same cases of a center, once seen in training and once not.
 
-    The cases are those that were held out of training where the center was a source; (cases,)
-    each, a value is the mean over seeds (and over the models that saw the center). Comparing one
+    The cases are those that were held out of training where the center was a source; (seeds,
+    cases) each, and a value of `seen` is the mean of the models that saw the center. Comparing one
     center with itself leaves out that centers differ in how hard they are.
     """
 
@@ -37,105 +41,129 @@ class Shift:
 
     @property
     def losses(self) -> np.ndarray:
-        """Dice points that each case loses (cases,); positive where the shift hurts."""
+        """Dice points that each case loses (seeds, cases); positive where the shift hurts."""
         return self.seen - self.unseen
 
 
-def measure_shift(
-    plan: Plan, centers: Mapping[str, Center], center: str, seeds: Sequence[int], variant: str
-) -> Shift | None:
+def shift_keys(
+    centers: Sequence[str], center: str, seeds: Sequence[int], row: str
+) -> tuple[list[list[ResultKey]], list[ResultKey]]:
+    """What `measure_shift` reads: held-out cases of each model that saw `center`, for each seed.
+
+    And those of the model that had it as its target, for each seed.
+    """
+    method = TABLE5_METHODS[row]
+    seen = [
+        [ResultKey(FINE, target, method, seed, heldout=center) for seed in seeds]
+        for target in centers
+        if target != center
+    ]
+    return seen, [ResultKey(FINE, center, method, seed) for seed in seeds]
+
+
+def measure_shift(rows: Rows, center: str, seeds: Sequence[int], row: str) -> Shift | None:
     """What it costs a row of Table V never to have seen `center`.
 
-    Seen: held-out cases of the models that have another target, from the protocol `heldout`.
-    Unseen: the same cases of the model whose target it is, from the protocol `paper`, which has the
-    same threshold where centers.toml gives none. None where one is missing for any seed. Raises
-    ValueError where the models held out different cases.
+    Seen: held-out cases of the models that have another target. Unseen: the same cases of the model
+    whose target it is, with the target's threshold, which is the same one where centers.toml gives
+    none. None where one is missing for any seed. Raises ValueError where the models held out
+    different cases.
     """
-    seen: list[Path] = []  # result folders
-    unseen: list[Path] = []
-    for seed in seeds:
-        for target in lesion_centers(centers):
-            cell = make_cell(centers, FINE, target, method=TABLE5_METHODS[variant], seed=seed)
-            folders = find_folders(plan, cell)
-            if not folders:
-                return None
-            if target == center:
-                unseen += folders
-                continue
-            folder = folders[0].parent / f"evaluation_{center}_{cell.roi_source}_heldout"
-            if not (folder / "done").is_file():
-                return None
-            seen.append(folder)
-    cases = sorted(read_values(seen[0], "dsc")) if seen else []
-    if not cases:
+    seen_keys, unseen_keys = shift_keys(rows.centers, center, seeds, row)
+    every = [key for keys in (*seen_keys, unseen_keys) for key in keys]
+    if not seen_keys or any(rows.select(key) is None for key in every):
         return None
-    thresholds = {
-        t for folder in (*seen, *unseen) for t in read_values(folder, "threshold").values()
-    }
-    of_target = [read_values(folder, "dsc") for folder in unseen]
+    try:
+        found = [measure([rows.select(key) or () for key in keys]) for keys in seen_keys]
+        seen = [part for part in found if part is not None]
+        names = seen[0].case_ids if seen else ()
+        wanted = [[r for r in rows.select(k) or () if r["case_id"] in names] for k in unseen_keys]
+        unseen = measure(wanted)
+    except ValueError as error:
+        raise ValueError(f"{center}: {error}; {_ONE_HOLDOUT}") from error
+    if not seen:
+        return None
+    if unseen is None or any(part.case_ids != names for part in (*seen, unseen)):
+        raise ValueError(
+            f"{center}: its models held out or were evaluated on different cases; {_ONE_HOLDOUT}"
+        )
     return Shift(
         center,
-        mean_of_models([read_values(folder, "dsc") for folder in seen], cases, center),
-        mean_of_models(
-            [{c: d for c, d in part.items() if c in cases} for part in of_target], cases, center
-        ),
-        tuple(sorted(thresholds)),
+        np.mean([part.values["dsc"] for part in seen], axis=0),
+        unseen.values["dsc"],
+        tuple(sorted({t for part in (*seen, unseen) for t in part.thresholds})),
     )
 
 
-def shift_markdown(variant: str, shifts: Mapping[str, Shift | None]) -> str:
+def shift_markdown(row: str, shifts: Mapping[str, Shift | None]) -> str:
     """What the shift costs a row: the same cases, their center seen in training or not."""
     lines = [
-        f"## What the shift costs {variant}\n",
+        f"## What the shift costs {row}\n",
         "Dice (%), fine tumor stage, pancreas from the segmentation, on the cases of each center "
         "that were held out of training where it was a source. Seen: models trained on other cases "
         "of the center; unseen: the model that had it as its target. A case's value is its mean "
-        "over seeds and models; intervals are 95 % bootstrap intervals over cases.\n",
-        "| center | seen | unseen | loss | cases | thresholds |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "over seeds and models. 95 % bootstrap intervals, over cases, and over trainings and "
+        "cases.\n",
+        *shift_table({row: shifts}),
     ]
-    for center, shift in shifts.items():
-        if shift is None:
-            lines.append(f"| {center} | - | - | - | - | - |")
-            continue
-        lines.append(
-            f"| {center} | {np.mean(shift.seen):.2f} | {np.mean(shift.unseen):.2f} "
-            f"| {np.mean(shift.losses):+.2f}{interval_text([shift.losses])} | {len(shift.losses)} "
-            f"| {' '.join(f'{t:g}' for t in shift.thresholds)} |"
-        )
+    return "\n".join([*lines, "", shift_sentence(row, shifts), ""])
+
+
+def shift_table(rows: Mapping[str, Mapping[str, Shift | None]]) -> list[str]:
+    """The lines of a Markdown table; `rows`: row -> center -> what the shift costs there.
+
+    A line for each center, and one for their mean where none is missing.
+    """
+    lines = [
+        "| row | center | seen | unseen | loss [95 %, cases] | [95 %, trainings and cases] "
+        "| p, Wilcoxon | cases | thresholds |",
+        "|" + " --- |" * 9,
+    ]
+    for row, shifts in rows.items():
+        for center, shift in shifts.items():
+            if shift is None:
+                lines.append(f"| {row} | {center} |" + " - |" * 7)
+            else:
+                lines.append(_shift_line(row, center, [shift]))
+        there = [shift for shift in shifts.values() if shift is not None]
+        if there and len(there) == len(shifts):
+            lines.append(_shift_line(row, "mean", there))
+    return lines
+
+
+def shift_sentence(row: str, shifts: Mapping[str, Shift | None]) -> str:
+    """Whether a row loses by the shift, in words."""
     there = [shift for shift in shifts.values() if shift is not None]
     if not there or len(there) < len(shifts):
-        return "\n".join([*lines, "\nNot every cell is there yet."]) + "\n"
+        return f"What the shift costs {row}: not every result is there yet."
     seen = mean_over_centers([shift.seen for shift in there])
     unseen = mean_over_centers([shift.unseen for shift in there])
-    losses = [shift.losses for shift in there]
-    test = compare_pairs(np.concatenate(losses))
-    lines.append(
-        f"| mean | {seen:.2f} | {unseen:.2f} | {seen - unseen:+.2f}{interval_text(losses)} "
-        f"| {test.pairs} | |"
-    )
+    test = _test_losses(there)
     verb = "loses" if seen > unseen else "does not lose"
-    lines.append(
-        f"\n{variant} {verb} by the shift: {seen:.2f} where the center was seen, {unseen:.2f} "
+    return (
+        f"{row} {verb} by the shift: {seen:.2f} where the center was seen, {unseen:.2f} "
         f"where it was not; {significance_text(test.p, test.pairs)}."
     )
-    return "\n".join(lines) + "\n"
 
 
-def read_values(folder: Path, column: str) -> Values:
-    """A column of a result's cases.csv, of the cases that have it."""
-    rows = read_cases(folder / "cases.csv")
-    return {str(row["case_id"]): float(row[column]) for row in rows if column in row}
+def _test_losses(shifts: Sequence[Shift]) -> PairedTest:
+    return compare_pairs(np.concatenate([shift.losses.mean(axis=0) for shift in shifts]))
 
 
-def mean_of_models(parts: Sequence[Values], cases: Sequence[str], center: str) -> np.ndarray:
-    """Each case's mean (cases,). Raises ValueError where a model has not these cases."""
-    if any(sorted(part) != list(cases) for part in parts):
-        raise ValueError(
-            f"{center}: its models held out or were evaluated on different cases; train and "
-            "evaluate all of them with one --holdout"
-        )
-    return np.array([[part[name] for name in cases] for part in parts]).mean(axis=0)
+def _shift_line(row: str, name: str, shifts: Sequence[Shift]) -> str:
+    seen, unseen = (
+        mean_over_centers([getattr(shift, part) for shift in shifts]) for part in ("seen", "unseen")
+    )
+    losses = [shift.losses for shift in shifts]
+    cells = [
+        *(row, name, f"{seen:.2f}", f"{unseen:.2f}"),
+        f"{seen - unseen:+.2f}{interval_text(losses)}",
+        trainings_text(losses),
+        show_p(_test_losses(shifts).p),
+        str(sum(loss.shape[1] for loss in losses)),
+        " ".join(f"{t:g}" for t in sorted({t for shift in shifts for t in shift.thresholds})),
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 def significance_text(p: float | None, pairs: int | None) -> str:
@@ -143,10 +171,21 @@ def significance_text(p: float | None, pairs: int | None) -> str:
     if p is None:
         return "not tested"
     word = "significant" if p < SIGNIFICANT else "not significant"
-    return f"{word} (Wilcoxon, p = {p:.2g}, {pairs} cases)"
+    return f"{word} over cases (Wilcoxon, p = {p:.2g}, {pairs} cases)"
 
 
 def interval_text(samples: Sequence[np.ndarray]) -> str:
-    """The 95 % bootstrap interval over cases, in brackets; nothing where there are too few."""
-    interval = bootstrap_mean(samples)
+    """The 95 % bootstrap interval over cases of (seeds, cases) for each center, in brackets.
+
+    Nothing where there are too few cases.
+    """
+    interval = bootstrap_mean([sample.mean(axis=0) for sample in samples])
     return "" if interval is None else f" [{interval.low:.2f}, {interval.high:.2f}]"
+
+
+def trainings_text(samples: Sequence[np.ndarray]) -> str:
+    """The interval over trainings and cases, in brackets; in words where there is one training."""
+    interval = bootstrap_trainings(samples)
+    if interval is not None:
+        return f"[{interval.low:.2f}, {interval.high:.2f}]"
+    return "one training" if any(len(sample) == 1 for sample in samples) else "-"

@@ -1,4 +1,7 @@
-"""Intervals and tests over cases: bootstrap of a mean over centers, paired Wilcoxon test."""
+"""Intervals and tests: bootstrap over cases, and over trainings and cases; paired Wilcoxon test.
+
+What is averaged is (seeds, cases) for each center: centers are fixed and have equal weight.
+"""
 
 from __future__ import annotations
 
@@ -35,14 +38,14 @@ class PairedTest:
 
 
 def mean_over_centers(samples: Sequence[np.ndarray]) -> float:
-    """The mean of the centers' means over cases; `samples`: (cases,) for each center."""
+    """The mean of the centers' means; `samples`: (cases,) or (seeds, cases) for each center."""
     return float(np.mean([np.mean(sample) for sample in samples]))
 
 
 def bootstrap_mean(
     samples: Sequence[np.ndarray], seed: int = SEED, resamples: int = RESAMPLES
 ) -> Interval | None:
-    """The percentile bootstrap interval (95 %) of `mean_over_centers`, over cases.
+    """The percentile bootstrap interval (95 %) of `mean_over_centers`, over cases (cases,).
 
     Each center's cases are drawn with replacement from that center, as many as it has, so that the
     centers keep their weight. None where a center has fewer than two cases.
@@ -63,6 +66,32 @@ def bootstrap_mean(
         rng=np.random.default_rng(seed),
     )
     low, high = found.confidence_interval
+    return Interval(float(low), float(high))
+
+
+def bootstrap_trainings(
+    samples: Sequence[np.ndarray], seed: int = SEED, resamples: int = RESAMPLES
+) -> Interval | None:
+    """The percentile interval (95 %) of `mean_over_centers`, over trainings and over cases.
+
+    `samples`: (seeds, cases) for each center; for a difference of two rows, that of the same seed
+    and case, so that both rows have the same drawn cases. A training is one seed of one center:
+    each center's seeds are drawn with replacement, then its cases, the same for all drawn seeds
+    (both levels cross: Owen, "The pigeonhole bootstrap", Ann. Appl. Stat. 2007). Of n seeds n - 1
+    are drawn, which makes the variance of their mean unbiased (Rao and Wu, JASA 1988); n draws of
+    three would lose a third of it. None where a center has one seed, which says nothing of how
+    trainings scatter, or fewer than two cases.
+    """
+    if not samples or min(min(sample.shape) for sample in samples) < 2:
+        return None
+    rng = np.random.default_rng(seed)
+    means = np.zeros(resamples)
+    for sample in samples:
+        seeds, cases = sample.shape
+        drawn_seeds = rng.multinomial(seeds - 1, np.full(seeds, 1 / seeds), resamples) / (seeds - 1)
+        drawn_cases = rng.multinomial(cases, np.full(cases, 1 / cases), resamples) / cases
+        means += ((drawn_seeds @ sample) * drawn_cases).sum(axis=1) / len(samples)
+    low, high = np.quantile(means, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
     return Interval(float(low), float(high))
 
 

@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 
-from data.case import Center
-from engine.case_metrics import Row
 from reproduce.analysis.compare import (
     ALL_METRICS,
     LINE_COLUMNS,
@@ -24,7 +22,14 @@ from reproduce.analysis.compare import (
     read_paper,
     wrong_means,
 )
-from reproduce.analysis.layout import LEGEND, PAIRED_LEGEND, Frame, make_sheet
+from reproduce.analysis.layout import (
+    LEGEND,
+    ONE_TRAINING_LEGEND,
+    PAIRED_LEGEND,
+    TRAININGS_LEGEND,
+    Frame,
+    make_sheet,
+)
 from reproduce.analysis.render import (
     Sheet,
     escape_latex,
@@ -33,26 +38,24 @@ from reproduce.analysis.render import (
     to_markdown,
     write_table,
 )
-from reproduce.experiments.cells import SEED, Cell, Plan, lesion_centers, make_cell
+from reproduce.analysis.rows import THRESHOLDS, ResultKey, Rows
 from utils.stages import STAGES
 
-PROTOCOLS = {
-    "paper": "Protocol paper: each target center's threshold from centers.toml",
-    "honest": "Protocol honest: threshold chosen on held-out cases of the source centers only",
+THRESHOLD_TEXTS = {
+    "target": "Threshold target: each target center's own, from centers.toml",
+    "source-val": "Threshold source-val: chosen on held-out cases of the source centers only",
 }
 OTHER_CENTERS = (
-    "These centers are not the paper's three: its means stand here to be seen, not to be compared "
-    "with."
+    "These centers are not the paper's three: its means are shown for reference, not comparable."
 )
-THRESHOLDS = {"paper": "target", "honest": "source-val"}
-ONE_THRESHOLD = "Protocols paper and honest: threshold 0.5 in both"
-Place = tuple[str, str, str]  # protocol, row, center
-Cells = Mapping[Place, tuple[Cell, ...]]  # a cell for each seed
+ONE_THRESHOLD = "Threshold 0.5"
+Place = tuple[str, str, str]  # threshold, row, center
+Keys = Mapping[Place, tuple[ResultKey, ...]]  # an evaluation for each seed
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """One row: its name in the paper, and the cells that fill it. No stage: not built yet."""
+    """One row: its name in the paper, and the results that fill it. No stage: not built yet."""
 
     name: str
     stage: str | None = None
@@ -62,13 +65,13 @@ class TableRow:
     note: str = ""
 
 
-# Plan, row -> its cells of protocol paper, the paper's numbers -> more lines, their sheet, a note
-Extra = Callable[[Plan, Mapping[str, tuple[Cell, ...]], Paper], tuple[list[Line], Sheet, str]]
+# Rows, row -> its results of threshold target (one a center), paper -> lines, their sheet, a note
+Extra = Callable[[Rows, Mapping[str, Sequence[ResultKey]], Paper], tuple[list[Line], Sheet, str]]
 
 
 @dataclass(frozen=True)
 class Table:
-    """One table of the paper; `paper` names its file in `paper/`."""
+    """One table of the paper; `paper` names its file in `paper/` ("": it has no such numbers)."""
 
     name: str
     title: str
@@ -78,10 +81,10 @@ class Table:
     extra: Extra | None = None
 
     @property
-    def protocols(self) -> tuple[str, ...]:
-        """The protocols that differ: both for the tumor, one for the pancreas."""
+    def thresholds(self) -> tuple[str, ...]:
+        """The ways to choose a threshold that differ: both for the tumor, one for the pancreas."""
         stages = [STAGES[row.stage] for row in self.rows if row.stage is not None]
-        return tuple(PROTOCOLS) if any(s.target == "tumor" for s in stages) else ("paper",)
+        return THRESHOLDS if any(s.target == "tumor" for s in stages) else THRESHOLDS[:1]
 
 
 @dataclass(frozen=True)
@@ -93,8 +96,8 @@ class Report:
     lines: tuple[Line, ...]
     sheets: tuple[Sheet, ...]
     notes: tuple[str, ...]
-    missing: Cells
-    commands: tuple[str, ...] = ()  # what fills the missing cells, in order
+    missing: Keys
+    commands: tuple[str, ...] = ()  # what fills the missing results, in order
 
     @property
     def markdown(self) -> str:
@@ -103,9 +106,9 @@ class Report:
         parts.append("\n".join(f"- {note}" for note in self.notes) + "\n")
         if self.missing:
             listed = [f"- {line}" for line in name_missing(self.missing)]
-            parts.append("\n".join(["### Missing cells", "", *listed, ""]))
+            parts.append("\n".join(["### Missing results", "", *listed, ""]))
         if self.commands:
-            text = "These commands fill them, in this order; a training goes on where it was killed"
+            text = "These commands fill them, in this order; an interrupted training resumes"
             parts.append("\n".join([f"{text}:\n", "```bash", *self.commands, "```\n"]))
         return "\n".join(parts)
 
@@ -129,132 +132,151 @@ class Report:
         write_table(out, self.name, self.markdown, self.latex, self.csv)
 
 
-def table_cells(
-    table: Table,
-    centers: Mapping[str, Center],
-    targets: Sequence[str] | None = None,
-    seeds: Sequence[int] = (SEED,),
-    protocols: Sequence[str] | None = None,
-) -> dict[Place, tuple[Cell, ...]]:
-    """The cells of a table by place, one for each seed; rows that are not built have none.
-
-    `targets`: the centers to show (None: all with lesions); `protocols`: None for all of its own.
-    """
+def table_keys(
+    table: Table, targets: Sequence[str], seeds: Sequence[int], thresholds: Sequence[str]
+) -> dict[Place, tuple[ResultKey, ...]]:
+    """The results of a table by place, one for each seed; rows that are not built have none."""
     return {
-        (protocol, row.name, target): tuple(
-            make_cell(
-                centers,
-                row.stage,
-                target,
+        (threshold, row.name, target): tuple(
+            ResultKey(
+                stage=row.stage,
+                target=target,
                 method=row.method,
-                roi_source=row.roi_source,
-                folds=row.folds,
-                threshold=THRESHOLDS[protocol],
                 seed=seed,
+                roi_source=row.roi_source,
+                threshold=threshold,
+                folds=row.folds,
             )
             for seed in seeds
         )
-        for protocol in (table.protocols if protocols is None else protocols)
+        for threshold in thresholds
         for row in table.rows
         if row.stage is not None
-        for target in (lesion_centers(centers) if targets is None else targets)
+        for target in targets
     }
 
 
-def protocols_of(table: Table, holdout: float) -> tuple[str, ...]:
-    """The protocols that can be run: `honest` needs cases that were held out."""
-    return table.protocols if holdout > 0 else ("paper",)
+def thresholds_of(table: Table, holdout: float) -> tuple[str, ...]:
+    """Those that can be run: `source-val` needs cases that were held out."""
+    return table.thresholds if holdout > 0 else THRESHOLDS[:1]
 
 
-def make_report(table: Table, cells: Cells, read: Callable[[Cell], Sequence[Row] | None]) -> Report:
-    """The report of the cells that `read` finds (rows of cases.csv; None: missing).
+def make_report(table: Table, rows: Rows, keys: Keys) -> Report:
+    """The report of the results in `rows`; `keys`: what `table_keys` gives.
 
-    It shows the centers and the protocols that the places of `cells` name. A place with a missing
-    cell, for any of its seeds, has no number, and neither has its mean.
+    It shows the centers and the thresholds that the places of `keys` name. A place with a missing
+    result, for any of its seeds, has no number, and neither has its mean.
     """
-    paper = read_paper(table.paper)
-    targets = tuple(dict.fromkeys(center for _, _, center in cells))
-    protocols = tuple(dict.fromkeys(protocol for protocol, _, _ in cells))
-    missing: dict[Place, tuple[Cell, ...]] = {}
+    paper = read_paper(table.paper) if table.paper else {}
+    targets = tuple(dict.fromkeys(center for _, _, center in keys))
+    thresholds = tuple(dict.fromkeys(threshold for threshold, _, _ in keys))
+    found, missing, warnings = _measure_places(rows, keys)
+    lines = [
+        line for name in thresholds for line in _make_lines(table, name, found, paper, targets)
+    ]
+    frame = Frame(tuple(row.name for row in table.rows), targets, table.baseline)
+    sheets = tuple(
+        make_sheet(
+            _threshold_text(table, threshold),
+            [line for line in lines if line.threshold == threshold],
+            frame,
+        )
+        for threshold in thresholds
+    )
+    several = any(len(of_seeds) > 1 for of_seeds in keys.values())
+    notes = (*_fixed_notes(table, paper, targets, several), *warnings, *_comparison_notes(lines))
+    report = Report(table.name, table.title, tuple(lines), sheets, notes, missing)
+    return report if table.extra is None else _with_extra(table, report, rows, keys)
+
+
+def _with_extra(table: Table, report: Report, rows: Rows, keys: Keys) -> Report:
+    assert table.extra is not None
+    by_row = {
+        row.name: tuple(
+            of_seeds[0]
+            for (threshold, name, _), of_seeds in keys.items()
+            if (threshold, name) == (THRESHOLDS[0], row.name)
+        )
+        for row in table.rows
+    }
+    lines, sheet, note = table.extra(rows, by_row, read_paper(table.paper))
+    return replace(
+        report,
+        lines=(*report.lines, *lines),
+        sheets=(*report.sheets, sheet),
+        notes=(*report.notes, note),
+    )
+
+
+def _measure_places(
+    rows: Rows, keys: Keys
+) -> tuple[dict[Place, Measured], dict[Place, tuple[ResultKey, ...]], list[str]]:
+    """What was measured, what is missing, and what a reader has to know, by place."""
     found: dict[Place, Measured] = {}
-    oddities: list[str] = []
-    for place, of_seeds in cells.items():
-        rows = {cell: read(cell) for cell in of_seeds}
-        absent = tuple(cell for cell, its_rows in rows.items() if its_rows is None)
+    missing: dict[Place, tuple[ResultKey, ...]] = {}
+    warnings: list[str] = []
+    for place, of_seeds in keys.items():
+        absent = tuple(key for key in of_seeds if rows.select(key) is None)
         if absent:
             missing[place] = absent
             continue
         try:
-            part = measure([its_rows for its_rows in rows.values() if its_rows is not None])
+            part = measure([rows.select(key) or () for key in of_seeds])
         except ValueError as error:
-            oddities.append(f"{_name_place(place)} is left out: {error}.")
+            warnings.append(f"{_name_place(place)} is left out: {error}.")
             continue
         if part is None:
-            oddities.append(f"{_name_place(place)} is left out: no case has a label.")
+            warnings.append(f"{_name_place(place)} is left out: no case has a label.")
             continue
         found[place] = part
-        oddities += _oddities(place, part)
-    lines = [line for name in protocols for line in _make_lines(table, name, found, paper, targets)]
-    frame = Frame(tuple(row.name for row in table.rows), targets, table.baseline)
-    return Report(
-        table.name,
-        table.title,
-        tuple(lines),
-        tuple(
-            make_sheet(
-                _protocol_text(table, protocol),
-                [line for line in lines if line.protocol == protocol],
-                frame,
-            )
-            for protocol in protocols
-        ),
-        (*_fixed_notes(table, paper, targets), *oddities, *_comparison_notes(lines)),
-        missing,
-    )
+        warnings += _warnings(place, part)
+    return found, missing, warnings
 
 
-def name_missing(missing: Cells) -> list[str]:
-    """A sentence for each row and protocol that lacks cells: of which centers and seeds."""
+def name_missing(missing: Keys) -> list[str]:
+    """A sentence for each row and threshold that lacks results: of which centers and seeds."""
     names: dict[tuple[str, str], list[str]] = {}
-    for (protocol, row, center), cells in missing.items():
-        seeds = ", ".join(str(cell.seed) for cell in cells)
-        names.setdefault((protocol, row), []).append(f"{center} (seed {seeds})")
+    for (threshold, row, center), keys in missing.items():
+        seeds = ", ".join(str(key.seed) for key in keys)
+        names.setdefault((threshold, row), []).append(f"{center} (seed {seeds})")
     return [
-        f"{row}, protocol {protocol}: {', '.join(places)}"
-        for (protocol, row), places in names.items()
+        f"{row}, threshold {threshold}: {', '.join(places)}"
+        for (threshold, row), places in names.items()
     ]
 
 
-def _protocol_text(table: Table, protocol: str) -> str:
-    return ONE_THRESHOLD if len(table.protocols) == 1 else PROTOCOLS[protocol]
+def _threshold_text(table: Table, threshold: str) -> str:
+    return ONE_THRESHOLD if len(table.thresholds) == 1 else THRESHOLD_TEXTS[threshold]
 
 
 def _make_lines(
     table: Table,
-    protocol: str,
+    threshold: str,
     found: Mapping[Place, Measured],
     paper: Paper,
     targets: Sequence[str],
 ) -> list[Line]:
-    """Every number of a protocol: rows x metrics x (centers and their mean)."""
+    """Every number of a threshold: rows x metrics x (centers and their mean)."""
     lines = []
     for row, metric in product(table.rows, ALL_METRICS):
         compared = table.baseline not in (None, row.name)
         for center in (*targets, MEAN):
             names = targets if center == MEAN else (center,)
-            parts = [found.get((protocol, row.name, name)) for name in names]
-            before = [found.get((protocol, str(table.baseline), name)) for name in names]
+            parts = [found.get((threshold, row.name, name)) for name in names]
+            before = [found.get((threshold, str(table.baseline), name)) for name in names]
             printed = paper_number(paper, row.name, center, metric)
-            place = (protocol, row.name, center, metric)
+            place = (threshold, row.name, center, metric)
             lines.append(make_line(place, parts, before if compared else None, printed))
     return lines
 
 
-def _fixed_notes(table: Table, paper: Paper, targets: Sequence[str]) -> list[str]:
-    notes = [LEGEND]
+def _fixed_notes(
+    table: Table, paper: Paper, targets: Sequence[str], several_seeds: bool
+) -> list[str]:
+    notes = [LEGEND, TRAININGS_LEGEND if several_seeds else ONE_TRAINING_LEGEND]
     if table.baseline is not None:
         notes.append(PAIRED_LEGEND.format(table.baseline))
-    if {target.lower() for target in targets} != paper_centers(paper):
+    if paper and {target.lower() for target in targets} != paper_centers(paper):
         notes.append(OTHER_CENTERS)
     notes += [*wrong_means(paper), *(f"{row.name}: {row.note}." for row in table.rows if row.note)]
     unbuilt = [row.name for row in table.rows if row.stage is None]
@@ -268,19 +290,19 @@ def _comparison_notes(lines: Sequence[Line]) -> list[str]:
     centers: dict[tuple[str, str, str, str], list[str]] = {}
     for line in lines:
         if line.note is not None and line.metric in METRICS:
-            key = (line.protocol, line.row, line.note, METRICS[line.metric])
+            key = (line.threshold, line.row, line.note, METRICS[line.metric])
             centers.setdefault(key, []).append(line.center)
     metrics: dict[tuple[str, str, str, str], list[str]] = {}
-    for (protocol, row, note, metric), names in centers.items():
-        place = (protocol, row, note, ", ".join(names))
+    for (threshold, row, note, metric), names in centers.items():
+        place = (threshold, row, note, ", ".join(names))
         metrics.setdefault(place, []).append(metric.partition(" ")[0])
     return [
-        f"{row}, {where}, protocol {protocol}, {', '.join(names)}: {note}."
-        for (protocol, row, note, where), names in metrics.items()
+        f"{row}, {where}, threshold {threshold}, {', '.join(names)}: {note}."
+        for (threshold, row, note, where), names in metrics.items()
     ]
 
 
-def _oddities(place: Place, part: Measured) -> list[str]:
+def _warnings(place: Place, part: Measured) -> list[str]:
     notes = []
     if part.empty_labels:
         names = ", ".join(part.empty_labels)
@@ -291,5 +313,5 @@ def _oddities(place: Place, part: Measured) -> list[str]:
 
 
 def _name_place(place: Place) -> str:
-    protocol, row, center = place
-    return f"{row}, {center}, protocol {protocol}"
+    threshold, row, center = place
+    return f"{row}, {center}, threshold {threshold}"

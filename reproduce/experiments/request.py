@@ -14,9 +14,9 @@ from typing import Any
 
 from data.case import Center
 from data.centers import load_centers
-from methods import METHODS
-from reproduce.analysis.paper_tables import TABLES
-from reproduce.analysis.tables import Table, protocols_of, table_cells
+from reproduce.analysis.collect import table_cells
+from reproduce.analysis.paper_tables import TABLE5_METHODS, TABLES
+from reproduce.analysis.tables import Table, thresholds_of
 from reproduce.experiments.cells import Cell, choose_targets, make_cell
 from reproduce.experiments.plan import Plan
 from reproduce.experiments.plan_arguments import (
@@ -30,7 +30,6 @@ from reproduce.experiments.presets import PRESETS, Phantoms
 FIGURES, ALL, BENCHMARK, DEMO = "figures", "all", "benchmark", "demo"
 OWN_PRESET = {BENCHMARK: "small", DEMO: "demo"}  # these two draw their own synthetic centers
 HAVE_ROWS = ("table5", BENCHMARK)  # what compares methods, row by row
-ROWS = {str(method.table5): name for name, method in METHODS.items() if method.table5 is not None}
 LOCAL = "local"
 
 
@@ -88,7 +87,9 @@ def parse_request(description: str | None, argv: Sequence[str] | None = None) ->
     add("--seeds", type=int, nargs="+", help="default: the preset's")
     add("--phantom-seed", type=int, help="draws other synthetic centers; default: the preset's")
     add("--targets", nargs="+", help="centers to test on; default: all with lesions")
-    add("--rows", nargs="+", choices=tuple(ROWS), help="of Table V, to fill; default: all")
+    add(
+        "--rows", nargs="+", choices=tuple(TABLE5_METHODS), help="of Table V, to fill; default: all"
+    )
     add("--out", type=Path, default=DEFAULT_OUT, help="the experiment: its tables, logs, timestamp")
     add("--dry-run", action="store_true", help="print the steps and what they cost, no more")
     add("--executor", default=LOCAL, help="of Snakemake: slurm takes the steps to a cluster")
@@ -175,7 +176,7 @@ def collect_cells(request: Request) -> list[Cell]:
             centers,
             targets,
             request.seeds,
-            protocols_of(table, request.plan.holdout),
+            thresholds_of(table, request.plan.holdout),
         ).values()
         for cell in of_seeds
     ]
@@ -183,7 +184,7 @@ def collect_cells(request: Request) -> list[Cell]:
         for target in targets:
             cells += figure_cells(centers, target, request.seeds[0])
     if request.rows is not None:
-        methods = [ROWS[row] for row in request.rows]
+        methods = [TABLE5_METHODS[row] for row in request.rows]
         cells = [cell for cell in cells if cell.method in methods]
     return sorted(dict.fromkeys(cells), key=lambda cell: request.seeds.index(cell.seed))
 
@@ -193,6 +194,9 @@ def figure_cells(centers: Mapping[str, Center], target: str, seed: int) -> list[
     return [
         make_cell(centers, "pancreas_fine", target, seed=seed),
         make_cell(centers, "tumor_coarse", target, seed=seed),
-        *(make_cell(centers, "tumor_fine", target, method=m, seed=seed) for m in ROWS.values()),
+        *(
+            make_cell(centers, "tumor_fine", target, method=m, seed=seed)
+            for m in TABLE5_METHODS.values()
+        ),
         make_cell(centers, "tumor_fine", target, folds=True, seed=seed),
     ]

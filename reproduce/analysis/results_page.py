@@ -1,0 +1,263 @@
+"""docs/results.template.md and results/ -> docs/results.md: no number in it is typed by hand.
+
+The template's `{{name argument ...}}` is replaced by what the function of that name in `BLOCKS`
+makes of the exported cases: a table, list items or a piece of a sentence.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reproduce.analysis.benchmark import (
+    CLAIM_DSC,
+    measure_dice,
+    seeds_table,
+    signed,
+    verdict_sentences,
+)
+from reproduce.analysis.compare import MEAN, METRICS, Line, paper_number, read_paper
+from reproduce.analysis.layout import PAIRED_COLUMNS, gain_cells, mean_interval
+from reproduce.analysis.paper_tables import TABLE5, TABLE5_COARSE, TABLES
+from reproduce.analysis.rows import EXPERIMENT, Rows, read_results
+from reproduce.analysis.run_table import keys_of_results
+from reproduce.analysis.shift import BASELINE, WHOLE, measure_shift, shift_table
+from reproduce.analysis.tables import Report, make_report
+
+PLACEHOLDER = re.compile(r"\{\{([^{}]*)\}\}")
+NOT_MEASURED = "not measured"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One folder of results/: its rows, and experiment.json."""
+
+    rows: Rows
+    facts: Mapping[str, Any]
+    reports: dict[str, Report] = field(default_factory=dict)  # each is made once
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The centers that have been tested, in the experiment's order."""
+        tested = {key.target for key in self.rows.evaluations if not key.heldout}
+        return tuple(name for name in self.rows.centers if name in tested)
+
+    def report(self, name: str) -> Report:
+        """A table of what is there; `table5_coarse` is Table V's rows before the fine stage."""
+        if name not in self.reports:
+            before = name == TABLE5_COARSE.name
+            table = TABLE5_COARSE if before else TABLES[name]
+            keys = keys_of_results(table, self.rows, self.targets)
+            keys = {place: k for place, k in keys.items() if not before or place[0] == "target"}
+            self.reports[name] = make_report(table, self.rows, keys)
+        return self.reports[name]
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything that a placeholder can ask for."""
+
+    results: Path
+    experiments: dict[str, Experiment | None] = field(default_factory=dict)  # each is read once
+
+    def experiment(self, name: str) -> Experiment | None:
+        """The experiment of that name; None where it is not exported."""
+        if name not in self.experiments:
+            folder = self.results / name
+            there = (folder / EXPERIMENT).is_file()
+            self.experiments[name] = (
+                Experiment(read_results(folder), read_facts(folder)) if there else None
+            )
+        return self.experiments[name]
+
+
+def render_page(template: str, results: Path) -> str:
+    """The page. Raises ValueError, naming it, for a placeholder that cannot be filled."""
+    page = Page(results)
+
+    def fill(match: re.Match[str]) -> str:
+        name, *arguments = shlex.split(match[1]) or [""]
+        if name not in BLOCKS:
+            raise ValueError(f"{{{{{match[1]}}}}}: unknown; choose from {', '.join(BLOCKS)}")
+        try:
+            return BLOCKS[name](page, *arguments)
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"{{{{{match[1]}}}}}: wrong arguments ({error})") from error
+
+    return PLACEHOLDER.sub(fill, template)
+
+
+def show_status(page: Page, *names: str) -> str:
+    """A line for each experiment, those that are not exported too."""
+    lines = _head(
+        ["experiment", "preset", "seeds", "unseen centers", "results", "commit, date", "not run"]
+    )
+    for name in names:
+        found = page.experiment(name)
+        if found is None:
+            lines.append(f"| {name} | | | | {NOT_MEASURED} | | all |")
+            continue
+        last = found.facts["exports"][-1]
+        cells = [
+            name,
+            found.facts["preset"],
+            " ".join(map(str, found.rows.seeds)),
+            " ".join(found.targets),
+            f"{sum(map(len, found.rows.evaluations.values()))} cases",
+            f"{last['commit']}, {_day(last['date'])}",
+            f"{len(last['not_run'])} (experiment.json)" if last["not_run"] else "-",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def show_facts(page: Page, name: str) -> str:
+    """The command, machine and phantoms of an experiment, in one sentence."""
+    found = page.experiment(name)
+    if found is None:
+        return f"{name}: {NOT_MEASURED}."
+    last = found.facts["exports"][-1]
+    phantoms = f"; {found.facts['phantoms']}" if found.facts["phantoms"] else ""
+    return f"`{last['command']}`; {last['machine']}, torch {last['packages']['torch']}{phantoms}."
+
+
+def show_count(page: Page, name: str, what: str) -> str:
+    """How many seeds, centers or cases an experiment has, as a number in a sentence."""
+    found = page.experiment(name)
+    if found is None:
+        return "0"
+    counts = {
+        "seeds": len(found.rows.seeds),
+        "centers": len(found.targets),
+        "cases": sum(map(len, found.rows.evaluations.values())),
+    }
+    return str(counts[what])
+
+
+def show_shift(page: Page, name: str, *rows: str) -> str:
+    """What the shift costs these rows of Table V."""
+    found = page.experiment(name)
+    if found is None:
+        return f"What the shift costs: {NOT_MEASURED}."
+    seeds = found.rows.seeds
+    shifts = {r: {t: measure_shift(found.rows, t, seeds, r) for t in found.targets} for r in rows}
+    if not any(shift for of_row in shifts.values() for shift in of_row.values()):
+        return f"What the shift costs: {NOT_MEASURED}."
+    return "\n".join(shift_table(shifts))
+
+
+def show_rows(page: Page, name: str) -> str:
+    """Table V in short: every row, before and after the fine stage, a line each."""
+    found = page.experiment(name)
+    if found is None:
+        return f"Table V: {NOT_MEASURED}."
+    header = ["stage, threshold", "row", *found.targets, "mean DSC [95 %]"]
+    header += [f"minus {BASELINE} [95 %, cases]", *PAIRED_COLUMNS]
+    header += ["ASD (mm)", "HD (mm)"]
+    lines = _head(header)
+    for stage, table in (("fine", TABLE5.name), ("coarse", TABLE5_COARSE.name)):
+        report = found.report(table)
+        index = {(x.threshold, x.row, x.center, x.metric): x for x in report.lines}
+        for threshold, row in dict.fromkeys((line.threshold, line.row) for line in report.lines):
+            dice = [index[threshold, row, center, "dsc"] for center in (*found.targets, MEAN)]
+            if all(line.ours is None for line in dice):
+                continue
+            surfaces = [index[threshold, row, MEAN, metric] for metric in ("asd_mm", "hd95_mm")]
+            cells = [*map(_number, dice[:-1]), _number(dice[-1]) + mean_interval(dice[-1])]
+            cells += [""] * 5 if row == BASELINE else gain_cells(dice[-1])
+            cells += map(_number, surfaces)
+            lines.append(f"| {stage}, {threshold} | {row} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def show_seeds(page: Page, name: str, stage: str) -> str:
+    """Every row against BL, seed by seed."""
+    found = page.experiment(name)
+    if found is None:
+        return f"Seed by seed: {NOT_MEASURED}."
+    dice = {(stage, s): measure_dice(found.rows, found.targets, stage, s) for s in found.rows.seeds}
+    return "\n".join(seeds_table(dice))
+
+
+def show_claim(page: Page, name: str) -> str:
+    """Whether the paper's claim comes out, as list items."""
+    found = page.experiment(name)
+    if found is None:
+        return f"- Whether {WHOLE} is {CLAIM_DSC} Dice points above {BASELINE}: {NOT_MEASURED}."
+    return "\n".join(verdict_sentences(found.report(TABLE5.name).lines, surfaces=False))
+
+
+def show_means(page: Page, *names: str) -> str:
+    """Tables II and III in short: means over centers of each experiment, DSC, ASD and HD."""
+    lines = _head(["table", "row", *names, "paper"])
+    for table in (TABLES["table2"], TABLES["table3"]):
+        paper = read_paper(table.paper)
+        for row in table.rows:
+            cells = [table.title.partition(":")[0].removeprefix("Table "), row.name]
+            for name in names:
+                found = page.experiment(name)
+                report = None if found is None else found.report(table.name)
+                cells.append(NOT_MEASURED if report is None else _means(report, row.name))
+            printed = (paper_number(paper, row.name, MEAN, metric) for metric in METRICS)
+            cells.append(" / ".join("-" if value is None else f"{value:.2f}" for value in printed))
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def show_difference(page: Page, name: str, table: str, row: str, threshold: str) -> str:
+    """What a row's DSC has more than the baseline's, in a sentence: +2.2 [0.2, 4.4]."""
+    found = page.experiment(name)
+    lines = () if found is None else found.report(table).lines
+    for line in lines:
+        if (line.threshold, line.row, line.center, line.metric) == (threshold, row, MEAN, "dsc"):
+            return NOT_MEASURED if line.gain is None else signed(line)
+    return NOT_MEASURED
+
+
+BLOCKS: Mapping[str, Callable[..., str]] = {
+    "status": show_status,
+    "facts": show_facts,
+    "count": show_count,
+    "shift": show_shift,
+    "rows": show_rows,
+    "seeds": show_seeds,
+    "claim": show_claim,
+    "means": show_means,
+    "gain": show_difference,
+}
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """experiment.json of an experiment's folder."""
+    facts: dict[str, Any] = json.loads((folder / EXPERIMENT).read_text(encoding="utf-8"))
+    return facts
+
+
+def _day(time: str) -> str:
+    """20260101-000000 -> 2026-01-01."""
+    return f"{time[:4]}-{time[4:6]}-{time[6:8]}"
+
+
+def _head(cells: Sequence[str]) -> list[str]:
+    """The first two lines of a Markdown table."""
+    return [f"| {' | '.join(cells)} |", "| --- |" + " --- |" * (len(cells) - 1)]
+
+
+def _number(line: Line) -> str:
+    return "-" if line.ours is None else f"{line.ours:.2f}"
+
+
+def _means(report: Report, row: str) -> str:
+    """DSC [its interval] / ASD / HD of threshold target, means over centers."""
+    found = [x for x in report.lines if (x.threshold, x.row, x.center) == ("target", row, MEAN)]
+    lines = {line.metric: line for line in found}
+    if lines["dsc"].ours is None:
+        return NOT_MEASURED
+    numbers = [_number(lines[metric]) for metric in METRICS]
+    numbers[0] += mean_interval(lines["dsc"])
+    return " / ".join(numbers)

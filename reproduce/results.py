@@ -1,0 +1,39 @@
+"""Make docs/results.md of the exported cases in results/: python reproduce/results.py
+
+Its text is docs/results.template.md; every table and number comes from results/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from engine.command_line import run_script
+from reproduce.analysis.results_page import render_page
+from utils.commands import ROOT
+from utils.files import write_text
+
+
+def make_page(args: argparse.Namespace) -> None:
+    """Write the page."""
+    write_text(args.out, render_page(args.template.read_text(encoding="utf-8"), args.results))
+    print(args.out)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add, docs = parser.add_argument, ROOT / "docs"
+    add("--results", type=Path, default=ROOT / "results", help="folder of the experiments")
+    add("--template", type=Path, default=docs / "results.template.md", help="the page's text")
+    add("--out", type=Path, default=docs / "results.md", help="the page")
+    run_script(make_page, parser.parse_args(argv))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""docs/results.md is what `reproduce/results.py` makes of the committed cases."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reproduce.analysis.results_page import BLOCKS, PLACEHOLDER, render_page
+from tests._rows_fixtures import benchmark_rows, key, make_cases, make_rows, write_experiment
+
+ROOT = Path(__file__).resolve().parents[1]
+TEMPLATE = ROOT / "docs" / "results.template.md"
+MAX_LINES = 80
+
+
+@pytest.mark.slow
+def test_the_committed_page_is_made_of_the_committed_cases() -> None:
+    made = render_page(TEMPLATE.read_text(encoding="utf-8"), ROOT / "results")
+    assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == made, (
+        "run python reproduce/results.py and commit docs/results.md"
+    )
+
+
+def test_the_page_is_short() -> None:
+    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= MAX_LINES
+
+
+def test_no_measured_number_is_typed_into_the_template() -> None:
+    text = PLACEHOLDER.sub("", TEMPLATE.read_text(encoding="utf-8"))
+    assert re.findall(r"\d+\.\d+", text) == []
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """Three centers, three seeds; Ours is 6 points above BL, give or take."""
+    rng = np.random.default_rng(0)
+    base = {name: rng.normal(45, 9, 7) for name in "ABC"}
+    gain = {"Ours": 6.0, "BL+IDR": -1.0}
+    rows = benchmark_rows(
+        lambda row, target, seed: base[target] + gain.get(row, 0) + rng.normal(0, 2, 7)
+    )
+    write_experiment(tmp_path / "results" / "benchmark", rows)
+    return tmp_path / "results"
+
+
+@pytest.mark.slow
+def test_the_page_of_a_whole_benchmark_is_short_too(results: Path) -> None:
+    text = render_page(TEMPLATE.read_text(encoding="utf-8"), results)
+    assert len(text.splitlines()) <= MAX_LINES
+    assert "| benchmark | small | 1 2 3 | A B C |" in text
+    assert "| demo | | | | not measured | | all |" in text
+    assert "{{" not in text
+
+
+def test_numbers_are_those_of_the_cases(tmp_path: Path) -> None:
+    found = {
+        key("tumor_fine", target, method): make_cases([dsc, dsc + 10])
+        for target, dsc in (("A", 30.0), ("B", 50.0))
+        for method, dsc in (("bl", dsc), ("ours", dsc + 3))
+    }
+    write_experiment(tmp_path / "mine", make_rows(found, ("A", "B")))
+    page = (
+        "{{gain mine table5 Ours target}}|{{gain mine table5 BL+IDR target}}|{{count mine seeds}}|"
+        "{{count mine cases}}|{{gain other table5 Ours target}}"
+    )
+    assert render_page(page, tmp_path).split("|") == [
+        "+3.00 [3.00, 3.00]",
+        "not measured",
+        "1",
+        "8",
+        "not measured",
+    ]
+    table = render_page("{{rows mine}}", tmp_path).splitlines()
+    assert len(table) == 4  # the rows that have results: BL and Ours
+    assert table[2].startswith("| fine, target | BL | 35.00 | 55.00 | 45.00 [40.00, 50.00] |  |")
+    assert "| 48.00 [43.00, 53.00] | +3.00 [3.00, 3.00] | one training | - | - | - |" in table[3]
+    means = render_page("{{means mine other}}", tmp_path).splitlines()
+    assert means[-3].startswith("| III | F-Seg | 48.00 [43.00, 53.00] / 20.80 / 52.00 | not meas")
+
+
+def test_an_experiment_of_some_targets_shows_these(tmp_path: Path) -> None:
+    found = {key("tumor_fine", "B"): make_cases([30.0]), key("tumor_fine", "B", heldout="A"): []}
+    write_experiment(tmp_path / "part", make_rows(found, ("A", "B")))
+    assert "| B | 2 cases" not in render_page("{{status part}}", tmp_path)
+    assert "| B | 1 cases |" in render_page("{{status part}}", tmp_path)
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_what_is_not_exported_is_said(name: str, tmp_path: Path) -> None:
+    more = {
+        "count": "seeds",
+        "seeds": "tumor_fine",
+        "shift": "BL",
+        "gain": "table5 Ours target",
+    }.get(name, "")
+    text = render_page(f"{{{{{name} nothing {more}}}}}", tmp_path)
+    assert text == "0" if name == "count" else "not measured" in text
+
+
+@pytest.mark.parametrize(
+    ("placeholder", "message"),
+    [
+        ("{{speed benchmark}}", "unknown; choose from status, facts"),
+        ("{{}}", "unknown; choose from"),
+        ("{{facts}}", "wrong arguments"),
+        ("{{count benchmark lines}}", "wrong arguments"),
+    ],
+)
+def test_a_placeholder_that_cannot_be_filled_is_named(
+    placeholder: str, message: str, tmp_path: Path
+) -> None:
+    write_experiment(tmp_path / "benchmark", make_rows({key("tumor_fine", "A"): []}, ("A",)))
+    with pytest.raises(ValueError, match=re.escape(placeholder)) as caught:
+        render_page(f"text {placeholder} text", tmp_path)
+    assert message in str(caught.value)
+
+
+@pytest.mark.slow
+def test_the_command_writes_the_page_from_any_folder(tmp_path: Path) -> None:
+    found = {key("pancreas_fine", "A"): make_cases([70.0, 80.0])}
+    write_experiment(tmp_path / "results" / "demo", make_rows(found, ("A",)))
+    (tmp_path / "page.md").write_text("{{count demo cases}} cases\n")
+    words = ["--results", "results", "--template", "page.md", "--out", "out/page.md"]
+    script = ROOT / "reproduce" / "results.py"
+    command = [sys.executable, str(script), *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "page.md").read_text() == "2 cases\n"
