@@ -29,6 +29,7 @@ from matplotlib.lines import Line2D
 
 from data.prepare.prepare_centers import prepare_centers
 from data.prepare.prepared_case import PrepareSettings
+from engine.command_line import run_script
 from engine.inference import load_predictor
 from engine.run_folders import Run, find_runs
 from reproduce.analysis.embedding import (

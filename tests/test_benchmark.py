@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 
 from data.centers import load_centers
-from data.phantom.centers import APART
-from engine.command_line import parse_config
 from reproduce.analysis.benchmark import (
     CLAIM_DSC,
     benchmark_markdown,
@@ -23,11 +21,10 @@ from reproduce.analysis.benchmark import (
 )
 from reproduce.analysis.compare import MEAN, METRICS, Line
 from reproduce.analysis.paper_tables import TABLE5 as TABLE
+from reproduce.analysis.paper_tables import TABLE5_METHODS as VARIANTS
 from reproduce.analysis.run_table import report_table
 from reproduce.experiments.cells import Plan
-from reproduce.experiments.presets import PRESETS, Phantoms
 from tests._table_fixtures import cell, fill, fill_model, make_plan, make_rows, markdown_cells
-from utils.stages import STAGES, VARIANTS
 
 NAMES = ("A", "B", "C")
 
@@ -41,7 +38,11 @@ def plan(tmp_path: Path) -> Plan:
 
 
 def fill_coarse(plan: Plan, target: str, variant: str, dscs: Sequence[float], seed: int) -> None:
-    fill(plan, cell(plan, "tumor_coarse", target, variant=variant, seed=seed), make_rows(dscs))
+    fill(
+        plan,
+        cell(plan, "tumor_coarse", target, method=VARIANTS[variant], seed=seed),
+        make_rows(dscs),
+    )
 
 
 def test_a_coarse_case_counts_as_its_mean_over_the_seeds_and_no_seed_may_be_missing(
@@ -180,35 +181,3 @@ def test_the_report_begins_with_what_made_it_and_the_shift_of_bl(plan: Plan) -> 
     places = [text.index(part) for part in order]
     assert places == sorted(places)
     assert "protocol honest: not every cell is there yet" in text
-
-
-@pytest.mark.slow
-def test_the_synthetic_centers_are_made_once_and_kept(tmp_path: Path) -> None:
-    phantoms = Phantoms(cases=1, size="demo", centers=APART)
-    toml = phantoms.draw(tmp_path)
-    assert sorted(load_centers(toml)) == sorted(APART)
-    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nii.gz")}
-    assert phantoms.draw(tmp_path) == toml
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nii.gz")} == times
-    with pytest.raises(ValueError, match="choose another folder or remove this one"):
-        replace(phantoms, seed=1).draw(tmp_path)
-
-
-@pytest.mark.parametrize("name", PRESETS)
-@pytest.mark.parametrize("stage", STAGES)
-def test_the_arguments_of_every_preset_are_those_of_the_scripts(name: str, stage: str) -> None:
-    preset = PRESETS[name]
-    own = preset.stage_options.get(stage, ())
-    config = parse_config(STAGES[stage], [*preset.options, *own])
-    assert config.stage.slices == (stage == "tumor_fine" and name != "small")
-
-
-def test_every_preset_but_the_papers_has_centers_and_the_rows_differ_in_nothing() -> None:
-    assert PRESETS["paper"].options == ()
-    assert PRESETS["paper"].stage_options == {}
-    assert all(preset.phantoms for name, preset in PRESETS.items() if name != "paper")
-    assert not any(
-        "--variant" in words
-        for preset in PRESETS.values()
-        for words in (preset.options, *preset.stage_options.values())
-    )

@@ -58,7 +58,7 @@ def test_table_fives_p_values_and_gains_are_those_of_the_paired_cases(tmp_path: 
     for number, target in enumerate(PAPER_CENTERS):
         before = random_rows(12 + number, 40, number)[1:]
         gains[target] = np.round(rng.normal(4, 5, len(before)), 3)
-        fill(plan, cell(plan, "tumor_fine", target, variant="BL"), before)
+        fill(plan, cell(plan, "tumor_fine", target, method="bl"), before)
         # In another order: cases are paired by name.
         fill(plan, cell(plan, "tumor_fine", target), shifted(before, gains[target].tolist())[::-1])
     report = report_table(TABLE5, plan)
@@ -92,7 +92,7 @@ def test_variants_of_different_cases_are_not_compared_and_the_cases_are_named(
 ) -> None:
     plan = make_plan(tmp_path)
     rows = make_rows([10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0])
-    fill(plan, cell(plan, "tumor_fine", "MSD", variant="BL"), rows[:-1])
+    fill(plan, cell(plan, "tumor_fine", "MSD", method="bl"), rows[:-1])
     fill(plan, cell(plan, "tumor_fine", "MSD"), shifted(rows[1:], [1, 2, 3, 4, 5, 6, 7]))
     report = report_table(TABLE5, plan, targets=["MSD"])
     line = csv_lines(report)["paper", "Ours", "MSD", "dsc"]
@@ -104,7 +104,7 @@ def test_variants_of_different_cases_are_not_compared_and_the_cases_are_named(
 
 def test_too_few_cases_are_not_tested_and_it_is_said(tmp_path: Path) -> None:
     plan, rows = make_plan(tmp_path), make_rows([10.0, 20.0, 30.0])
-    fill(plan, cell(plan, "tumor_fine", "MSD", variant="BL"), rows)
+    fill(plan, cell(plan, "tumor_fine", "MSD", method="bl"), rows)
     fill(plan, cell(plan, "tumor_fine", "MSD"), shifted(rows, [5.0, 6.0, 0.0]))
     line = csv_lines(report_table(TABLE5, plan))["paper", "Ours", "MSD", "dsc"]
     assert (line["p"], line["pairs"], line["ties"]) == ("", "3", "1")
@@ -130,7 +130,7 @@ def test_table_six_has_every_system_and_what_ours_costs(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, options=("--upsample", "nearest"))
     for target in PAPER_CENTERS:
         for stage in ("tumor_coarse", "tumor_fine"):
-            fill(plan, cell(plan, stage, target, variant="BL"), make_rows([40.0, 50.0]))
+            fill(plan, cell(plan, stage, target, method="bl"), make_rows([40.0, 50.0]))
     report = report_table(TABLE6, plan)
     paper, _, cost = markdown_cells(report.markdown)
     assert len([name for name in paper if name.startswith("DSC")]) == len(cost) == 17
