@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from data.centers import load_centers
-from data.phantom.centers import APART
-from engine.command_line import parse_config
 from reproduce.analysis.benchmark import (
     CLAIM_DSC,
     benchmark_keys,
@@ -22,10 +18,8 @@ from reproduce.analysis.benchmark import (
 )
 from reproduce.analysis.compare import MEAN, METRICS, Line
 from reproduce.analysis.paper_tables import TABLE5_METHODS
-from reproduce.experiments.presets import PRESETS, Phantoms
 from tests._rows_fixtures import benchmark_rows, key, make_cases, make_rows
 from tests._table_fixtures import markdown_cells
-from utils.stages import STAGES
 
 NAMES = ("A", "B", "C")
 BOTH = ("target", "source-val")
@@ -203,35 +197,3 @@ def test_the_report_reads_nothing_beside_the_keys_that_it_names() -> None:
     assert full.fine == less.fine
     assert full.coarse == less.coarse
     assert all(shift for of_row in less.shifts.values() for shift in of_row.values())
-
-
-@pytest.mark.slow
-def test_the_synthetic_centers_are_made_once_and_kept(tmp_path: Path) -> None:
-    phantoms = Phantoms(cases=1, size="demo", centers=APART)
-    toml = phantoms.draw(tmp_path)
-    assert sorted(load_centers(toml)) == sorted(APART)
-    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nii.gz")}
-    assert phantoms.draw(tmp_path) == toml
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nii.gz")} == times
-    with pytest.raises(ValueError, match="choose another folder or remove this one"):
-        replace(phantoms, seed=1).draw(tmp_path)
-
-
-@pytest.mark.parametrize("name", PRESETS)
-@pytest.mark.parametrize("stage", STAGES)
-def test_the_arguments_of_every_preset_are_those_of_the_scripts(name: str, stage: str) -> None:
-    preset = PRESETS[name]
-    own = preset.stage_options.get(stage, ())
-    config = parse_config(STAGES[stage], [*preset.options, *own])
-    assert config.stage.slices == (stage == "tumor_fine" and name != "small")
-
-
-def test_every_preset_but_the_papers_has_centers_and_the_rows_differ_in_nothing() -> None:
-    assert PRESETS["paper"].options == ()
-    assert PRESETS["paper"].stage_options == {}
-    assert all(preset.phantoms for name, preset in PRESETS.items() if name != "paper")
-    assert not any(
-        "--variant" in words
-        for preset in PRESETS.values()
-        for words in (preset.options, *preset.stage_options.values())
-    )

@@ -320,9 +320,7 @@ def test_a_folder_in_which_a_process_works_is_not_moved(
 
 
 @pytest.mark.slow
-def test_the_steps_of_a_cell_with_a_threshold_of_held_out_cases_fill_it(
-    tmp_path: Path, tiny: Tiny, splits: Splits
-) -> None:
+def test_the_steps_of_a_cell_fill_it(tmp_path: Path, tiny: Tiny, splits: Splits) -> None:
     small = ("--epochs", "1", "--jitter-voxels", "0", "4", "--window-voxels", "32", "32")
     options = (*SMALL, *small, "--device", "cpu", "--precision", "fp32")
     plan = Plan(tiny.centers, tmp_path / "checkpoints", tiny.cache, 0.4, options, time=TIME)

@@ -41,7 +41,7 @@ def test_figure_6_has_a_panel_for_each_model_and_numbers_that_its_points_give(
     asked: Request,
 ) -> None:
     one = replace(asked, targets=("C",))
-    train(one, one.cell("tumor_coarse", "C", variant="BL"))
+    train(one, one.cell("tumor_coarse", "C", method="bl"))
     train(one, one.cell("tumor_coarse", "C"))
     before = digest(one.plan.checkpoints)
     paths = figure6.run(one)
@@ -74,7 +74,7 @@ def test_a_missing_model_has_an_empty_panel_and_its_commands_are_told(
     asked: Request, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one = replace(asked, targets=("C",))
-    train(one, one.cell("tumor_coarse", "C", variant="BL"))
+    train(one, one.cell("tumor_coarse", "C", method="bl"))
     figure6.run(one, per_case=1)
     out = capsys.readouterr().out
     assert "C, BL: perplexity 5.0, for 16 points" in out  # four cases, two classes, two views

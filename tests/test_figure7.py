@@ -61,7 +61,7 @@ def test_figure_7_prints_medians_and_how_many_results_are_empty(
 ) -> None:
     for center, distances in zip(NAMES, ([1, 2, 9], [4, 5, 6], [7, 8, 30]), strict=True):
         rows = [*rows_of([50, 60, 70], distances), empty_row("case_3")]
-        fill(asked.plan, asked.cell("tumor_fine", center, variant="BL"), rows)
+        fill(asked.plan, asked.cell("tumor_fine", center, method="bl"), rows)
     fill(asked.plan, asked.cell("tumor_fine", "B"), rows_of([80, 90], [3, 4]))
     paths = figure7.run(asked)
     assert [path.name for path in paths] == ["figure7.png", "figure7.pdf"]

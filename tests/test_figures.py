@@ -25,13 +25,14 @@ from reproduce.analysis.figures import (
     save_figure,
     write_numbers,
 )
-from reproduce.experiments.cells import Plan
+from reproduce.experiments.plan import Plan
 from tests._figure_fixtures import (
     commands,
     digest,
     evaluate,
     rows_of,
 )
+from tests._table_fixtures import TIME
 
 pytest_plugins = ["tests._figure_plugin"]
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,14 +58,16 @@ def test_numbers_are_written_with_six_digits_and_unknown_ones_left_empty(tmp_pat
 
 def test_the_command_line_makes_the_plan_that_the_tables_make(picture_centers: Path) -> None:
     words = ["--centers", str(picture_centers), "--targets", "B", "--options", "--width 8"]
-    request = request_of(make_parser("x").parse_args([*words, "--protocol", "honest"]))
-    assert (request.targets, request.protocol) == (("B",), "honest")
-    assert request.plan == Plan(picture_centers, options=("--width", "8"))
+    words += ["--time", TIME]
+    request = request_of(make_parser("x").parse_args([*words, "--threshold", "source-val"]))
+    assert (request.targets, request.threshold) == (("B",), "source-val")
+    assert request.plan == Plan(picture_centers, options=("--width", "8"), time=TIME)
     cell = request.cell("tumor_fine", "B")
-    assert (cell.sources, cell.protocol) == (("A", "C"), "honest")
-    assert request.cell("pancreas_fine", "B").protocol == "paper"  # it has no other
+    assert (cell.sources, cell.threshold) == (("A", "C"), "source-val")
+    assert request.cell("pancreas_fine", "B").threshold == "target"  # it has no other
     for wrong in ("N", "D"):
-        args = make_parser("x").parse_args(["--centers", str(picture_centers), "--targets", wrong])
+        words = ["--centers", str(picture_centers), "--targets", wrong, "--time", TIME]
+        args = make_parser("x").parse_args(words)
         with pytest.raises(ValueError, match=f"--targets {wrong}: .* A, B, C"):
             request_of(args)
 
@@ -120,7 +123,7 @@ def test_what_is_missing_ends_the_script_with_one_message_and_status_2(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as left:
-        figure.main(["--centers", str(picture_centers), "--targets", "C"])
+        figure.main(["--centers", str(picture_centers), "--targets", "C", "--time", TIME])
     assert left.value.code == 2
     assert capsys.readouterr().err.startswith("error: no tumor")
 
