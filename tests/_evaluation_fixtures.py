@@ -35,7 +35,7 @@ from utils.stages import STAGE_NAMES, STAGES, Stage
 SPACING = (2.5, 2.0, 2.0)  # mm of the files, (z, y, x)
 PREPARED_SPACING = (3.0, 2.4, 2.4)
 PANCREAS_HU, TUMOR_HU = 100, 180
-PANCREAS_CUT, TUMOR_CUT = 60.0, 140.0  # HU between the tissues
+PANCREAS_CUT, TUMOR_CUT = 30.0, 140.0  # HU between the tissues
 PANCREAS_SIZE, TUMOR_SIZE = (9, 16, 20), (6, 9, 9)  # voxels
 ORIENTATIONS = ("LPS", "RAI", "PIR", "ASL")
 TIME, LATER = "20250101-000000", "20250202-000000"
@@ -126,7 +126,7 @@ def make_volumes(seed: int, lesions: bool = True) -> tuple[np.ndarray, np.ndarra
     shape = tuple(rng.integers((18, 44, 40), (22, 52, 48)).tolist())
     smooth = ndimage.gaussian_filter(rng.standard_normal(shape), 4)
     smooth = (smooth - smooth.min()) / (smooth.max() - smooth.min())
-    image = -95 + 110 * smooth
+    image = -115 + 30 * smooth  # fat: without it these would be no Hounsfield units
     label = np.zeros(shape, np.uint8)
     corner = rng.integers(2, np.subtract(shape, PANCREAS_SIZE) - 2)
     parts = [(corner, PANCREAS_SIZE, PANCREAS_HU, 1)]

@@ -31,4 +31,4 @@ def asked(picture_centers: Path, tmp_path: Path) -> Request:
     plan = Plan(
         picture_centers, tmp_path / "checkpoints", tmp_path / "cache", options=OPTIONS, time=TIME
     )
-    return Request(plan, load_centers(picture_centers), NAMES, tmp_path / "out", "paper", 2022)
+    return Request(plan, load_centers(picture_centers), NAMES, tmp_path / "out", "target", 2022)

@@ -41,7 +41,7 @@ def plan(tmp_path: Path) -> Plan:
 def test_rows_are_those_of_cases_csv_with_their_center_and_fold(plan: Plan) -> None:
     whole = key("tumor_fine", "A", "bl")
     folds = key("tumor_fine", "B", folds=True)
-    fill(plan, cell(plan, "tumor_fine", "A", variant="BL"), make_rows([10.0, 20.0]))
+    fill(plan, cell(plan, "tumor_fine", "A", method="bl"), make_rows([10.0, 20.0]))
     folders = fill(plan, cell(plan, "tumor_fine", "B", folds=True), make_rows([1.0, 2, 3, 4, 5]))
     centers = load_centers(plan.centers)
     rows = collect_rows(plan, centers, [whole, folds, key("tumor_fine", "C")])
@@ -74,7 +74,7 @@ def test_heldout_cases_are_of_the_source_center(plan: Plan) -> None:
 def test_a_networks_cost_is_counted_once_at_the_papers_size(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, NAMES, options=("--upsample", "nearest"))
     for target in ("A", "B"):
-        fill(plan, cell(plan, "tumor_fine", target, variant="BL"), make_rows([10.0]))
+        fill(plan, cell(plan, "tumor_fine", target, method="bl"), make_rows([10.0]))
     keys = [key("tumor_fine", target, "bl") for target in ("A", "B")]
     rows = collect_rows(plan, load_centers(plan.centers), keys, networks=True)
     assert list(rows.networks) == [("bl", "tumor_fine")]
@@ -105,9 +105,9 @@ def request_of(plan: Plan, *words: str) -> Request:
     return parse_request(None, ["--what", "table5", "--preset", "paper", *places, *words])
 
 
-def fill_row(plan: Plan, target: str, dscs: list[float], variant: str = "BL") -> None:
+def fill_row(plan: Plan, target: str, dscs: list[float], method: str = "bl") -> None:
     for stage in ("tumor_coarse", "tumor_fine"):
-        fill(plan, cell(plan, stage, target, variant=variant), make_rows(dscs))
+        fill(plan, cell(plan, stage, target, method=method), make_rows(dscs))
 
 
 @pytest.mark.usefixtures("uncounted")
@@ -115,7 +115,7 @@ def test_what_is_finished_is_exported_and_can_be_shown_without_checkpoints(
     plan: Plan, tmp_path: Path
 ) -> None:
     fill_row(plan, "A", [10.0, 20.0])
-    fill_row(plan, "A", [14.0, 24.0], variant="Ours")
+    fill_row(plan, "A", [14.0, 24.0], method="ours")
     folder = tmp_path / "results" / "mine"
     exported = export_results(request_of(plan), folder, commit="abc1234")
     assert exported.evaluations == 4

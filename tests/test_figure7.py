@@ -78,8 +78,8 @@ def test_figure_7_prints_medians_and_how_many_results_are_empty(
     }
     out = capsys.readouterr().out
     assert "all centers, BL: median 6.0 mm, 3 of 12 empty" in out
-    assert any("--variant BL+IDR" in command for command in commands(out))
-    assert not any("--variant BL " in command for command in commands(out))
+    assert any("--method bl_idr" in command for command in commands(out))
+    assert not any("--method bl " in command for command in commands(out))
 
 
 def test_the_numbers_of_exported_cases_need_no_checkpoint(
