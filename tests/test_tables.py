@@ -158,7 +158,7 @@ def test_results_of_other_options_do_not_fill_a_cell(tmp_path: Path) -> None:
     assert float(ours) == 55
     other = report_table(TABLE2, replace(plan, options=()))
     assert csv_lines(other)["target", "Fine", "MSD", "dsc"]["ours"] == ""
-    assert "holdout 0.1 and the default options" in other.markdown
+    assert "holdout 0.1 and no further options" in other.markdown
 
 
 def test_empty_predictions_and_missed_lesions_are_counted_and_stay_in_the_mean() -> None:
@@ -240,13 +240,13 @@ def test_a_table_reads_and_changes_nothing_but_its_own_files(
     fill(plan, cell(plan, "pancreas_fine", "MSD"), make_lines([70.0, 80.0]))
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
     arguments = ["--centers", str(plan.centers), "--checkpoints", str(plan.checkpoints)]
-    run_table(TABLE2, [*arguments, "--out", str(tmp_path / "new")])
+    run_table(TABLE2, [*arguments, "--experiment", str(tmp_path / "new")])
     after = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if "new" not in p.parts}
     assert {p: t for p, t in after.items() if p != tmp_path} == {
         p: t for p, t in before.items() if p != tmp_path
     }
     written = {p.name: p.read_text() for p in (tmp_path / "new").iterdir()}
-    assert sorted(written) == ["table2.csv", "table2.md", "table2.tex"]
+    assert sorted(written) == ["experiment.json", "table2.csv", "table2.md", "table2.tex"]
     assert capsys.readouterr().out.strip() == written["table2.md"].strip()
     assert "% missing: Coarse, threshold target: RMYY (seed 2022)" in written["table2.tex"]
 
@@ -263,7 +263,8 @@ def test_what_cannot_be_shown_ends_with_a_message(
 ) -> None:
     plan = make_plan(tmp_path)
     with pytest.raises(SystemExit) as ended:
-        run_table(TABLE2, ["--centers", str(plan.centers), *arguments])
+        place = ["--experiment", str(tmp_path / "new"), "--centers", str(plan.centers)]
+        run_table(TABLE2, [*place, *arguments])
     assert message in capsys.readouterr().err + str(ended.value)
 
 

@@ -127,11 +127,17 @@ def missing_steps(plan: Plan, cells: Iterable[Cell], splits: Splits | None = Non
 
     What depends on a step that is not done is not done either.
     """
+    todo = [cell for cell in cells if not _is_filled(plan, cell, splits)]
     missing: dict[Step, None] = {}
-    for step in dict.fromkeys(step for cell in cells for step in steps_of(plan, cell)):
+    for step in dict.fromkeys(step for cell in todo for step in steps_of(plan, cell)):
         if any(needed in missing for needed in step.needs) or not is_done(step, splits):
             missing[step] = None
     return list(missing)
+
+
+def _is_filled(plan: Plan, cell: Cell, splits: Splits | None) -> bool:
+    """Whether all results of a cell exist, with all that they were read from."""
+    return all(is_done(step, splits) for step in evaluations_of(plan, cell))
 
 
 def stale_folders(steps: Iterable[Step], splits: Splits) -> list[Path]:
