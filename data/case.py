@@ -82,4 +82,4 @@ class Center:
     label_suffix: str = ""
     patient_pattern: str | None = None
     exclude: tuple[str, ...] = ()
-    drop_doubles: bool = False
+    drop_duplicates: bool = False

@@ -62,9 +62,10 @@ _KEYS: dict[str, tuple[tuple[type, ...], str]] = {
     "label_suffix": ((str,), "the end of label names that image names do not have"),
     "patient_pattern": ((str,), "a regular expression whose first group is the patient"),
     "exclude": ((list,), "a list of case ids"),
-    "drop_doubles": ((bool,), "true or false"),
+    "drop_duplicates": ((bool,), "true or false"),
 }
 
+_RENAMED = {"drop_doubles": "drop_duplicates"}
 _READERS_OF = {  # other layouts have their folders' names fixed
     "images": ("folder", "nih", "panorama"),
     "labels": ("folder", "nih", "panorama"),
@@ -79,6 +80,9 @@ def _faults(table: dict[str, Any]) -> list[str]:
         f"{key}: is missing; {_KEYS[key][1]}" for key in ("reader", "path") if key not in table
     ]
     for key, value in table.items():
+        if key in _RENAMED:
+            faults.append(f"{key}: is called {_RENAMED[key]} now; rename it")
+            continue
         if key not in _KEYS:
             faults.append(f"{key}: unknown key; choose from {', '.join(_KEYS)}")
             continue

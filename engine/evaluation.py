@@ -50,7 +50,7 @@ def run_stage(evaluation: Evaluation) -> list[Path]:
 def evaluate_run(evaluation: Evaluation, run: Run, center: Center, previous: Result | None) -> Path:
     """Predict, write and measure with one run the cases of `center` that the protocol names.
 
-    Doubles that the run's split dropped are left out: another center's copy of them has trained.
+    Duplicates that the run's split dropped are left out: another center's copy of them has trained.
     Raises ValueError where a case has trained the run.
     """
     model = load_model(run, evaluation.device, evaluation.precision)

@@ -44,7 +44,7 @@ class Run:
     holdout: float = 0.0
     test_cases: frozenset[CaseName] = frozenset()
     heldout_cases: frozenset[CaseName] = frozenset()  # of the sources, to choose a threshold on
-    dropped_cases: frozenset[CaseName] = frozenset()  # doubles: never trained, never tested
+    dropped_cases: frozenset[CaseName] = frozenset()  # duplicates: never trained, never tested
 
     @property
     def done(self) -> bool:

@@ -169,7 +169,7 @@ def test_a_cache_that_was_copied_elsewhere_is_checked_and_used(
     (case,) = prepare_centers([center], tmp_path / "copy", settings)["A"]
     assert case.folder is not None
     flip_one_byte(case.folder / "image.npy")
-    with pytest.raises(AssertionError, match="read again"):
+    with pytest.raises(DataError, match="read again"):
         prepare_centers([center], tmp_path / "copy", settings)
 
 
@@ -228,11 +228,11 @@ def test_a_scan_in_two_centers_is_refused_or_dropped_when_told(tmp_path: Path) -
     settings, cache = PrepareSettings(), tmp_path / "cache"
     with pytest.raises(DataError, match=r"^A/case_2 and B/case_9 are the same scan: .*exclude"):
         prepare_centers([first, second], cache, settings)
-    dropping = Center("B", "folder", second.path, drop_doubles=True)
+    dropping = Center("B", "folder", second.path, drop_duplicates=True)
     prepared = prepare_centers([first, dropping], cache, settings)
     assert [case.case_id for case in prepared["A"]] == ["case_1", "case_2"]
     assert [case.case_id for case in prepared["B"]] == ["case_3", "case_4"]
-    earlier = Center("A", "folder", first.path, drop_doubles=True)
+    earlier = Center("A", "folder", first.path, drop_duplicates=True)
     prepared = prepare_centers([earlier, second], cache, settings)
     assert [case.case_id for case in prepared["A"]] == ["case_1"]
     assert len(prepared["B"]) == 3

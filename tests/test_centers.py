@@ -45,7 +45,7 @@ def test_every_key_is_read_and_paths_start_at_the_file(tmp_path: Path) -> None:
         label_geometry = "image"
         patient_pattern = "^(P[0-9]+)"
         exclude = ["P7"]
-        drop_doubles = true
+        drop_duplicates = true
         """,
     )
     centers = load_centers(path)
@@ -60,7 +60,7 @@ def test_every_key_is_read_and_paths_start_at_the_file(tmp_path: Path) -> None:
     assert south.label_geometry == "image"
     assert south.patient_pattern == "^(P[0-9]+)"
     assert south.exclude == ("P7",)
-    assert south.drop_doubles
+    assert south.drop_duplicates
 
 
 def test_the_example_file_loads() -> None:
@@ -112,7 +112,7 @@ def test_all_faults_are_told_at_once_with_file_table_key_and_choices(tmp_path: P
         "exclude = [3]",
         'patient_pattern = "P.*"',
         'patient_pattern = "("',
-        "drop_doubles = 1",
+        "drop_duplicates = 1",
     ],
 )
 def test_a_wrong_value_is_named(tmp_path: Path, line: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data.prepare.signature import sign_image
 from data.quality.survey import CaseFacts, Lesion
 from data.quality.table1 import describe_center
 from reproduce.table1 import main
@@ -25,9 +26,8 @@ def make_facts(case_id: str, tags: dict[str, str]) -> CaseFacts:
         pancreas_ml=80.0,
         lesions=(lesion,),
         acquisition=tags,
-        oddities=(),
-        fingerprint=case_id,
-        thumbnail=np.zeros((16, 16, 16), np.uint8),
+        warnings=(),
+        signature=sign_image("MSD", case_id, np.zeros((3, 3, 3), np.int16), (1.0, 1.0, 1.0)),
     )
 
 
