@@ -28,10 +28,10 @@ from data.prepare.resample import axis_weights, grid_weights, resample_float
 FINGERPRINT_HU = (-100, 240)  # the networks' window (Sec. IV-A): what clamping leaves alone
 FINGERPRINT_SIZE = 256
 THUMBNAIL_SHAPE = (16, 16, 16)
-GRAY_HU = (-150, 250)  # thumbnail and slabs: 0 to 255
+GRAY_HU = (-100, 240)  # of thumbnail and slabs, 0 to 255: the same window
 SLAB_MM = 8.0
 SLAB_CELLS = 12
-BODY_HU = -300
+MIN_TISSUE = 0.05  # of the fullest slice: emptier ends, as of padding, are no slabs
 _VOXELS_AT_ONCE = 2_000_000  # bounds the memory of a fingerprint
 
 
@@ -146,37 +146,40 @@ def thumbnail(image_hu: np.ndarray) -> np.ndarray:
 def slabs_of(image_hu: np.ndarray, spacing: Triple) -> tuple[np.ndarray, np.ndarray]:
     """`Signature.slabs` and `extents_mm`: each slice in a box of its own, then means along z.
 
-    The box is two standard deviations of the body to each side of its middle: an ellipse is filled
-    exactly, and padding, cropped air or a few voxels of a table hardly move it. A slice does not
-    know the others, so that a cropped stack has the rows that it had.
+    A voxel weighs what it is above -100 HU, so that air and fat do not count and resampling keeps
+    the sums. The box is two standard deviations of the weights to each side of their middle: an
+    ellipse is filled exactly, and neither padding nor cropped air moves it. A slice does not know
+    the others, so that a cropped stack keeps its rows.
     """
     low, high = GRAY_HU
-    depth = image_hu.shape[0]
-    rows = np.zeros((depth, SLAB_CELLS**2), np.float32)
-    extents = np.zeros((depth, 2), np.float32)
-    for z, plane in enumerate(image_hu):
-        body = plane > BODY_HU
-        if not body.any():
-            continue
-        along_y, height = _cells(body.sum(axis=1))
-        along_x, width = _cells(body.sum(axis=0))
-        gray = np.clip(plane, low, high).astype(np.float32) - low
-        rows[z] = (along_y @ gray @ along_x.T).ravel()
-        extents[z] = height * spacing[1], width * spacing[2]
-    count = max(1, round(depth * spacing[0] / SLAB_MM))
-    weights = axis_weights(depth, spacing[0], count, SLAB_MM)
+    gray = [np.clip(plane, low, high).astype(np.float32) - low for plane in image_hu]
+    tissue = np.array([float(plane.sum()) for plane in gray])
+    inside = np.flatnonzero(tissue > MIN_TISSUE * tissue.max())
+    if len(inside) == 0:
+        return np.empty((0, SLAB_CELLS, SLAB_CELLS), np.uint8), np.empty((0, 2), np.float32)
+    gray = gray[inside[0] : inside[-1] + 1]
+    rows = np.zeros((len(gray), SLAB_CELLS**2), np.float32)
+    extents = np.zeros((len(gray), 2), np.float32)
+    for z, plane in enumerate(gray):
+        if plane.any():
+            along_y, height = _cells(plane.sum(axis=1))
+            along_x, width = _cells(plane.sum(axis=0))
+            rows[z] = (along_y @ plane @ along_x.T).ravel()
+            extents[z] = height * spacing[1], width * spacing[2]
+    count = max(1, round(len(gray) * spacing[0] / SLAB_MM))
+    weights = axis_weights(len(gray), spacing[0], count, SLAB_MM)
     return _to_gray(weights @ rows).reshape(-1, SLAB_CELLS, SLAB_CELLS), weights @ extents
 
 
-def _cells(counts: np.ndarray) -> tuple[np.ndarray, float]:
+def _cells(weights: np.ndarray) -> tuple[np.ndarray, float]:
     """(12, n) float32: the mean over each cell of the box around a body, and the box's voxels.
 
-    `counts`: voxels of the body at each of n places. What lies outside the image is air.
+    `weights`: of each of n places. What lies outside the image is air.
     """
-    n = len(counts)
+    n = len(weights)
     start = np.arange(n)
-    middle = float(np.average(start + 0.5, weights=counts))
-    deviation = np.sqrt(np.average((start + 0.5 - middle) ** 2, weights=counts) + 1 / 12)
+    middle = float(np.average(start + 0.5, weights=weights))
+    deviation = np.sqrt(np.average((start + 0.5 - middle) ** 2, weights=weights) + 1 / 12)
     edges = middle + 2 * deviation * np.linspace(-1, 1, SLAB_CELLS + 1)
     covered = np.minimum(edges[1:, None], start + 1) - np.maximum(edges[:-1, None], start)
     cells = np.clip(covered, 0, None) / (edges[1] - edges[0])

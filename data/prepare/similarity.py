@@ -18,12 +18,12 @@ from data.prepare.signature import Signature
 Pairs = dict[tuple[int, int], float]  # (place in a, place in b) -> similarity
 
 MIN_SHARED = 6  # hashes; different patients share none (benchmarks/bench_duplicates.py)
-MIN_THUMBNAIL = 0.995  # correlation; resampled copies reach 0.998, different patients 0.96
-MIN_SLABS = 0.975  # correlation
+MIN_THUMBNAIL = 0.99  # correlation; resampled copies reach 0.993, different patients 0.96
+MIN_SLABS = 0.965  # correlation; cropped, resampled copies reach 0.97, different patients 0.94
 MIN_ROWS = 8  # slabs that two scans share: 64 mm of height
 MAX_EXTENT_RATIO = 1.06  # between the heights, and the widths, of two bodies
-_MIN_PROBE = 0.98  # correlation of three slabs, mirrored parts averaged: a copy reaches 0.99
-_MIN_TRIPLE = 0.965  # correlation of the same three slabs, not averaged
+_MIN_PROBE = 0.97  # correlation of three slabs, mirrored parts averaged: a copy reaches 0.99
+_MIN_TRIPLE = 0.955  # correlation of the same three slabs, not averaged
 _GAP = 2  # slabs from one of the three to the next
 _NUMBERS_AT_ONCE = 1 << 25  # bounds the memory of a comparison: 128 MiB of float32
 
