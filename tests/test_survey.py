@@ -82,7 +82,9 @@ def test_a_label_that_lies_on_air_gives_a_warning(tmp_path: Path) -> None:
     assert any("% of its label lie on soft tissue" in warning for warning in facts.warnings)
 
 
-def test_a_case_without_tumor_gives_a_warning_only_where_lesions_are_expected(tmp_path: Path) -> None:
+def test_a_case_without_tumor_gives_a_warning_only_where_lesions_are_expected(
+    tmp_path: Path,
+) -> None:
     label = (make_label() > 0).astype(np.uint8)
     sick = survey(tmp_path, make_scan(), label)
     healthy = survey(tmp_path, make_scan(), label, has_lesions=False)

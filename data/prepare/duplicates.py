@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from data.case import DataError
 from data.prepare.signature import Signature, Signed
 from data.prepare.similarity import Pairs, match_fingerprints, match_slabs, match_thumbnails
 
@@ -48,6 +49,27 @@ def find_leaks(trained: Sequence[Signature], cases: Sequence[Case]) -> list[tupl
     for i, j in sorted(pairs, key=lambda pair: (pair[0], -pairs[pair][1], pair[1])):
         leaks.setdefault(i, trained[j].name)
     return [(cases[i], name) for i, name in leaks.items()]
+
+
+def keep_unseen(
+    trained: Sequence[Signature], cases: Sequence[Case], drop_leaked: bool
+) -> tuple[list[Case], list[str]]:
+    """The cases that show no scan of `trained`, and a sentence for each that does.
+
+    Raises `DataError`, which lists them all, unless `drop_leaked`.
+    """
+    leaks = find_leaks(trained, cases)
+    sentences = [f"{case.signature.name} is {name}, which trained this run" for case, name in leaks]
+    if leaks and not drop_leaked:
+        raise DataError(
+            [
+                *sentences,
+                f"{len(leaks)} of {len(cases)} cases are no test of a run that has trained on the "
+                "same scans; evaluate on another center, or leave them out by --drop-leaked",
+            ]
+        )
+    leaked = {id(case) for case, _ in leaks}
+    return [case for case in cases if id(case) not in leaked], sentences
 
 
 def _find(

@@ -132,28 +132,31 @@ def _find_middles(
     allowed = -lengths[0][probes.owner] - (0 if strictly else -1)
     ends = np.searchsorted(-lengths[1][triples.owner], allowed)  # of those that are long enough
     found: Pairs = {}
-    seen: dict[tuple[int, int], float] = {}
     for upside_down in (False, True):
         turned = probes.values[:, ::-1] if upside_down else probes.values
         own, other = _mirror_free(turned, (2, 3)), _mirror_free(triples.values, (2, 3))
+        best: dict[tuple[int, int], tuple[float, int, int]] = {}  # of each pair of scans
         for i, j in _within(own, other, 2 * (1 - _MIN_PROBE), ends):
-            ratio = np.abs(np.log(_safe(probes.extents_mm[i]) / _safe(triples.extents_mm[j])))
-            fits = ratio.max(axis=1) <= np.log(MAX_EXTENT_RATIO)
-            fits &= j < ends[i]
+            fits = (j < ends[i]) & _same_size(probes.extents_mm[i], triples.extents_mm[j])
             i, j = i[fits], j[fits]
             values = _best_mirrored(turned, triples.values, i, j, (2, 3))
-            for k in np.argsort(-values):
-                if values[k] < _MIN_TRIPLE:
-                    break
+            for k in np.flatnonzero(values >= _MIN_TRIPLE):
                 pair = int(probes.owner[i[k]]), int(triples.owner[j[k]])
-                if values[k] <= seen.get(pair, 0):
-                    continue  # the best place of each pair only
-                seen[pair] = float(values[k])
-                places = int(probes.middle[i[k]]), int(triples.middle[j[k]])
-                value = _stretch(shorter[pair[0]].slabs, longer[pair[1]].slabs, places, upside_down)
-                if value >= MIN_SLABS:
-                    found[pair] = max(value, found.get(pair, value))
+                if values[k] > best.get(pair, (0.0, 0, 0))[0]:
+                    best[pair] = float(values[k]), int(i[k]), int(j[k])
+        for pair, (_, probe, place) in best.items():
+            places = int(probes.middle[probe]), int(triples.middle[place])
+            value = _stretch(shorter[pair[0]].slabs, longer[pair[1]].slabs, places, upside_down)
+            if value >= MIN_SLABS:
+                found[pair] = max(value, found.get(pair, value))
     return found
+
+
+def _same_size(a_mm: np.ndarray, b_mm: np.ndarray) -> np.ndarray:
+    """Whether the extents (n, 2) of two bodies agree, both of them."""
+    low, high = np.minimum(a_mm, b_mm), np.maximum(a_mm, b_mm)
+    fits: np.ndarray = (high <= MAX_EXTENT_RATIO * low).all(axis=1)
+    return fits
 
 
 def _stretch(a: np.ndarray, b: np.ndarray, places: tuple[int, int], upside_down: bool) -> float:
@@ -187,10 +190,6 @@ def _normalized(values: np.ndarray) -> np.ndarray:
     rows -= rows.mean(axis=1, keepdims=True)
     length = np.linalg.norm(rows, axis=1, keepdims=True)
     return (rows / np.where(length > 0, length, 1)).reshape(values.shape)
-
-
-def _safe(lengths: np.ndarray) -> np.ndarray:
-    return np.maximum(lengths, 1e-3)
 
 
 def _mirror_free(values: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
