@@ -189,6 +189,7 @@ def test_lesions_under_10_mm3_are_listed(tmp_path: Path) -> None:
     assert findings.refused == []
 
 
+@pytest.mark.usefixtures("no_overview")
 def test_duplicates_are_left_out_when_told(tmp_path: Path) -> None:
     add_case(tmp_path / "A", "a", 1)
     add_case(tmp_path / "B", "b", 1)
@@ -205,10 +206,17 @@ def check(tmp_path: Path, *more: str) -> int:
     return main([str(tmp_path / "centers.toml"), "--cache", str(tmp_path / "cache"), *more])
 
 
+@pytest.fixture
+def no_overview(monkeypatch: pytest.MonkeyPatch) -> None:
+    """check.png takes longer to draw than these tests' cases take to check."""
+    monkeypatch.setattr(findings_module, "draw_check", lambda facts, path: None)
+
+
 def refuse_reading(*_: object) -> None:
     raise AssertionError("a case was read again")
 
 
+@pytest.mark.usefixtures("no_overview")
 def test_the_mapping_between_centers_is_a_table(tmp_path: Path) -> None:
     add_case(tmp_path / "A", "a", 1)
     add_case(tmp_path / "A", "other", 3)
@@ -229,6 +237,7 @@ def test_the_mapping_between_centers_is_a_table(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.usefixtures("no_overview")
 def test_unchanged_cases_are_remembered_and_changed_ones_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -266,6 +275,7 @@ def test_unchanged_cases_are_remembered_and_changed_ones_are_read(
     assert read == ["a1", "a0", "a1", "a2"]
 
 
+@pytest.mark.usefixtures("no_overview")
 def test_other_settings_or_other_code_remember_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -283,6 +293,7 @@ def test_other_settings_or_other_code_remember_nothing(
         check(tmp_path)
 
 
+@pytest.mark.usefixtures("no_overview")
 def test_a_part_is_checked_alone_and_leaves_the_whole_checks_files(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -301,6 +312,7 @@ def test_a_part_is_checked_alone_and_leaves_the_whole_checks_files(
     assert "no center has a case C9" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("no_overview")
 def test_one_bad_case_or_center_ends_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -334,6 +346,7 @@ def test_one_bad_case_or_center_ends_nothing(
         assert [row["case_id"] for row in csv.DictReader(stream)] == ["B0", "B1"]
 
 
+@pytest.mark.usefixtures("no_overview")
 def test_what_was_found_is_counted_for_each_center(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
