@@ -86,7 +86,7 @@ def test_a_changed_file_is_noticed_even_with_its_old_size_and_time(tmp_path: Pat
     assert not np.array_equal(after.image_hu, before.image_hu)
 
 
-def test_voxels_kept_beside_their_header_are_watched_too(tmp_path: Path) -> None:
+def test_voxels_kept_next_to_their_header_are_watched_too(tmp_path: Path) -> None:
     center = make_center(tmp_path, "A", (1,))
     path = center.path / "images" / "case_1.mhd"
     sitk.WriteImage(to_image(make_pair(1)[0], SPACING), str(path))
@@ -269,9 +269,9 @@ def test_all_refused_cases_are_told_at_once_and_the_others_are_kept(
     assert unknown.startswith("A/case_4: ")
     assert "unknown label value 9" in unknown
     assert "A/case_3: has no label" in unlabeled
-    mended = Center("A", "folder", center.path, exclude=("case_2", "case_3", "case_4"))
+    corrected = Center("A", "folder", center.path, exclude=("case_2", "case_3", "case_4"))
     monkeypatch.setattr(preprocess, "load_case", refuse_reading)
-    assert [case.case_id for case in prepare(mended, tmp_path)] == ["case_1"]
+    assert [case.case_id for case in prepare(corrected, tmp_path)] == ["case_1"]
 
 
 def test_a_center_without_labels_is_prepared_for_prediction(tmp_path: Path) -> None:

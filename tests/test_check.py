@@ -238,62 +238,6 @@ def test_the_mapping_between_centers_is_a_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_overview")
-def test_unchanged_cases_are_remembered_and_changed_ones_are_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for number in range(3):
-        add_case(tmp_path / "A", f"a{number}", number)
-    warned = tmp_path / "check" / "A_a1.png"
-    write_volume(
-        tmp_path / "A" / "labels" / "a1.nii.gz",
-        to_image((make_pair(1)[1] > 0).astype(np.uint8), SPACING),
-    )
-    write_centers(tmp_path, "A")
-    assert check(tmp_path) == 0
-    first = capsys.readouterr().out
-    assert "A/a1: no tumor in its label" in first
-    picture = warned.read_bytes()
-    assert picture.startswith(b"\x89PNG")
-    warned.unlink()
-    read: list[str] = []
-    real = facts_cache.survey_case
-
-    def note_reading(center: Center, files: CaseFiles, picture: Path) -> object:
-        read.append(files.case_id)
-        return real(center, files, picture)
-
-    monkeypatch.setattr(facts_cache, "survey_case", note_reading)
-    assert check(tmp_path) == 0
-    assert read == []
-    assert capsys.readouterr().out == first
-    assert warned.read_bytes() == picture
-    add_case(tmp_path / "A", "a1", 7)
-    assert check(tmp_path) == 0
-    assert read == ["a1"]
-    assert not warned.exists()
-    assert check(tmp_path, "--no-cache") == 0
-    assert read == ["a1", "a0", "a1", "a2"]
-
-
-@pytest.mark.usefixtures("no_overview")
-def test_other_settings_or_other_code_remember_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    add_case(tmp_path / "A", "a", 1)
-    path = write_centers(tmp_path, "A")
-    assert check(tmp_path) == 0
-    monkeypatch.setattr(facts_cache, "survey_case", refuse_reading)
-    assert check(tmp_path) == 0
-    write_centers(tmp_path, "A", A="label_map = { pancreas = [1, 2] }")
-    with pytest.raises(AssertionError, match="read again"):
-        check(tmp_path)
-    path.write_text('[centers.A]\nreader = "folder"\npath = "A"\n')
-    monkeypatch.setattr(facts_cache, "code_version", lambda: "another")
-    with pytest.raises(AssertionError, match="read again"):
-        check(tmp_path)
-
-
-@pytest.mark.usefixtures("no_overview")
 def test_a_part_is_checked_alone_and_leaves_the_whole_checks_files(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -51,7 +51,7 @@ def test_scanner_rows_join_names_and_give_few_numbers_singly_and_many_as_their_r
     assert column["lesion_part"] == "0/0/5"
 
 
-def test_a_center_of_the_papers_name_stands_beside_the_papers_column(
+def test_a_center_of_the_papers_name_is_shown_next_to_the_papers_column(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = tmp_path / "table1.csv"

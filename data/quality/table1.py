@@ -1,4 +1,4 @@
-"""Table I and the lists beside it, from the figures of every case: text and CSV."""
+"""Table I and the lists next to it, from the figures of every case: text and CSV."""
 
 from __future__ import annotations
 
