@@ -85,7 +85,7 @@ class Center:
     exclude: tuple[str, ...] = ()
     hu_scale: float = 1.0  # HU = hu_scale * stored value + hu_offset, for images that are no HU
     hu_offset: float = 0.0
-    drop_doubles: bool = False
+    drop_duplicates: bool = False
     series: str | Mapping[str, str] | None = None
     structures: Mapping[str, tuple[str, ...]] | None = None
     sites: Path | None = None

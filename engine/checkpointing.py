@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import time
 import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from data.prepare.signature import Signature
+from data.prepare.signature import to_plain as signatures_to_plain
 from data.splits import Split
 from engine.run_folders import Run, environment
 from engine.run_log import RunLog
@@ -88,10 +91,20 @@ def load_state(state: State, run: Run, world: World) -> None:
 class Checkpointer:
     """Writes the checkpoint of a run, and holds its log."""
 
-    def __init__(self, config: Config, run: Run, split: Split, state: State, world: World) -> None:
+    def __init__(
+        self,
+        config: Config,
+        run: Run,
+        split: Split,
+        state: State,
+        world: World,
+        signatures: Mapping[str, Sequence[Signature]],
+    ) -> None:
+        """`signatures`: of the scans that train ("train") and are held out ("heldout")."""
         self.config, self.run, self.split, self.state, self.world = (
             config, run, split, state, world,
         )  # fmt: skip
+        self._signatures = {kind: signatures_to_plain(of) for kind, of in signatures.items()}
         terms = tuple(state.method.terms)
         self.log = RunLog(run.folder, terms, state.step, config.tensorboard, active=world.first)
         self._last = time.monotonic()
@@ -107,6 +120,7 @@ class Checkpointer:
             "config": to_plain(self.config),
             "split": to_plain(self.split),
             "split_hash": self.split.hash,
+            "signatures": self._signatures,
             "environment": environment(),
             "seed": self.config.seed,
         }

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from data.centers import load_centers
 from data.dataset import Crop, StageDataset
 from data.prepare.prepared_case import PreparedCase
+from data.prepare.signature import signatures_of
 from data.splits import Split
 from engine.checkpointing import Checkpointer, State, build_state, load_state
 from engine.early_stopping import EarlyStopping
@@ -82,8 +83,10 @@ def train_split(
     """Train one run to its end and mark it done."""
     device = select_device(config.device)
     state = build_state(config, device, split.sources)
-    dataset = make_dataset(config, state.method, split_cases(split, prepared))
-    stopping = EarlyStopping(config, heldout_cases(split, prepared))
+    cases, heldout = split_cases(split, prepared), heldout_cases(split, prepared)
+    dataset = make_dataset(config, state.method, cases)
+    stopping = EarlyStopping(config, heldout)
+    signatures = {"train": signatures_of(cases), "heldout": signatures_of(heldout)}
     if dataset.left_out:
         _say(world, f"{config.stage.name}: nothing to learn in {', '.join(dataset.left_out)}")
     lock = locked(run.folder) if world.first else _unlocked()
@@ -101,7 +104,7 @@ def train_split(
                 f"{samples_per_step(config, dataset, world.size)} samples, "
                 f"{config.precision} on {device}",
             )
-        save = Checkpointer(config, run, split, state, world)
+        save = Checkpointer(config, run, split, state, world, signatures)
         try:
             train_steps(config, state, dataset, save, stopping, terminated)
         finally:

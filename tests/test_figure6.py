@@ -34,6 +34,7 @@ def train(request: Request, cell: Cell) -> None:
         method = build_method(config)
         content = {"method": method.state_dict(), "config": to_plain(config), "step": 1}
         content |= {"split": {"train_cases": [], "sources": []}, "split_hash": "x"}
+        content |= {"signatures": {}}
         save_checkpoint(folder.parent / "last.pt", content)
 
 
