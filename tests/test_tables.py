@@ -262,8 +262,8 @@ def test_what_cannot_be_shown_ends_with_a_message(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan = make_plan(tmp_path)
+    place = ["--experiment", str(tmp_path / "new"), "--centers", str(plan.centers)]
     with pytest.raises(SystemExit) as ended:
-        place = ["--experiment", str(tmp_path / "new"), "--centers", str(plan.centers)]
         run_table(TABLE2, [*place, *arguments])
     assert message in capsys.readouterr().err + str(ended.value)
 
