@@ -231,7 +231,7 @@ def test_one_slice_twice_is_named(tmp_path: Path) -> None:
     files = write_series(tmp_path / "a")
     copy = files[4].read_bytes().replace(b"1.2.3.4.", b"1.2.3.5.", 1)
     (tmp_path / "a" / "copy.dcm").write_bytes(copy)
-    refuse(tmp_path / "a", r"slices 5 and 6 \((004|copy)\.dcm and .*at one position: a slice is do")
+    refuse(tmp_path / "a", r"slices 5 and 6 \((004|copy)\.dcm and .*at one position: one is a dup")
 
 
 def test_multi_frame_files_are_refused_by_cause(tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ def test_reading_needs_few_bytes_per_voxel(
 ) -> None:
     shape = (60, 200, 200)
     noise = np.random.default_rng(0).normal(0, 60, shape)
-    image = noise.astype(kind)
+    image: np.ndarray = noise.astype(kind)
     image[:, :60] -= 1000
     path = tmp_path / f"a{suffix}"
     sitk.WriteImage(to_image(image), str(path))

@@ -255,7 +255,7 @@ def check_positions(
         place = int(off.argmax())
         raise DataError(
             f"{folder}: slices {place + 1} and {place + 2} are {gaps[place]:.3g} mm apart, the "
-            f"others {usual:.3g} mm: a slice is missing or double; fetch the series again"
+            f"others {usual:.3g} mm: a slice is missing or a duplicate; fetch the series again"
         )
     step = float(np.polyfit(np.arange(len(along)), along, 1)[0])
     return step, _check_sideways(slices, positions, along, normal, folder)
@@ -276,7 +276,7 @@ def _check_twice(slices: Sequence[Slice], same: np.ndarray, folder: Path) -> Non
         )
     raise DataError(
         f"{folder}: slices {first + 1} and {first + 2} ({slices[first].file.name} and "
-        f"{slices[first + 1].file.name}) are at one position: a slice is double; take one out"
+        f"{slices[first + 1].file.name}) are at one position: one is a duplicate; take it out"
     )
 
 
