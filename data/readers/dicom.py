@@ -34,8 +34,8 @@ GEOMETRY = {  # tag -> (its name, how many numbers)
     ORIENTATION: ("orientation (ImageOrientationPatient)", 6),
     PIXEL_SPACING: ("pixel spacing (PixelSpacing)", 2),
 }
-MODALITY, FRAMES, ACQUISITION, INSTANCE = "0008|0060", "0028|0008", "0020|0012", "0020|0013"
-IN_ACQUISITION, SLOPE, INTERCEPT, PADDING = "0020|1002", "0028|1053", "0028|1052", "0028|0120"
+MODALITY, FRAMES, ACQUISITION = "0008|0060", "0028|0008", "0020|0012"
+IN_ACQUISITION, SLOPE, INTERCEPT = "0020|1002", "0028|1053", "0028|1052"
 PHOTOMETRIC, BITS_STORED, SIGNED = "0028|0004", "0028|0101", "0028|0103"
 
 MAX_GAP = 0.1  # slice distances may differ by this part of the usual one
