@@ -84,7 +84,7 @@ def test_the_message_names_the_keys_that_cure_it_and_they_do(
     assert "set hu_scale = 0.5 and hu_offset = -1024" in str(error.value)
     cured = center_of(tmp_path, doubled.astype(np.int16), hu_scale=0.5, hu_offset=-1024)
     np.testing.assert_array_equal(load_case(cured, list_cases(cured)[0]).image_hu, phantom)
-    case = load_image(tmp_path / "images" / "a.nii.gz", "a", hu_scale=0.5, hu_offset=-1024)
+    case = load_image(tmp_path / "images" / "a.nii.gz", "a", rescale=(0.5, -1024))
     np.testing.assert_array_equal(case.image_hu, phantom)
 
 

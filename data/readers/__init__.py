@@ -93,20 +93,20 @@ def load_case(center: Center, files: CaseFiles) -> Case:
 
 
 def load_image(
-    path: Path, case_id: str, center: str = "", *, hu_scale: float = 1.0, hu_offset: float = 0.0
+    path: Path, case_id: str, center: str = "", *, rescale: tuple[float, float] = (1.0, 0.0)
 ) -> Case:
     """One CT (a volume file or a folder with a DICOM series) without a label, for prediction.
 
-    HU = `hu_scale` * stored value + `hu_offset`. Raises `DataError`.
+    `rescale`: (scale, offset), HU = scale * stored value + offset. Raises `DataError`.
     """
-    volume = _read_image(path, hu_scale, hu_offset)
+    volume = _read_image(path, rescale)
     return _make_case(volume, case_id, center, None)
 
 
 def _load_case(center: Center, files: CaseFiles) -> Case:
     if files.problem is not None:
         raise DataError(files.problem)
-    volume = _read_image(files.image, center.hu_scale, center.hu_offset)
+    volume = _read_image(files.image, (center.hu_scale, center.hu_offset))
     label = None
     if files.label is not None:
         geometry = center.label_geometry or READERS[center.reader].label_geometry
@@ -125,10 +125,10 @@ def _load_case(center: Center, files: CaseFiles) -> Case:
     return _make_case(volume, files.case_id, center.name, label)
 
 
-def _read_image(path: Path, hu_scale: float, hu_offset: float) -> Volume:
+def _read_image(path: Path, rescale: tuple[float, float]) -> Volume:
     """The volume with int16 HU as its array, still in the file's order."""
     volume = read_dicom_folder(path) if path.is_dir() else read_volume(path)
-    image_hu, notes = to_hu(volume.array, path, hu_scale, hu_offset)
+    image_hu, notes = to_hu(volume.array, path, *rescale)
     return Volume(image_hu, volume.grid, (*volume.notes, *notes), volume.tags)
 
 
