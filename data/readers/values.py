@@ -116,10 +116,10 @@ def _check_missing(image: np.ndarray, path: Path, scale: float, offset: float) -
     part = image[::step, ::step, ::step]
     missing = ~np.isfinite(part)
     body = np.where(missing, -np.inf, part) > (BODY_HU - offset) / scale
-    parts, found = ndimage.label(body)
     inside = 0
-    if found:
-        body = parts == np.bincount(parts.ravel())[1:].argmax() + 1
+    if body.any():
+        parts, _ = ndimage.label(body | missing)  # a body stays one where whole slices are missing
+        body &= parts == np.bincount(parts[body]).argmax()
         inside = int(np.count_nonzero(missing & _between(body)))
     if inside > MAX_MISSING_SHARE * np.count_nonzero(body):
         raise DataError(
