@@ -11,6 +11,7 @@ from methods.base import Method, MethodSettings
 from methods.bl import Baseline
 from methods.cutout import Cutout
 from methods.ours import ABLATIONS, Ours
+from methods.randconv import RandConv
 from utils.config import DEFAULT_METHOD, Config
 from utils.settings import from_plain, override
 from utils.stages import Stage
@@ -20,6 +21,7 @@ METHODS: dict[str, type[Method]] = {
     **ABLATIONS,
     # Table VI, in its order
     "cutout": Cutout,
+    "randconv": RandConv,
     "ours": Ours,
 }
 

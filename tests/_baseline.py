@@ -8,14 +8,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from data.dataset import Crop, StageDataset
+from data.dataset import Crop, Sample, StageDataset, load_on_device, make_sample
 from data.prepare.prepared_case import PreparedCase
 from engine.checkpointing import State, build_state
 from methods import build_method, make_config
 from models.complexity import count_complexity
-from tests.conftest import take_step
+from tests.conftest import SPACING, make_tiny_case, take_step
 from utils.config import Config
-from utils.stages import STAGES, TUMOR_FINE
+from utils.stages import STAGES, TUMOR_FINE, Stage
 
 CPU = torch.device("cpu")
 SOURCES = ("A", "B")
@@ -27,6 +27,13 @@ def make_crops(prepared: dict[str, list[PreparedCase]]) -> list[Crop]:
     stage = replace(TUMOR_FINE, jitter_voxels=(8, 8), jitter_z_fraction=(0.3, 0.3))
     dataset = StageDataset([*prepared["A"], *prepared["B"]], stage, 1, "one_per_center", SOURCES)
     return [dataset[index] for index in range(4)]
+
+
+def sample_of(stage: Stage, domain: int = 0, seed: int = 1) -> Sample:
+    """A sample of a tiny case, 24 x 32 x 40 voxels, without augmentation."""
+    image_hu, label = (torch.from_numpy(array) for array in make_tiny_case(seed))
+    crop = Crop(image_hu, label, SPACING, None, f"case{seed}", SOURCES[domain], seed)
+    return make_sample(*load_on_device(crop, CPU), crop, stage, domain=domain)
 
 
 def train_steps(config: Config, crops: Sequence[Crop]) -> tuple[State, list[dict[str, float]]]:
