@@ -10,6 +10,7 @@ from typing import Any
 from methods.base import Method, MethodSettings
 from methods.bl import Baseline
 from methods.cutout import Cutout
+from methods.mixstyle import MixStyle
 from methods.ours import ABLATIONS, Ours
 from methods.randconv import RandConv
 from utils.config import DEFAULT_METHOD, Config
@@ -21,6 +22,7 @@ METHODS: dict[str, type[Method]] = {
     **ABLATIONS,
     # Table VI, in its order
     "cutout": Cutout,
+    "mixstyle": MixStyle,
     "randconv": RandConv,
     "ours": Ours,
 }

@@ -103,9 +103,8 @@ def test_each_term_reaches_the_network_and_without_agreement_one_view_is_made(
     tiny_config: MakeConfig, sample: Sample
 ) -> None:
     method = build(tiny_config("tumor_fine", method="randconv"))
-    (gradient,) = torch.autograd.grad(
-        method.loss(sample, generator())["js"], [method.network.stem.weight]
-    )
+    stem = method.network.get_parameter("stem.weight")
+    (gradient,) = torch.autograd.grad(method.loss(sample, generator())["js"], [stem])
     assert gradient.count_nonzero() > 0
     off = {"weights": {"js": 0.0}}
     alone = build(tiny_config("tumor_fine", method="randconv", settings=off))
