@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from data.case import LABEL_TUMOR
 from utils.settings import Range, setting
 
 MODES = ("printed", "rescaled", "as_run")
@@ -74,6 +75,22 @@ def random_views(
         torch.stack([_view(volume, generator, settings) for volume in volumes])[:, None]
         for _ in range(count)
     ]
+
+
+@torch.no_grad()
+def label_wise_view(
+    image: Tensor, label: Tensor, generator: torch.Generator, settings: ViewSettings
+) -> Tensor:
+    """A view with another F and a of Eq. 1 inside each label; nothing else of a region is changed.
+
+    `image` and uint8 `label`: (1, 1, z, y, x). Three views are drawn whatever labels there are, and
+    each voxel is that of its label's view: F sees the image across the border of its region.
+    """
+    views = random_views(image, generator, settings, count=LABEL_TUMOR + 1)
+    mixed = views[0]
+    for value in range(1, len(views)):
+        mixed = torch.where(label == value, views[value], mixed)
+    return mixed
 
 
 def _view(volume: Convolver, generator: torch.Generator, settings: ViewSettings) -> Tensor:

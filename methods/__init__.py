@@ -10,6 +10,8 @@ from typing import Any
 from methods.base import Method, MethodSettings
 from methods.bl import Baseline
 from methods.cutout import Cutout
+from methods.gin import Gin
+from methods.labelwise import LabelWise
 from methods.mixstyle import MixStyle
 from methods.ours import ABLATIONS, Ours
 from methods.randconv import RandConv
@@ -25,6 +27,9 @@ METHODS: dict[str, type[Method]] = {
     "mixstyle": MixStyle,
     "randconv": RandConv,
     "ours": Ours,
+    # beyond the paper
+    "gin": Gin,
+    "labelwise": LabelWise,
 }
 
 
