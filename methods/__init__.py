@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from methods.base import Method, MethodSettings
+from methods.bigaug import BigAug
 from methods.bl import Baseline
 from methods.cutout import Cutout
 from methods.gin import Gin
@@ -23,6 +24,7 @@ METHODS: dict[str, type[Method]] = {
     "bl": Baseline,
     **ABLATIONS,
     # Table VI, in its order
+    "bigaug": BigAug,
     "cutout": Cutout,
     "mixstyle": MixStyle,
     "randconv": RandConv,
