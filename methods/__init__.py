@@ -8,13 +8,31 @@ from pathlib import Path
 from typing import Any
 
 from methods.base import Method, MethodSettings
+from methods.bigaug import BigAug
 from methods.bl import Baseline
+from methods.cutout import Cutout
+from methods.gin import Gin
+from methods.labelwise import LabelWise
+from methods.mixstyle import MixStyle
 from methods.ours import ABLATIONS, Ours
+from methods.randconv import RandConv
 from utils.config import DEFAULT_METHOD, Config
 from utils.settings import from_plain, override
 from utils.stages import Stage
 
-METHODS: dict[str, type[Method]] = {"bl": Baseline, **ABLATIONS, "ours": Ours}
+METHODS: dict[str, type[Method]] = {
+    "bl": Baseline,
+    **ABLATIONS,
+    # Table VI, in its order
+    "bigaug": BigAug,
+    "cutout": Cutout,
+    "mixstyle": MixStyle,
+    "randconv": RandConv,
+    "ours": Ours,
+    # beyond the paper
+    "gin": Gin,
+    "labelwise": LabelWise,
+}
 
 
 def method_class(name: str) -> type[Method]:

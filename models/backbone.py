@@ -6,11 +6,13 @@ The encoder-decoder is ConResNet's backbone (the paper's ref. [41]) without its 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from models.layers import NORM_GROUPS, NormReLU, ResidualBlock, Upsample, WSConv3d, conv3d
 
@@ -152,3 +154,17 @@ class ResidualEncoderDecoder(nn.Module):
                 f"the image's sizes (z, y, x) are {tuple(image.shape[2:])}; "
                 f"pad or crop each to a multiple of {STRIDE}"
             )
+
+
+def forward_views(network: nn.Module, views: Sequence[Tensor]) -> list[Outputs]:
+    """The network's outputs for each view, (1, 1, z, y, x).
+
+    Up to two views go through as one batch, as the paper trains. Of more, each goes through alone
+    and keeps its outputs only; its activations are computed again when its gradient is
+    accumulated. So memory does not grow with the number of views but for the outputs, every pair
+    still meets in the losses, and the gradient is that of one batch.
+    """
+    if len(views) <= 2:
+        batch = network(torch.cat(tuple(views)))
+        return [batch.sample(index) for index in range(len(views))]
+    return [checkpoint(network, view, use_reentrant=False) for view in views]
