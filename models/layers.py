@@ -161,3 +161,20 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         residual = self.conv2(self.norm2(self.conv1(self.norm1(x))))
         return residual + self.shortcut(x)
+
+
+class SameConv3d(nn.Conv3d):
+    """A convolution of stride 1 with bias or without, its output as large as its input.
+
+    (b, channels_in, z, y, x) to (b, channels_out, z, y, x); runs by `conv3d`. `kernel_size`: odd.
+    """
+
+    def __init__(
+        self, channels_in: int, channels_out: int, kernel_size: int = 1, *, bias: bool = True
+    ) -> None:
+        padding = kernel_size // 2
+        super().__init__(channels_in, channels_out, kernel_size, padding=padding, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        sides = [size // 2 for size in self.kernel_size]
+        return conv3d(x, self.weight, self.bias, padding=tuple(sides))

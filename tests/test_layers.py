@@ -2,7 +2,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.layers import NormReLU, ResidualBlock, Upsample, WSConv3d, standardize_weight
+from models.layers import (
+    NormReLU,
+    ResidualBlock,
+    SameConv3d,
+    Upsample,
+    WSConv3d,
+    standardize_weight,
+)
 
 
 def test_a_standardized_filter_of_four_numbers_is_known_by_hand() -> None:
@@ -160,3 +167,13 @@ def test_nearest_doubling_repeats_each_voxel() -> None:
 def test_an_unknown_upsampling_is_refused_with_the_choices() -> None:
     with pytest.raises(ValueError, match="'cubic'; choose from trilinear, nearest"):
         Upsample("cubic")
+
+
+@pytest.mark.parametrize(("kernel_size", "bias"), [(1, True), (1, False), (3, True)])
+def test_a_same_convolution_is_pytorchs_with_padding(kernel_size: int, bias: bool) -> None:
+    torch.manual_seed(0)
+    conv = SameConv3d(4, 3, kernel_size, bias=bias)
+    x = torch.randn(2, 4, 3, 5, 6)
+    expected = F.conv3d(x, conv.weight, conv.bias, padding="same")
+    torch.testing.assert_close(conv(x), expected)
+    assert (conv.bias is not None) == bias
