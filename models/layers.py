@@ -178,3 +178,19 @@ class SameConv3d(nn.Conv3d):
     def forward(self, x: Tensor) -> Tensor:
         sides = [size // 2 for size in self.kernel_size]
         return conv3d(x, self.weight, self.bias, padding=tuple(sides))
+
+
+def head_std(channels: int) -> float:
+    """Deviation of the weights of a 1x1x1 head whose outputs begin at about unit size.
+
+    For decoder features (b, channels, z, y, x): sums of standardized convolutions, whose size is
+    sqrt(27 channels / 2), far from that of an input which PyTorch's own initialization expects.
+    """
+    return 1 / (channels * math.sqrt(27))
+
+
+def voxel_head(channels: int, channels_out: int = 1) -> SameConv3d:
+    """A 1x1x1 convolution on the decoder's features whose outputs begin at about unit size."""
+    head = SameConv3d(channels, channels_out)
+    nn.init.normal_(head.weight, std=head_std(channels))
+    return head

@@ -9,6 +9,7 @@ from models.layers import (
     Upsample,
     WSConv3d,
     standardize_weight,
+    voxel_head,
 )
 
 
@@ -177,3 +178,13 @@ def test_a_same_convolution_is_pytorchs_with_padding(kernel_size: int, bias: boo
     expected = F.conv3d(x, conv.weight, conv.bias, padding="same")
     torch.testing.assert_close(conv(x), expected)
     assert (conv.bias is not None) == bias
+
+
+@pytest.mark.parametrize("channels", [8, 32])
+def test_a_voxel_head_begins_with_outputs_of_unit_size_on_features_of_the_decoder(
+    channels: int,
+) -> None:
+    torch.manual_seed(0)
+    feature = torch.randn(1, channels, 8, 8, 8) * (27 * channels / 2) ** 0.5
+    heads = [voxel_head(channels)(feature).detach() for _ in range(200)]
+    assert float(torch.cat(heads).square().mean()) == pytest.approx(0.5, rel=0.2)

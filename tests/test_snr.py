@@ -16,6 +16,7 @@ from models.backbone import ResidualEncoderDecoder
 from models.capture import captured
 from models.restitution import Restitution
 from tests._baseline import costs, make_crops, network_weights, sample_of, train_steps
+from tests._gradients import has_gradient
 from tests.conftest import same
 from utils.config import Config
 from utils.stages import TUMOR_FINE
@@ -35,10 +36,6 @@ def make_snr(config: Config) -> SNR:
 def backbone(method: SNR) -> ResidualEncoderDecoder:
     assert isinstance(method.network, ResidualEncoderDecoder)
     return method.network
-
-
-def has_gradient(module: nn.Module) -> bool:
-    return any(p.grad is not None and bool(p.grad.count_nonzero()) for p in module.parameters())
 
 
 def test_without_modules_it_is_the_baseline_to_the_bit(
