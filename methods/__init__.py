@@ -10,6 +10,7 @@ from typing import Any
 from methods.base import Method, MethodSettings
 from methods.bl import Baseline
 from methods.hog import HOG
+from methods.lanet_style import LanetStyle
 from methods.ours import ABLATIONS, Ours
 from methods.snr import SNR
 from utils.config import DEFAULT_METHOD, Config
@@ -21,6 +22,7 @@ METHODS: dict[str, type[Method]] = {
     **ABLATIONS,
     # Table VI, in its order
     "snr": SNR,
+    "lanet_style": LanetStyle,
     "hog": HOG,
     "ours": Ours,
 }
