@@ -9,6 +9,7 @@ from typing import Any
 
 from methods.base import Method, MethodSettings
 from methods.bl import Baseline
+from methods.dam import DAM
 from methods.hog import HOG
 from methods.lanet_style import LanetStyle
 from methods.ours import ABLATIONS, Ours
@@ -24,6 +25,7 @@ METHODS: dict[str, type[Method]] = {
     "snr": SNR,
     "lanet_style": LanetStyle,
     "hog": HOG,
+    "dam": DAM,
     "ours": Ours,
 }
 
