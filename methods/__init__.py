@@ -11,11 +11,15 @@ from methods.base import Method, MethodSettings
 from methods.bigaug import BigAug
 from methods.bl import Baseline
 from methods.cutout import Cutout
+from methods.dam import DAM
 from methods.gin import Gin
+from methods.hog import HOG
 from methods.labelwise import LabelWise
+from methods.lanet_style import LanetStyle
 from methods.mixstyle import MixStyle
 from methods.ours import ABLATIONS, Ours
 from methods.randconv import RandConv
+from methods.snr import SNR
 from utils.config import DEFAULT_METHOD, Config
 from utils.settings import from_plain, override
 from utils.stages import Stage
@@ -24,8 +28,12 @@ METHODS: dict[str, type[Method]] = {
     "bl": Baseline,
     **ABLATIONS,
     # Table VI, in its order
+    "snr": SNR,
+    "lanet_style": LanetStyle,
     "bigaug": BigAug,
+    "hog": HOG,
     "cutout": Cutout,
+    "dam": DAM,
     "mixstyle": MixStyle,
     "randconv": RandConv,
     "ours": Ours,

@@ -5,7 +5,6 @@ The encoder-decoder is ConResNet's backbone (the paper's ref. [41]) without its 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models.layers import NORM_GROUPS, NormReLU, ResidualBlock, Upsample, WSConv3d, conv3d
+from models.layers import (
+    NORM_GROUPS,
+    NormReLU,
+    ResidualBlock,
+    Upsample,
+    WSConv3d,
+    conv3d,
+    head_std,
+)
 
 STRIDE = 8  # input voxels per voxel of the deepest features, on each axis
 
@@ -106,13 +113,10 @@ class ResidualEncoderDecoder(nn.Module):
         self._initialize_heads()
 
     def _initialize_heads(self) -> None:
-        """Start the voxel heads with outputs of about unit size, so that no tanh is saturated.
-
-        The decoder's features are sums of standardized convolutions, of size sqrt(27 width / 2).
-        """
+        """Start the voxel heads with outputs of about unit size, so that no tanh is saturated."""
         for head in (self.segmentation_head, self.distance_head):
             if head is not None:
-                nn.init.normal_(head.weight, std=1 / (self.width * math.sqrt(27)))
+                nn.init.normal_(head.weight, std=head_std(self.width))
 
     def forward(self, image: Tensor) -> Outputs:
         """`image` (b, 1, z, y, x), its three sizes multiples of 8.
