@@ -5,9 +5,8 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -49,7 +48,7 @@ class Predictor:
     window_voxels: int | None = None
     train_cases: frozenset[CaseName] = frozenset()
     split_hash: str = ""
-    signatures: Mapping[str, Sequence[Signature]] = MappingProxyType({})  # of trained scans
+    signatures: Mapping[str, Sequence[Signature]] = field(default_factory=dict)  # trained scans
 
     @property
     def stage(self) -> Stage:
