@@ -155,7 +155,7 @@ def change_intensity(
 
 
 def gaussian_blur(volume: Tensor, sigma: float, spacing: Triple) -> Tensor:
-    """`volume` (..., z, y, x), float32, blurred by `sigma` mm; the border's voxels go on outside.
+    """`volume` (..., z, y, x), float32, blurred by `sigma` mm; its border is repeated.
 
     As scipy's `gaussian_filter(mode="nearest")`; a sum of shifted copies along each axis.
     """

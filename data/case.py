@@ -48,7 +48,7 @@ class Case:
     `image_hu`: int16 (z, y, x), Hounsfield units within `HU_RANGE`. `label`: uint8 of the same
     shape with 0 background, 1 pancreas, 2 tumor, or None where the case has none. `spacing`: mm,
     (z, y, x), of these arrays. `grid`: geometry of the input file, in its own orientation.
-    `notes`: what was mended on reading, one sentence each. `acquisition`: what DICOM tells of the
+    `notes`: what was fixed on reading, one sentence each. `acquisition`: what DICOM tells of the
     scanner (keys of `data.readers.dicom.ACQUISITION_TAGS`); empty for every other format.
     """
 

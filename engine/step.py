@@ -105,7 +105,7 @@ class TrainingStep:
         scaler = self.state.scaler
         for each in self.optimizers if optimizer is None else [optimizer]:
             parameters = [p for group in each.param_groups for p in group["params"]]
-            self.save.world.average_gradients(parameters)
+            self.save.processes.average_gradients(parameters)
             if not scaler.is_enabled() or scaler.get_scale() < MIN_LOSS_SCALE:
                 # the scaler of fp16 skips a step of infinite gradients and lowers the scale
                 gradients = [p.grad for p in parameters if p.grad is not None]
@@ -119,7 +119,7 @@ class TrainingStep:
 
     def sync_buffers(self) -> None:
         """Make the method's buffers equal in all processes: their mean, or the first's integers."""
-        self.save.world.average_buffers(self.state.method.buffers())
+        self.save.processes.average_buffers(self.state.method.buffers())
 
     def finish(self) -> dict[str, float]:
         """End the step: the terms of the log, averaged over the processes.
@@ -138,7 +138,7 @@ class TrainingStep:
             )
         self.state.scaler.update()
         values = self._values()
-        shared = self.save.world.share(torch.stack(list(values.values()))).tolist()
+        shared = self.save.processes.share(torch.stack(list(values.values()))).tolist()
         return dict(zip(values, shared, strict=True))
 
     @property
@@ -152,16 +152,16 @@ class TrainingStep:
 
     def _check_finite(self) -> None:
         """Stop the run where a term or gradient of any process is not finite."""
-        values, world = self._values(), self.save.world
+        values, processes = self._values(), self.save.processes
         own_finite = bool(torch.stack(list(values.values())).isfinite().all())
-        if world.all_true(own_finite, self.state.device):
+        if processes.all_true(own_finite, self.state.device):
             return
         kept = "the last saved state is in last.pt"
         if self._updates == 0:  # else one of several optimizers has moved already
             self.save(force=True)
             kept = "the state before this step is kept in last.pt"
         shown = ", ".join(f"{name} {float(term):g}" for name, term in values.items())
-        everywhere = "; ".join(world.gather(f"{', '.join(self.cases)} ({shown})"))
+        everywhere = "; ".join(processes.gather(f"{', '.join(self.cases)} ({shown})"))
         raise NonFiniteLossError(
             f"{self.save.run.folder}: step {self.number}: loss or gradient is not finite at "
             f"{everywhere}; {kept}. Check that case, or lower --lr, or use --precision fp32"

@@ -1,4 +1,4 @@
-"""An evaluation goes on where it was, and gives up what is no longer true."""
+"""An evaluation resumes, and gives up what is no longer true."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from models.complexity import count_complexity
 from tests._methods import Auxiliary, Memory, TwoOptimizers
 from tests.conftest import NoFile, read_log, same, take_step, train, weights
 from utils.config import Config
-from utils.distributed import World
+from utils.distributed import Distributed
 from utils.stages import TUMOR_FINE
 
 CPU = torch.device("cpu")
@@ -102,11 +102,11 @@ def test_two_processes_take_the_samples_of_one_that_accumulates_two(
     one = tiny_config("tumor_fine", accumulate=2, epochs=8)
     dataset = StageDataset(cases, one.stage, 1, sampling, SOURCES)
     steps, group = total_steps(one, dataset, 1), dataset.group
-    alone = [crop.index for crop in load_crops(dataset, one, World(), 0, steps)]
+    alone = [crop.index for crop in load_crops(dataset, one, Distributed(), 0, steps)]
     two = replace(one, accumulate=1)
     assert total_steps(two, dataset, 2) == steps
     ranks = [
-        [crop.index for crop in load_crops(dataset, two, World(rank, 2), 0, steps)]
+        [crop.index for crop in load_crops(dataset, two, Distributed(rank, 2), 0, steps)]
         for rank in (0, 1)
     ]
     merged = [
@@ -116,7 +116,7 @@ def test_two_processes_take_the_samples_of_one_that_accumulates_two(
         for index in ranks[rank][step * group : (step + 1) * group]
     ]
     assert merged == alone == list(range(len(alone)))
-    later = [crop.index for crop in load_crops(dataset, one, World(), 2, steps)]
+    later = [crop.index for crop in load_crops(dataset, one, Distributed(), 2, steps)]
     assert later == alone[2 * 2 * group :]  # a resumed run
 
 

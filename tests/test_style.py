@@ -132,7 +132,7 @@ def test_averaged_over_processes_each_has_the_styles_of_all() -> None:
             for owner in (bank, both):
                 owner.add(entry(1.0 + index), index % 2, index)
         for a, b in zip(one.buffers(), two.buffers(), strict=True):
-            mean = (a + b) / 2  # as World.average_buffers does
+            mean = (a + b) / 2  # as Distributed.average_buffers does
             a.copy_(mean)
             b.copy_(mean)
         for owner in (one, two, both):
