@@ -103,7 +103,7 @@ def test_each_transform_is_drawn_in_half_of_the_images_independently() -> None:
 def test_magnitudes_are_uniform_in_their_ranges_and_gamma_is_in_its_logarithm() -> None:
     settings, rng = StackSettings(probability=1.0), generator(3)
     drawn = [draw_stack(settings, rng) for _ in range(4000)]
-    limits = {
+    limits: dict[str, list[tuple[float, float]]] = {
         "blur": [(0.25, 1.5)],
         "sharpen": [(0.25, 1.5), (0.25, 1.5), (10, 30)],
         "noise": [(0.1, 1.0)],
@@ -116,7 +116,8 @@ def test_magnitudes_are_uniform_in_their_ranges_and_gamma_is_in_its_logarithm() 
     }
     for name, ranges in limits.items():
         values = torch.tensor([one[name] for one in drawn])
-        for (low, high), column in zip(ranges, values.T, strict=True):
+        assert values.shape[1] == len(ranges)
+        for (low, high), column in zip(ranges, values.unbind(1), strict=True):
             assert low <= column.min()
             assert column.max() <= high
             width = high - low
