@@ -79,7 +79,7 @@ def random_network(
 def convolve(channels: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """`F.conv3d` with zero padding "same", of (i, z, y, x) by (o, i, k, k, k) and (o,): (o, ...).
 
-    In float32, as a sum over pairs of channels: with so few a library's convolution is slower.
+    In float32, also under autocast: a sum over pairs of channels, as the views of Eq. 1 are made.
     """
     volumes = [Convolver(channel) for channel in channels]
     results = []

@@ -116,7 +116,8 @@ def test_magnitudes_are_uniform_in_their_ranges_and_gamma_is_in_its_logarithm() 
     }
     for name, ranges in limits.items():
         values = torch.tensor([one[name] for one in drawn])
-        for (low, high), column in zip(ranges, list(values.T), strict=True):
+        assert values.shape[1] == len(ranges)
+        for (low, high), column in zip(ranges, values.unbind(1), strict=True):
             assert low <= column.min()
             assert column.max() <= high
             width = high - low

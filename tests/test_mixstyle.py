@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from data.prepare.prepared_case import PreparedCase
+from engine.checkpointing import load_checkpoint
 from methods import build_method, make_config
 from methods.mixstyle import MixStyle, draw_share
 from models.style import StyleBank
@@ -23,7 +24,7 @@ from tests._baseline import (
     sample_of,
     train_steps,
 )
-from tests.conftest import same
+from tests.conftest import Tiny, same, start_script
 from utils.config import Config
 from utils.stages import TUMOR_FINE
 
@@ -189,6 +190,22 @@ def test_the_bank_survives_a_kill_and_never_sees_the_target(
     assert whole.weights["auxiliary.stage0.filled"].shape == (2, 32)
     assert whole.weights["auxiliary.stage0.filled"].sum(1).tolist() == [4, 2]  # 2 cases and 1
     assert not any("C/" in row["cases"] for row in whole.log)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_that_accumulates_two(tiny: Tiny, tmp_path: Path) -> None:
+    argv = ["--method", "mixstyle", "--probability", "1", "--alpha", "5", "--epochs", "4"]
+    found = []
+    for processes, more in ((2, ()), (1, ("--accumulate", "2"))):
+        folder = tmp_path / str(processes)
+        script = "train_tumor/train_sh_tumor_fine.py"
+        started = start_script(script, *tiny.args(folder, *argv, *more), processes=processes)
+        printed, _ = started.communicate()
+        assert started.returncode == 0, printed
+        (checkpoint,) = folder.glob("*/last.pt")
+        found.append(load_checkpoint(checkpoint)["method"])
+    assert same(*found)
+    assert found[0]["auxiliary.stage1.filled"].sum() > 2
 
 
 @pytest.mark.parametrize("layers", [(), (1, 1)])
