@@ -133,13 +133,11 @@ class ResidualEncoderDecoder(nn.Module):
         return skip1, skip2, skip3, middle, self.stage4(middle)  # the deepest: as the middle
 
     def decode(self, stages: Stages) -> Levels:
-        """What the three decoders give, from stride 4 to 1."""
+        """What the three decoders give: (b, 2 width, z/4, y/4, x/4), then width at /2 and /1."""
         skip1, skip2, skip3, _, deep = stages
-        level3 = self.decoder3(
-            self.upsample(self.bottleneck(deep)) + skip3
-        )  # (b, 2 width, z/4, ..)
-        level2 = self.decoder2(self.upsample(level3) + skip2)  # (b, width, z/2, y/2, x/2)
-        return level3, level2, self.decoder1(self.upsample(level2) + skip1)  # (b, width, z, y, x)
+        level3 = self.decoder3(self.upsample(self.bottleneck(deep)) + skip3)
+        level2 = self.decoder2(self.upsample(level3) + skip2)
+        return level3, level2, self.decoder1(self.upsample(level2) + skip1)
 
     def read_out(self, stages: Stages, levels: Levels) -> Outputs:
         """The heads on the deepest and on the finest features."""
