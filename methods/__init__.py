@@ -10,11 +10,18 @@ from typing import Any
 from methods.base import Method, MethodSettings
 from methods.bl import Baseline
 from methods.ours import ABLATIONS, Ours
+from methods.saml import Saml
 from utils.config import DEFAULT_METHOD, Config
 from utils.settings import from_plain, override
 from utils.stages import Stage
 
-METHODS: dict[str, type[Method]] = {"bl": Baseline, **ABLATIONS, "ours": Ours}
+METHODS: dict[str, type[Method]] = {
+    "bl": Baseline,
+    **ABLATIONS,
+    # Table VI, in its order
+    "saml": Saml,
+    "ours": Ours,
+}
 
 
 def method_class(name: str) -> type[Method]:

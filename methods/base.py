@@ -19,6 +19,7 @@ from utils.stages import Stage
 
 __all__ = ["ONE_PER_CENTER", "SHUFFLED", "Method", "MethodSettings", "Step", "Terms"]
 
+PAPER_SOURCES = 2  # of the round robin over three centers
 Terms = dict[str, Tensor]  # loss terms by name, each a float32 scalar
 
 
@@ -139,6 +140,11 @@ class Method(nn.Module):
         _check_choices(f"method {config.method}: sampling", (self.sampling,), SAMPLINGS)
         self.network = self.build_network()
         self.auxiliary = self.build_auxiliary()
+
+    @property
+    def source_count(self) -> int:
+        """How many source centers there are; the paper's two where none is known yet."""
+        return len(self.sources) or PAPER_SOURCES
 
     @classmethod
     def default_settings(cls, stage: Stage) -> MethodSettings:
