@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.dataset import Crop, Sample, StageDataset
 from data.prepare.prepared_case import PreparedCase
@@ -53,6 +53,13 @@ def network_after(config: Config, crops: Sequence[Crop], steps: int = 10) -> dic
     state = build_state(config, CPU, SOURCES)
     take_step(state, config, crops, steps)
     return state.method.network.state_dict()
+
+
+def no_dropout(module: nn.Module) -> None:
+    """Switch dropout off, of which each forward pass draws another."""
+    for part in module.modules():
+        if isinstance(part, nn.Dropout3d):
+            part.p = 0.0
 
 
 def cost(method: str, settings: Mapping[str, Any] | None = None) -> tuple[int, str]:

@@ -45,12 +45,6 @@ def saml(state: State) -> Saml:
     return state.method
 
 
-def no_dropout(module: nn.Module) -> None:
-    for part in module.modules():
-        if isinstance(part, nn.Dropout3d):
-            part.p = 0.0
-
-
 # the virtual step
 
 
