@@ -10,6 +10,7 @@ from typing import Any
 from methods.base import Method, MethodSettings
 from methods.bl import Baseline
 from methods.dart import Dart
+from methods.dofe import Dofe
 from methods.ours import ABLATIONS, Ours
 from methods.saml import Saml
 from utils.config import DEFAULT_METHOD, Config
@@ -21,6 +22,7 @@ METHODS: dict[str, type[Method]] = {
     **ABLATIONS,
     # Table VI, in its order
     "saml": Saml,
+    "dofe": Dofe,
     "dart": Dart,
     "ours": Ours,
 }

