@@ -10,6 +10,7 @@ from typing import Any
 from methods.base import Method, MethodSettings
 from methods.bl import Baseline
 from methods.dart import Dart
+from methods.dcac import Dcac
 from methods.dofe import Dofe
 from methods.ours import ABLATIONS, Ours
 from methods.saml import Saml
@@ -21,6 +22,7 @@ METHODS: dict[str, type[Method]] = {
     "bl": Baseline,
     **ABLATIONS,
     # Table VI, in its order
+    "dcac": Dcac,
     "saml": Saml,
     "dofe": Dofe,
     "dart": Dart,
