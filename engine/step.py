@@ -29,17 +29,18 @@ class NonFiniteLossError(StoppedError):
 class TrainingStep:
     """The `Step` of methods/base.py; made anew for each step.
 
-    `number`: of this step, from 1; `progress`: the part of the training before it, in [0, 1).
+    `number`: of this step, from 1, of `total`; `progress`: the part of the training before it, in
+    [0, 1).
     """
 
     def __init__(self, config: Config, state: State, save: Checkpointer, steps: int) -> None:
         self.config, self.state, self.save = config, state, save
-        self.number = state.step + 1
+        self.number, self.total = state.step + 1, steps
         self.progress = state.step / steps
         self.cases: list[str] = []  # center/case of each sample, for the log
         self._generators: dict[int, torch.Generator] = {}
         self._forwards: dict[int, int] = {}
-        self._sums: dict[str, Tensor] = {}  # weighted by their shares
+        self._sums: dict[str, Tensor] = {}  # of the log, weighted by their shares
         self._norms: list[Tensor] = []
         self._updates = 0
 
@@ -52,6 +53,11 @@ class TrainingStep:
     def optimizers(self) -> list[torch.optim.Optimizer]:
         """The method's, in the order in which it built them."""
         return self.state.optimizers
+
+    @property
+    def loss_scale(self) -> float:
+        """What `backward` multiplies gradients by, until `update`; 1 but in fp16."""
+        return float(self.state.scaler.get_scale())
 
     def generator(self, purpose: int = 0) -> torch.Generator:
         """Random numbers of this step that belong to no sample; the same after a resume."""
@@ -87,15 +93,17 @@ class TrainingStep:
         with autocast(self.state.device, self.config.precision):
             return loss(sample, self._generators[sample.index])
 
-    def backward(self, terms: Terms, share: float = 1.0) -> None:
+    def backward(self, terms: Terms, share: float = 1.0, logged: float | None = None) -> None:
         """Add the gradient of `share` times the weighted sum of the terms, and log them.
 
+        `logged`: their share in the log where it is another, as with several networks.
         Raises ValueError for a term that the method does not name.
         """
         total = weighted_sum(terms, self.state.method.weights)
         self.state.scaler.scale(total * share).backward()
         for name, term in {**terms, "total": total}.items():
-            self._sums[name] = self._sums.get(name, 0.0) + term.detach() * share
+            part = share if logged is None else logged
+            self._sums[name] = self._sums.get(name, 0.0) + term.detach() * part
 
     def update(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Step one optimizer (None: each) with its gradients averaged over the processes.
