@@ -179,7 +179,7 @@ def first_gradient(config: Config, crop: Crop) -> tuple[dict[str, Tensor], Tenso
 
 @pytest.mark.parametrize("stage", list(STAGES))
 def test_bf16_and_fp32_agree(stage: str, tiny_config: MakeConfig, tiny_prepared: Prepared) -> None:
-    """Terms within 2 %, the contrast within 0.4: a cosine's error of some 2^-6 over the temperature.
+    """Terms within 2 %, the contrast within 0.4: a cosine errs by some 2^-6, over the temperature.
 
     That temperature makes the contrast's gradient coarse in bf16; the other terms' has the same
     direction within 11 degrees (cosine 0.98) and the same length within 5 %.
