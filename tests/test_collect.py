@@ -15,6 +15,7 @@ from engine.run_folders import mark_done
 from reproduce import export_results as script
 from reproduce.analysis.collect import collect_rows, with_earlier
 from reproduce.analysis.export import (
+    ARGUMENTS,
     SETTINGS,
     checked_out,
     export_keys,
@@ -25,7 +26,7 @@ from reproduce.analysis.export import (
 from reproduce.analysis.paper_tables import TABLE5
 from reproduce.analysis.rows import Network, read_results
 from reproduce.analysis.run_table import report_results
-from reproduce.experiments.cells import Plan
+from reproduce.experiments.plan import Plan, note_experiment
 from reproduce.experiments.request import Request, parse_request
 from tests._rows_fixtures import key
 from tests._table_fixtures import cell, csv_lines, fill, make_plan, make_rows
@@ -101,8 +102,10 @@ def uncounted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def request_of(plan: Plan, *words: str) -> Request:
-    places = ["--centers", str(plan.centers), "--checkpoints", str(plan.checkpoints)]
-    return parse_request(None, ["--what", "table5", "--preset", "paper", *places, *words])
+    """What run.py is asked for in the experiment of a plan."""
+    folder = plan.checkpoints.parent / "experiment"
+    note_experiment(folder, plan)
+    return parse_request(None, ["--what", "table5", "--out", str(folder), *words])
 
 
 def fill_row(plan: Plan, target: str, dscs: list[float], method: str = "bl") -> None:
@@ -125,7 +128,7 @@ def test_what_is_finished_is_exported_and_can_be_shown_without_checkpoints(
     line = csv_lines(report)["target", "Ours", "mean", "dsc"]
     assert (float(line["ours"]), float(line["gain"])) == (19, 4)
     facts = json.loads((folder / "experiment.json").read_text())
-    assert set(facts) == {"experiment", *SETTINGS, "exports"}
+    assert set(facts) == {"experiment", *SETTINGS, *ARGUMENTS, "exports"}
     assert (facts["preset"], facts["centers"]) == ("paper", list(NAMES))
     (export,) = facts["exports"]
     assert export["commit"] == "abc1234"
@@ -216,8 +219,8 @@ def test_the_script_takes_the_arguments_of_run_py(
     plan: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fill_row(plan, "A", [10.0])
-    words = ["--what", "table5", "--preset", "paper", "--centers", str(plan.centers)]
-    words += ["--checkpoints", str(plan.checkpoints), "--rows", "BL", "--targets", "A"]
+    note_experiment(tmp_path, plan)
+    words = ["--what", "table5", "--out", str(tmp_path), "--rows", "BL", "--targets", "A"]
     script.main(["--results", str(tmp_path / "mine"), "--commit", "abc", *words])
     out = capsys.readouterr().out
     assert "2 evaluations written; not finished: 2" in out  # those of threshold source-val

@@ -31,9 +31,9 @@ def train(request: Request, cell: Cell) -> None:
     for folder in folders:
         config = read_config(folder.parent / "config.json")
         torch.manual_seed(1)
-        network = build_method(config).build_network()
-        content = {"network": network.state_dict(), "config": to_plain(config), "step": 1}
-        content |= {"split": {"train_cases": []}, "split_hash": "x"}
+        method = build_method(config, config.sources)
+        content = {"method": method.state_dict(), "config": to_plain(config), "step": 1}
+        content |= {"split": {"train_cases": [], "sources": config.sources}, "split_hash": "x"}
         save_checkpoint(folder.parent / "last.pt", content)
 
 

@@ -9,7 +9,11 @@ from pathlib import Path
 
 from tests._sources import ROOT, imports, our_imports, package_of, source_files
 
-NOT_IMPORTED = {"tensorboard"}  # by us: torch.utils.tensorboard does
+NOT_IMPORTED = {
+    "tensorboard",  # by us: torch.utils.tensorboard does
+    "snakemake",  # run as a command, reproduce/workflow/launch.py
+    "snakemake-executor-plugin-slurm",
+}
 NOT_FOR_USE = ("tests", "benchmarks")
 
 

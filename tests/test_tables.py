@@ -16,6 +16,7 @@ from reproduce.analysis.compare import PAPER, read_paper, wrong_means
 from reproduce.analysis.paper_tables import TABLE2, TABLE3, TABLE4, TABLE5, TABLE6
 from reproduce.analysis.run_table import report_table, run_table
 from reproduce.analysis.tables import Table, table_keys
+from reproduce.experiments.plan import Plan, note_experiment
 from tests._rows_fixtures import (
     PAPER_CENTERS,
     SEED,
@@ -158,7 +159,7 @@ def test_results_of_other_options_do_not_fill_a_cell(tmp_path: Path) -> None:
     assert float(ours) == 55
     other = report_table(TABLE2, replace(plan, options=()))
     assert csv_lines(other)["target", "Fine", "MSD", "dsc"]["ours"] == ""
-    assert "holdout 0.1 and the default options" in other.markdown
+    assert "holdout 0.1 and no further options" in other.markdown
 
 
 def test_empty_predictions_and_missed_lesions_are_counted_and_stay_in_the_mean() -> None:
@@ -233,13 +234,20 @@ def test_both_thresholds_have_their_own_numbers() -> None:
     assert "### Threshold source-val: " in report.markdown
 
 
+def experiment_of(plan: Plan, folder: Path) -> list[str]:
+    """Arguments that name an experiment with this plan."""
+    note_experiment(folder / "experiment", plan)
+    return ["--experiment", str(folder / "experiment")]
+
+
 def test_a_table_reads_and_changes_nothing_but_its_own_files(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan = make_plan(tmp_path)
     fill(plan, cell(plan, "pancreas_fine", "MSD"), make_lines([70.0, 80.0]))
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
-    arguments = ["--centers", str(plan.centers), "--checkpoints", str(plan.checkpoints)]
+    arguments = ["--experiment", str(tmp_path / "none"), "--time", plan.time]
+    arguments += ["--centers", str(plan.centers), "--checkpoints", str(plan.checkpoints)]
     run_table(TABLE2, [*arguments, "--out", str(tmp_path / "new")])
     after = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if "new" not in p.parts}
     assert {p: t for p, t in after.items() if p != tmp_path} == {
@@ -263,7 +271,7 @@ def test_what_cannot_be_shown_ends_with_a_message(
 ) -> None:
     plan = make_plan(tmp_path)
     with pytest.raises(SystemExit) as ended:
-        run_table(TABLE2, ["--centers", str(plan.centers), *arguments])
+        run_table(TABLE2, [*experiment_of(plan, tmp_path), *arguments])
     assert message in capsys.readouterr().err + str(ended.value)
 
 
@@ -288,10 +296,11 @@ def test_a_script_runs_from_any_folder(number: int, tmp_path: Path) -> None:
     plan = make_plan(tmp_path)
     fill(plan, cell(plan, "tumor_fine", "MSD"), make_lines([70.0, 80.0]))
     script = ROOT / "reproduce" / f"table{number}.py"
-    command = [sys.executable, str(script), "--centers", "centers.toml", "--seeds", "2022"]
+    command = [sys.executable, str(script), *experiment_of(plan, tmp_path), "--seeds", "2022"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert sorted(p.suffix for p in (tmp_path / "reproduced").iterdir()) == [".csv", ".md", ".tex"]
+    written = sorted(path.suffix for path in (tmp_path / "experiment").iterdir())
+    assert written == [".csv", ".json", ".md", ".tex"]
     assert done.stdout.startswith(f"## {TABLES[number - 2].title}")
 
 
