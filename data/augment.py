@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import cos, radians, sin
 
@@ -121,7 +122,7 @@ def augment(
     factor = 1.0
     if chance[4] < settings.scale_probability:
         factor = _between(settings.scale_range, scale)
-    image, label = _map(image, label, spacing, rotation / factor, mirrored)
+    image, label = warp(image, label, spacing, rotation / factor, mirrored)
     if chance[5] < settings.brightness_probability:
         image = brighten_tumor(image, label, settings.brightness * (2 * shift - 1))
     if chance[6] < settings.gamma_probability:
@@ -144,20 +145,47 @@ def rotation_matrix(degrees: Triple) -> Tensor:
 
 
 @torch.no_grad()
-def apply_affine(image: Tensor, label: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
+def warp(
+    image: Tensor,
+    label: Tensor,
+    spacing: Triple,
+    turn: Tensor,
+    mirrored: Sequence[int] = (),
+    displacement: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Image and label, (1, 1, z, y, x), under a linear map `turn` in mm after mirroring axes.
+
+    `turn`: float64 (3, 3) on (z, y, x), from a place of the result to that of the input;
+    `displacement`: see `apply_affine`. Mirroring alone moves voxels and interpolates nothing.
+    """
+    if displacement is None and torch.equal(turn, torch.eye(3, dtype=torch.float64)):
+        axes = [axis + 2 for axis in mirrored]
+        return image.flip(axes), label.flip(axes)
+    mm = torch.tensor(spacing, dtype=torch.float64)
+    matrix = turn * mm / mm[:, None]  # voxels -> mm, turn, mm -> voxels
+    matrix[list(mirrored)] *= -1
+    return apply_affine(image, label, matrix, displacement)
+
+
+@torch.no_grad()
+def apply_affine(
+    image: Tensor, label: Tensor, matrix: Tensor, displacement: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Image (trilinear) and label (nearest), (1, 1, z, y, x), under a linear map about the center.
 
     `matrix`: float64 (3, 3) on the CPU; the output voxel at the offset v from the center, in
-    voxels (z, y, x), is read at the offset `matrix` v of the input. Zero comes in from outside.
+    voxels (z, y, x), is read at the offset `matrix` v of the input, plus `displacement` there, in
+    voxels, (3, z, y, x). Zero comes in from outside.
     """
     everything = [slice(0, n) for n in image.shape[2:]]
-    mapped_image = _sample(image, matrix, everything, "bilinear")
+    mapped_image = _sample(image, matrix, everything, "bilinear", displacement)
     mapped_label = torch.zeros_like(label)
     box = bounding_box(label[0, 0] > 0)
     if box is not None:
-        inverse = torch.linalg.inv(matrix)
-        target = _image_of_box(box, inverse, label.shape[2:])
-        sampled = _sample(label.float(), matrix, target, "nearest")
+        target = everything
+        if displacement is None:
+            target = _image_of_box(box, torch.linalg.inv(matrix), label.shape[2:])
+        sampled = _sample(label.float(), matrix, target, "nearest", displacement)
         z, y, x = target
         mapped_label[:, :, z, y, x] = sampled.to(label.dtype)
     return mapped_image, mapped_label
@@ -207,19 +235,6 @@ def _between(limits: tuple[float, float], u: float) -> float:
     return limits[0] + u * (limits[1] - limits[0])
 
 
-def _map(
-    image: Tensor, label: Tensor, spacing: Triple, turn: Tensor, mirrored: list[int]
-) -> tuple[Tensor, Tensor]:
-    """Rotation and scale `turn`, in mm, after mirroring; mirroring alone moves voxels only."""
-    if torch.equal(turn, torch.eye(3, dtype=torch.float64)):
-        axes = [axis + 2 for axis in mirrored]
-        return image.flip(axes), label.flip(axes)
-    mm = torch.tensor(spacing, dtype=torch.float64)
-    matrix = turn * mm / mm[:, None]  # voxels -> mm, turn, mm -> voxels
-    matrix[mirrored] *= -1
-    return apply_affine(image, label, matrix)
-
-
 def _image_of_box(box: tuple[slice, ...], matrix: Tensor, shape: torch.Size) -> list[slice]:
     """The smallest box that holds `matrix` times `box`, within an array of `shape`."""
     center = (torch.tensor(shape, dtype=torch.float64) - 1) / 2
@@ -233,8 +248,13 @@ def _image_of_box(box: tuple[slice, ...], matrix: Tensor, shape: torch.Size) -> 
     ]
 
 
-def _sample(volume: Tensor, matrix: Tensor, box: list[slice], mode: str) -> Tensor:
-    """The part `box` of the map of `volume`, float (1, 1, z, y, x), read at `matrix` v."""
+def _sample(
+    volume: Tensor, matrix: Tensor, box: list[slice], mode: str, displacement: Tensor | None = None
+) -> Tensor:
+    """The part `box` of the map of `volume`, float (1, 1, z, y, x), read at `matrix` v.
+
+    `displacement`: (3, z, y, x), of the whole volume, is added there.
+    """
     shape = volume.shape[2:]
     # grid_sample counts in half sides, x first: offset v of n voxels is 2 v / n.
     steps = (2 * matrix / torch.tensor(shape, dtype=torch.float64)[:, None]).flip(0)
@@ -251,6 +271,11 @@ def _sample(volume: Tensor, matrix: Tensor, box: list[slice], mode: str) -> Tens
     slab = max(CPU_SLAB // (len(y) * len(x)), 1) if on_cpu else len(z)
     for start in range(0, len(z), slab):
         grid = (slices[start : start + slab, None] + plane).view(1, -1, len(y), len(x), 3)
+        if displacement is not None:
+            first = box[0].start + start
+            part = displacement[:, first : first + grid.shape[1], box[1], box[2]]
+            halves = torch.tensor(shape, device=part.device)[:, None, None, None] / 2
+            grid += (part / halves).flip(0).permute(1, 2, 3, 0)
         sampled[:, :, start : start + slab] = F.grid_sample(
             volume, grid, mode=mode, padding_mode="zeros", align_corners=False
         )

@@ -48,7 +48,7 @@ class Case:
     `image_hu`: int16 (z, y, x), Hounsfield units within `HU_RANGE`. `label`: uint8 of the same
     shape with 0 background, 1 pancreas, 2 tumor, or None where the case has none. `spacing`: mm,
     (z, y, x), of these arrays. `grid`: geometry of the input file, in its own orientation.
-    `notes`: what was mended on reading, one sentence each. `acquisition`: what DICOM tells of the
+    `notes`: what was fixed on reading, one sentence each. `acquisition`: what DICOM tells of the
     scanner (keys of `data.readers.dicom.ACQUISITION_TAGS`); empty for every other format.
     """
 
@@ -85,7 +85,7 @@ class Center:
     exclude: tuple[str, ...] = ()
     hu_scale: float = 1.0  # HU = hu_scale * stored value + hu_offset, for images that are no HU
     hu_offset: float = 0.0
-    drop_doubles: bool = False
+    drop_duplicates: bool = False
     series: str | Mapping[str, str] | None = None
     structures: Mapping[str, tuple[str, ...]] | None = None
     sites: Path | None = None

@@ -74,7 +74,7 @@ _KEYS: dict[str, tuple[tuple[type, ...], str]] = {
     "exclude": ((list,), "a list of case ids"),
     "hu_scale": ((float, int), "a number above 0: HU = hu_scale * value + hu_offset"),
     "hu_offset": ((float, int), "a number: HU = hu_scale * value + hu_offset"),
-    "drop_doubles": ((bool,), "true or false"),
+    "drop_duplicates": ((bool,), "true or false"),
     "series": (
         (str, dict),
         "a series UID or a part of its description, or a table of them by case",
@@ -89,6 +89,7 @@ _KEYS: dict[str, tuple[tuple[type, ...], str]] = {
     "site_column": ((str,), "the column of the table that holds the sites"),
 }
 
+_RENAMED = {"drop_doubles": "drop_duplicates"}
 _READERS_OF = {  # other layouts have their folders' names fixed
     "images": ("folder", "nih", "panorama", "structures"),
     "labels": ("folder", "nih", "panorama", "structures"),
@@ -112,6 +113,9 @@ def _faults(table: dict[str, Any]) -> list[str]:
         f"{key}: is missing; {_KEYS[key][1]}" for key in ("reader", "path") if key not in table
     ]
     for key, value in table.items():
+        if key in _RENAMED:
+            faults.append(f"{key}: is called {_RENAMED[key]} now; rename it")
+            continue
         if key not in _KEYS:
             faults.append(f"{key}: unknown key; choose from {', '.join(_KEYS)}")
             continue

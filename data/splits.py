@@ -29,7 +29,7 @@ class Split:
     train_cases: tuple[CaseName, ...]
     test_cases: tuple[CaseName, ...]
     fold: int | None = None
-    dropped_cases: tuple[CaseName, ...] = ()  # doubles that their center drops
+    dropped_cases: tuple[CaseName, ...] = ()  # duplicates that their center drops
     heldout_cases: tuple[CaseName, ...] = ()  # of the sources; they choose a threshold, no more
 
     def __post_init__(self) -> None:

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils.settings import setting
+from data.case import LABEL_TUMOR
+from utils.settings import Range, setting
 
-MODES = ("printed", "as_run")
+MODES = ("printed", "rescaled", "as_run")
 MIN_SPAN = 1e-6  # a view whose values differ by less is constant: rounding is not rescaled
 LARGEST_SHIFT_KERNEL = 3  # larger ones cost less through the Fourier transform (measured)
 FOURIER_REACH = 3  # smaller kernels are padded to the largest of Eq. 1: one transform serves all
@@ -24,8 +25,9 @@ class ViewSettings:
 
     mode: str = setting(
         "printed",
-        "Eq. 1 as printed, or as the released scripts run it: F has a bias, and the view is "
-        "clamped to [0, 1] and rescaled to fill it, which changes the contrast between tissues",
+        "Eq. 1 as printed; or rescaled, so that the view fills [0, 1]; or as the released scripts "
+        "run it: F has a bias, and the view is clamped to [0, 1] before it is rescaled, which "
+        "changes the contrast between tissues",
         "Eq. 1; released scripts",
         MODES,
     )
@@ -33,6 +35,12 @@ class ViewSettings:
         (1, 3, 5, 7),
         "sides of F that are drawn from, voxels, odd; 3 5 7 in the released scripts",
         "Eq. 1's ref. [38] (RandConv)",
+    )
+    mix_range: tuple[float, float] = setting(
+        (0.0, 1.0),
+        "a of Eq. 1 is uniform between these; 1 1 keeps nothing of the image",
+        "Eq. 1",
+        allowed=Range(least=0, most=1, rising=True),
     )
 
     def __post_init__(self) -> None:
@@ -51,14 +59,14 @@ def random_views(
     settings: ViewSettings = ViewSettings(),
     count: int = 2,
 ) -> list[Tensor]:
-    """Eq. 1: `count` views a F(x) + (1 - a) x, a ~ U(0, 1), F a random convolution.
+    """Eq. 1: `count` views a F(x) + (1 - a) x, a ~ U(`mix_range`), F a random convolution.
 
     `image`: (b, 1, z, y, x) in [0, 1]; each view of each sample has an F and an a of its own, drawn
     from the CPU `generator`; F pads with zeros, its weights are N(0, 1 / fan_in), in RandConv as in
     the released scripts. Each view is float32 of the image's shape, without a gradient. "printed":
-    it is not clamped, its values may leave [0, 1]. "as_run": F has a bias U(-1, 1) / sqrt(fan_in),
-    and the view is clamped to [0, 1], then its minimum becomes 0 and its maximum 1; a constant one
-    stays constant. Raises ValueError for another shape.
+    it is not clamped, its values may leave [0, 1]. "rescaled": its minimum becomes 0 and its
+    maximum 1; a constant one stays constant. "as_run": F has a bias U(-1, 1) / sqrt(fan_in), and
+    the view is clamped to [0, 1], then rescaled. Raises ValueError for another shape.
     """
     if image.dim() != 5 or image.shape[1] != 1:
         raise ValueError(f"image must be (b, 1, z, y, x), not {tuple(image.shape)}")
@@ -69,19 +77,38 @@ def random_views(
     ]
 
 
+@torch.no_grad()
+def label_wise_view(
+    image: Tensor, label: Tensor, generator: torch.Generator, settings: ViewSettings
+) -> Tensor:
+    """A view with another F and a of Eq. 1 inside each label; nothing else of a region is changed.
+
+    `image` and uint8 `label`: (1, 1, z, y, x). Three views are drawn whatever labels there are, and
+    each voxel is that of its label's view: F sees the image across the border of its region.
+    """
+    views = random_views(image, generator, settings, count=LABEL_TUMOR + 1)
+    mixed = views[0]
+    for value in range(1, len(views)):
+        mixed = torch.where(label == value, views[value], mixed)
+    return mixed
+
+
 def _view(volume: Convolver, generator: torch.Generator, settings: ViewSettings) -> Tensor:
     """Eq. 1 of one volume: (z, y, x)."""
     choice = int(torch.randint(len(settings.kernel_sizes), (), generator=generator))
     size = settings.kernel_sizes[choice]
     fan_in = size**3
     weight = torch.randn(size, size, size, generator=generator) * (1 / fan_in) ** 0.5
-    # Drawn in either mode, so that both see the same F and a.
-    bias, a = torch.rand(2, generator=generator).tolist()
+    # Drawn in each mode, so that all see the same F and a.
+    bias, place = torch.rand(2, generator=generator).tolist()
+    least, most = settings.mix_range
+    a = least + place * (most - least)
     view = volume.convolve(weight)
-    if settings.mode == "printed":
-        return torch.lerp(volume.volume, view, a)
-    view += (2 * bias - 1) / fan_in**0.5
-    return _rescale(torch.lerp(volume.volume, view, a).clamp_(0, 1))
+    if settings.mode == "as_run":
+        view += (2 * bias - 1) / fan_in**0.5
+        return _rescale(torch.lerp(volume.volume, view, a).clamp_(0, 1))
+    view = torch.lerp(volume.volume, view, a)
+    return _rescale(view) if settings.mode == "rescaled" else view
 
 
 def _rescale(view: Tensor) -> Tensor:

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import time
 import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from data.prepare.signature import Signature
+from data.prepare.signature import to_plain as signatures_to_plain
 from data.splits import Split
 from engine.run_folders import Run, environment
 from engine.run_log import RunLog
 from methods import Method, build_method
 from utils.config import Config
-from utils.distributed import World
+from utils.distributed import Distributed
 from utils.files import write_atomic
 from utils.settings import to_plain
 
@@ -74,13 +77,13 @@ def build_state(config: Config, device: torch.device, sources: tuple[str, ...] =
     return State(method, optimizers, scaler)
 
 
-def load_state(state: State, run: Run, world: World) -> None:
+def load_state(state: State, run: Run, processes: Distributed) -> None:
     """Return to the run's last state; a ValueError where other processes shared its samples."""
     content = load_checkpoint(run.checkpoint, state.device)
-    if content["processes"] != world.size:
+    if content["processes"] != processes.size:
         raise ValueError(
             f"{run.folder}: trained by {content['processes']} processes, now there are "
-            f"{world.size}: start as many again, or a new run with --no-resume"
+            f"{processes.size}: start as many again, or a new run with --no-resume"
         )
     state.load(content)
 
@@ -88,25 +91,36 @@ def load_state(state: State, run: Run, world: World) -> None:
 class Checkpointer:
     """Writes the checkpoint of a run, and holds its log."""
 
-    def __init__(self, config: Config, run: Run, split: Split, state: State, world: World) -> None:
-        self.config, self.run, self.split, self.state, self.world = (
-            config, run, split, state, world,
+    def __init__(
+        self,
+        config: Config,
+        run: Run,
+        split: Split,
+        state: State,
+        processes: Distributed,
+        signatures: Mapping[str, Sequence[Signature]],
+    ) -> None:
+        """`signatures`: of the scans that train ("train") and are held out ("heldout")."""
+        self.config, self.run, self.split, self.state, self.processes = (
+            config, run, split, state, processes,
         )  # fmt: skip
+        self._signatures = {kind: signatures_to_plain(of) for kind, of in signatures.items()}
         terms = tuple(state.method.terms)
-        self.log = RunLog(run.folder, terms, state.step, config.tensorboard, active=world.first)
+        self.log = RunLog(run.folder, terms, state.step, config.tensorboard, active=processes.first)
         self._last = time.monotonic()
 
     def __call__(self, force: bool = False) -> None:
         """Save now, or, unless forced, when `checkpoint_seconds` have passed."""
         due = time.monotonic() - self._last >= self.config.checkpoint_seconds
-        if not self.world.first or not (force or due):
+        if not self.processes.first or not (force or due):
             return
         content = {
             **self.state.to_plain(),
-            "processes": self.world.size,
+            "processes": self.processes.size,
             "config": to_plain(self.config),
             "split": to_plain(self.split),
             "split_hash": self.split.hash,
+            "signatures": self._signatures,
             "environment": environment(),
             "seed": self.config.seed,
         }

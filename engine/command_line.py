@@ -117,6 +117,8 @@ def parse_evaluation(stage: Stage, argv: Sequence[str] | None = None) -> Evaluat
     windows = "cut larger crops into windows of so many voxels; none: only where memory runs out"
     add("--window-voxels", type=int, metavar="N", help=windows)
     add("--workers", type=int, default=default.workers, help="processes that prepare cases")
+    leaked = "leave out, and count, scans that trained the run, in whatever center they are listed"
+    add("--drop-leaked", action="store_true", help=f"{leaked}; without: they are refused")
     given = vars(parser.parse_args(argv))
     given |= {name: tuple(given[name]) for name in ("sources", "time")}
     try:

@@ -17,6 +17,7 @@ import numpy as np
 from data.case import Center
 from data.centers import load_centers
 from data.dataset import target_mask
+from data.prepare.duplicates import keep_unseen
 from data.prepare.prepare_centers import prepare_centers
 from data.prepare.prepared_case import PreparedCase, PrepareSettings
 from data.readers import load_label
@@ -75,6 +76,7 @@ def evaluate_run(evaluation: Evaluation, run: Run, center: Center, previous: Res
     settings = PrepareSettings(spacing=predictor.config.spacing)
     prepared = prepare_centers([center], evaluation.cache, settings, evaluation.workers)
     cases = select_cases(evaluation, run, center.name, prepared[center.name], predictor.train_cases)
+    cases, leaked = leave_out_leaked(evaluation, predictor, cases)
     folder = result_folder(run, evaluation.stage, center.name, evaluation)
     result = Result(folder, evaluation.stage, center.name, previous)
     work = Work(evaluation, predictor, threshold, center, result)
@@ -82,6 +84,7 @@ def evaluate_run(evaluation: Evaluation, run: Run, center: Center, previous: Res
     if evaluation.released is not None:
         record_released_run(evaluation, run)
     origin = describe_origin(evaluation, run, predictor, threshold, result)
+    origin |= {"leaked": leaked}
     with locked(folder):
         rows = kept_rows(result, origin, cases)
         there = {row["case_id"] for row in rows}
@@ -132,6 +135,24 @@ def select_cases(
             "be no test; evaluate it on a center that it has not seen"
         )
     return [case for case in prepared if (center, case.case_id) in wanted]
+
+
+def leave_out_leaked(
+    evaluation: Evaluation, predictor: Predictor, cases: Sequence[PreparedCase]
+) -> tuple[list[PreparedCase], list[str]]:
+    """The cases that show no scan which trained the run, whatever their names; why others do not.
+
+    A scan is known by its signature, so a copy in another center is found, also one that the
+    training's data left out as a duplicate. Raises `DataError` where there is one, unless
+    --drop-leaked asks to leave them out.
+    """
+    trained = [*predictor.signatures.get("train", ())]
+    if evaluation.cases != "heldout":  # these have chosen thresholds and the end of the training
+        trained += predictor.signatures.get("heldout", ())
+    kept, leaked = keep_unseen(trained, cases, evaluation.drop_leaked)
+    for sentence in leaked:
+        print(f"left out: {sentence}", flush=True)
+    return kept, leaked
 
 
 def choose_threshold(evaluation: Evaluation, run: Run, stage: Stage, center: Center) -> float:

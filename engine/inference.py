@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from monai.inferers import sliding_window_inference
 from torch import Tensor
 
 from data.intensity import PAD_HU, window_hu
+from data.prepare.signature import Signature, from_plain
 from data.roi import STRIDE, Box, bounding_box, central_window, expand_box, network_input, paste
 from data.splits import CaseName
 from engine.checkpointing import load_checkpoint
@@ -47,6 +48,7 @@ class Predictor:
     window_voxels: int | None = None
     train_cases: frozenset[CaseName] = frozenset()
     split_hash: str = ""
+    signatures: Mapping[str, Sequence[Signature]] = field(default_factory=dict)  # trained scans
 
     @property
     def stage(self) -> Stage:
@@ -117,6 +119,7 @@ def load_predictor(
         window_voxels,
         frozenset((center, case_id) for center, case_id in content["split"]["train_cases"]),
         content["split_hash"],
+        {kind: from_plain(plain) for kind, plain in content["signatures"].items()},
     )
 
 

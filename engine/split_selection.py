@@ -56,7 +56,7 @@ def _select_folds(config: Config, centers: dict[str, Center]) -> list[Split]:
 
 
 def keep_prepared(split: Split, prepared: dict[str, list[PreparedCase]]) -> Split:
-    """The split without the doubles that a center drops (its `drop_doubles`)."""
+    """The split without the duplicates that a center drops (its `drop_duplicates`)."""
     kept = {(case.center, case.case_id) for cases in prepared.values() for case in cases}
     return replace(
         split,

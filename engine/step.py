@@ -29,17 +29,18 @@ class NonFiniteLossError(StoppedError):
 class TrainingStep:
     """The `Step` of methods/base.py; made anew for each step.
 
-    `number`: of this step, from 1; `progress`: the part of the training before it, in [0, 1).
+    `number`: of this step, from 1, of `total`; `progress`: the part of the training before it, in
+    [0, 1).
     """
 
     def __init__(self, config: Config, state: State, save: Checkpointer, steps: int) -> None:
         self.config, self.state, self.save = config, state, save
-        self.number = state.step + 1
+        self.number, self.total = state.step + 1, steps
         self.progress = state.step / steps
         self.cases: list[str] = []  # center/case of each sample, for the log
         self._generators: dict[int, torch.Generator] = {}
         self._forwards: dict[int, int] = {}
-        self._sums: dict[str, Tensor] = {}  # weighted by their shares
+        self._sums: dict[str, Tensor] = {}  # of the log, weighted by their shares
         self._norms: list[Tensor] = []
         self._updates = 0
 
@@ -52,6 +53,11 @@ class TrainingStep:
     def optimizers(self) -> list[torch.optim.Optimizer]:
         """The method's, in the order in which it built them."""
         return self.state.optimizers
+
+    @property
+    def loss_scale(self) -> float:
+        """What `backward` multiplies gradients by, until `update`; 1 but in fp16."""
+        return float(self.state.scaler.get_scale())
 
     def generator(self, purpose: int = 0) -> torch.Generator:
         """Random numbers of this step that belong to no sample; the same after a resume."""
@@ -87,15 +93,17 @@ class TrainingStep:
         with autocast(self.state.device, self.config.precision):
             return loss(sample, self._generators[sample.index])
 
-    def backward(self, terms: Terms, share: float = 1.0) -> None:
+    def backward(self, terms: Terms, share: float = 1.0, logged: float | None = None) -> None:
         """Add the gradient of `share` times the weighted sum of the terms, and log them.
 
+        `logged`: their share in the log where it is another, as with several networks.
         Raises ValueError for a term that the method does not name.
         """
         total = weighted_sum(terms, self.state.method.weights)
         self.state.scaler.scale(total * share).backward()
         for name, term in {**terms, "total": total}.items():
-            self._sums[name] = self._sums.get(name, 0.0) + term.detach() * share
+            part = share if logged is None else logged
+            self._sums[name] = self._sums.get(name, 0.0) + term.detach() * part
 
     def update(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Step one optimizer (None: each) with its gradients averaged over the processes.
@@ -105,7 +113,7 @@ class TrainingStep:
         scaler = self.state.scaler
         for each in self.optimizers if optimizer is None else [optimizer]:
             parameters = [p for group in each.param_groups for p in group["params"]]
-            self.save.world.average_gradients(parameters)
+            self.save.processes.average_gradients(parameters)
             if not scaler.is_enabled() or scaler.get_scale() < MIN_LOSS_SCALE:
                 # the scaler of fp16 skips a step of infinite gradients and lowers the scale
                 gradients = [p.grad for p in parameters if p.grad is not None]
@@ -119,7 +127,7 @@ class TrainingStep:
 
     def sync_buffers(self) -> None:
         """Make the method's buffers equal in all processes: their mean, or the first's integers."""
-        self.save.world.average_buffers(self.state.method.buffers())
+        self.save.processes.average_buffers(self.state.method.buffers())
 
     def finish(self) -> dict[str, float]:
         """End the step: the terms of the log, averaged over the processes.
@@ -138,7 +146,7 @@ class TrainingStep:
             )
         self.state.scaler.update()
         values = self._values()
-        shared = self.save.world.share(torch.stack(list(values.values()))).tolist()
+        shared = self.save.processes.share(torch.stack(list(values.values()))).tolist()
         return dict(zip(values, shared, strict=True))
 
     @property
@@ -152,16 +160,16 @@ class TrainingStep:
 
     def _check_finite(self) -> None:
         """Stop the run where a term or gradient of any process is not finite."""
-        values, world = self._values(), self.save.world
+        values, processes = self._values(), self.save.processes
         own_finite = bool(torch.stack(list(values.values())).isfinite().all())
-        if world.all_true(own_finite, self.state.device):
+        if processes.all_true(own_finite, self.state.device):
             return
         kept = "the last saved state is in last.pt"
         if self._updates == 0:  # else one of several optimizers has moved already
             self.save(force=True)
             kept = "the state before this step is kept in last.pt"
         shown = ", ".join(f"{name} {float(term):g}" for name, term in values.items())
-        everywhere = "; ".join(world.gather(f"{', '.join(self.cases)} ({shown})"))
+        everywhere = "; ".join(processes.gather(f"{', '.join(self.cases)} ({shown})"))
         raise NonFiniteLossError(
             f"{self.save.run.folder}: step {self.number}: loss or gradient is not finite at "
             f"{everywhere}; {kept}. Check that case, or lower --lr, or use --precision fp32"

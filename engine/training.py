@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from data.centers import load_centers
 from data.dataset import Crop, StageDataset
 from data.prepare.prepared_case import PreparedCase
+from data.prepare.signature import signatures_of
 from data.splits import Split
 from engine.checkpointing import Checkpointer, State, build_state, load_state
 from engine.early_stopping import EarlyStopping
@@ -30,7 +31,7 @@ from engine.step import TrainingStep
 from methods import Method, build_method
 from utils.config import Config
 from utils.device import select_device, select_precision
-from utils.distributed import World, join_world
+from utils.distributed import Distributed, join_processes
 from utils.files import remove_partial_files
 from utils.progress import Progress
 
@@ -52,23 +53,23 @@ def fit(config: Config) -> list[Run]:
     splits = select_splits(config, centers)
     with torch.device("meta"):  # checks the settings; no weight is made
         build_method(config, splits[0].sources)
-    with join_world(device) as world:
-        if world.first:  # the first process prepares, the others then read
+    with join_processes(device) as processes:
+        if processes.first:  # the first process prepares, the others then read
             prepared = prepare_splits(config, centers, splits)
-        world.wait()
-        if not world.first:
+        processes.wait()
+        if not processes.first:
             prepared = prepare_splits(config, centers, splits)
         splits = [keep_prepared(split, prepared) for split in splits]
-        runs = open_runs(config, splits) if world.first else []
-        world.wait()
-        time_ = world.from_first(runs[0].time if runs else "")
-        if not world.first:
+        runs = open_runs(config, splits) if processes.first else []
+        processes.wait()
+        time_ = processes.from_first(runs[0].time if runs else "")
+        if not processes.first:
             runs = open_runs(replace(config, time=time_), splits)
         for run, split in zip(runs, splits, strict=True):
             if run.done:
-                _say(world, f"{run.folder}: done already")
+                _say(processes, f"{run.folder}: done already")
                 continue
-            train_split(config, run, split, prepared, world)
+            train_split(config, run, split, prepared, processes)
     return runs
 
 
@@ -77,38 +78,40 @@ def train_split(
     run: Run,
     split: Split,
     prepared: dict[str, list[PreparedCase]],
-    world: World,
+    processes: Distributed,
 ) -> None:
     """Train one run to its end and mark it done."""
     device = select_device(config.device)
     state = build_state(config, device, split.sources)
-    dataset = make_dataset(config, state.method, split_cases(split, prepared))
-    stopping = EarlyStopping(config, heldout_cases(split, prepared))
+    cases, heldout = split_cases(split, prepared), heldout_cases(split, prepared)
+    dataset = make_dataset(config, state.method, cases)
+    stopping = EarlyStopping(config, heldout)
+    signatures = {"train": signatures_of(cases), "heldout": signatures_of(heldout)}
     if dataset.left_out:
-        _say(world, f"{config.stage.name}: nothing to learn in {', '.join(dataset.left_out)}")
-    lock = locked(run.folder) if world.first else _unlocked()
+        _say(processes, f"{config.stage.name}: nothing to learn in {', '.join(dataset.left_out)}")
+    lock = locked(run.folder) if processes.first else _unlocked()
     with lock, _sigterm() as terminated:
-        if world.first:
+        if processes.first:
             remove_partial_files(run.folder)
         if run.checkpoint.is_file():
-            load_state(state, run, world)
-            _say(world, f"{run.folder}: resumes from step {state.step}")
+            load_state(state, run, processes)
+            _say(processes, f"{run.folder}: resumes from step {state.step}")
         else:
             _say(
-                world,
+                processes,
                 f"{run.folder}: {len(dataset)} cases, "
-                f"{total_steps(config, dataset, world.size)} steps of "
-                f"{samples_per_step(config, dataset, world.size)} samples, "
+                f"{total_steps(config, dataset, processes.size)} steps of "
+                f"{samples_per_step(config, dataset, processes.size)} samples, "
                 f"{config.precision} on {device}",
             )
-        save = Checkpointer(config, run, split, state, world)
+        save = Checkpointer(config, run, split, state, processes, signatures)
         try:
             train_steps(config, state, dataset, save, stopping, terminated)
         finally:
             save.log.close()
-        if world.first:
+        if processes.first:
             mark_done(run.folder)
-    world.wait()
+    processes.wait()
 
 
 def make_dataset(config: Config, method: Method, cases: Sequence[PreparedCase]) -> StageDataset:
@@ -116,19 +119,19 @@ def make_dataset(config: Config, method: Method, cases: Sequence[PreparedCase]) 
     return StageDataset(cases, config.stage, config.seed, method.sampling, method.sources)
 
 
-def samples_per_step(config: Config, dataset: StageDataset, world_size: int) -> int:
+def samples_per_step(config: Config, dataset: StageDataset, process_count: int) -> int:
     """Samples of one optimizer step, of all processes together."""
-    return world_size * config.accumulate * dataset.group
+    return process_count * config.accumulate * dataset.group
 
 
-def total_steps(config: Config, dataset: StageDataset, world_size: int) -> int:
+def total_steps(config: Config, dataset: StageDataset, process_count: int) -> int:
     """Optimizer steps of a run: as many samples as every case gives, once an epoch.
 
     A method that takes one sample of each source in a step therefore makes fewer steps, and sees
     as many samples as the others.
     """
     samples = config.stage.epochs * len(dataset)
-    return math.ceil(samples / samples_per_step(config, dataset, world_size))
+    return math.ceil(samples / samples_per_step(config, dataset, process_count))
 
 
 def train_steps(
@@ -143,11 +146,11 @@ def train_steps(
 
     SIGTERM saves and exits with status 143.
     """
-    world, method, device = save.world, state.method, state.device
-    steps = total_steps(config, dataset, world.size)
-    per_step = samples_per_step(config, dataset, world.size)
-    crops = iter(load_crops(dataset, config, world, state.step, steps))
-    progress = Progress(config.stage.name, steps, state.step) if world.first else None
+    processes, method, device = save.processes, state.method, state.device
+    steps = total_steps(config, dataset, processes.size)
+    per_step = samples_per_step(config, dataset, processes.size)
+    crops = iter(load_crops(dataset, config, processes, state.step, steps))
+    progress = Progress(config.stage.name, steps, state.step) if processes.first else None
     method.train()
     while state.step < steps and not stopping.has_plateaued(state.heldout_dsc):
         step = TrainingStep(config, state, save, steps)
@@ -165,7 +168,7 @@ def train_steps(
             method.after_epoch(epoch)
         if epoch > before and stopping.is_due(epoch):
             note_heldout(state, save, stopping)
-        if not world.all_true(not terminated, device):
+        if not processes.all_true(not terminated, device):
             save(force=True)
             raise SystemExit(SIGTERM_EXIT)
         if epoch > before or state.step == steps:
@@ -176,15 +179,15 @@ def train_steps(
 
 def note_heldout(state: State, save: Checkpointer, stopping: EarlyStopping) -> None:
     """Measure the held-out cases, in the first process for all, and write heldout.csv."""
-    dice = str(stopping.measure(state.method)) if save.world.first else ""
-    state.heldout_dsc.append(float(save.world.from_first(dice)))
-    if save.world.first:
+    dice = str(stopping.measure(state.method)) if save.processes.first else ""
+    state.heldout_dsc.append(float(save.processes.from_first(dice)))
+    if save.processes.first:
         stopping.write(save.run.folder / "heldout.csv", state.heldout_dsc)
         print(f"held-out cases of the sources: Dice {state.heldout_dsc[-1]:.2f}", flush=True)
 
 
 def load_crops(
-    dataset: StageDataset, config: Config, world: World, start: int, stop: int
+    dataset: StageDataset, config: Config, processes: Distributed, start: int, stop: int
 ) -> DataLoader[Crop]:
     """This process's crops of the steps `start` to `stop`.
 
@@ -192,9 +195,9 @@ def load_crops(
     see what one process with twice the groups sees. A group is one sample, or one of each source.
     """
     workers = config.workers
-    size, group = world.size, dataset.group
+    size, group = processes.size, dataset.group
     groups = range(
-        start * size * config.accumulate + world.rank, stop * size * config.accumulate, size
+        start * size * config.accumulate + processes.rank, stop * size * config.accumulate, size
     )
     return DataLoader(
         dataset,
@@ -226,6 +229,6 @@ def _unlocked() -> Iterator[None]:
     yield
 
 
-def _say(world: World, text: str) -> None:
-    if world.first:
+def _say(processes: Distributed, text: str) -> None:
+    if processes.first:
         print(text, flush=True)

@@ -1,8 +1,12 @@
-"""Eq. 10: the outputs of two views of one sample agree."""
+"""The outputs of views of one sample agree: Eq. 10, and what other methods use instead."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 MIN_NORM = 1e-6  # below it a probability map counts as empty
@@ -33,6 +37,24 @@ def cosine_consistency_loss(prob_phi: Tensor, prob_psi: Tensor) -> Tensor:
     cosine = (phi * psi).sum(dim=1) / norm_phi.clamp_min(MIN_NORM) / norm_psi.clamp_min(MIN_NORM)
     agreement = (empty_phi & empty_psi).float()
     return (1.0 - torch.where(empty_phi | empty_psi, agreement, cosine)).mean()
+
+
+def jensen_shannon_loss(logits: Sequence[Tensor]) -> Tensor:
+    """Jensen-Shannon divergence of views' Bernoulli maps: mean over views of KL(p_i, mean p).
+
+    RandConv's consistency (Xu et al., 2021), from AugMix (Hendrycks et al., 2020), for one class.
+    `logits`: of each view, one shape; p = sigmoid(logits). Mean over voxels; a float32 scalar, 0
+    where all agree and at most ln 2. Its gradient is finite for any logit.
+    """
+    for other in logits:
+        _check_shapes(logits[0], other)
+    views = torch.stack([view.float() for view in logits])
+    divergence = torch.zeros((), device=views.device)
+    for sign in (1, -1):  # the target, and all that is not
+        log_prob = F.logsigmoid(sign * views)
+        log_mean = log_prob.logsumexp(dim=0) - math.log(len(logits))
+        divergence = divergence + (log_prob.exp() * (log_prob - log_mean)).mean()
+    return divergence
 
 
 def _check_shapes(phi: Tensor, psi: Tensor) -> None:

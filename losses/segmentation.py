@@ -30,19 +30,21 @@ def soft_dice_loss(prob: Tensor, mask: Tensor) -> Tensor:
     return (1.0 - 2.0 * overlap / total.clamp_min(MIN_DENOMINATOR)).mean()
 
 
-def dice_bce_loss(logits: Tensor, mask: Tensor) -> Tensor:
+def dice_bce_loss(logits: Tensor, mask: Tensor, positive_weight: float = 1.0) -> Tensor:
     """Eq. 2, L(p, Y): soft Dice loss plus binary cross-entropy, p = sigmoid(logits).
 
     `logits`: (b, 1, z, y, x), or any (b, ...); `mask`: the same shape, 0 or 1. The cross-entropy is
     computed from the logits (finite for any logit) and averaged over all voxels; the Dice term
-    is per sample, then averaged. Returns a float32 scalar. Raises ValueError on other shapes.
+    is per sample, then averaged. `positive_weight`: what a voxel of the mask counts in the
+    cross-entropy. Returns a float32 scalar. Raises ValueError on other shapes.
     """
     if logits.shape != mask.shape:
         raise ValueError(
             f"logits {tuple(logits.shape)} and mask {tuple(mask.shape)} differ in shape"
         )
     logits, mask = logits.float(), mask.float()
-    cross_entropy = functional.binary_cross_entropy_with_logits(logits, mask)
+    weight = None if positive_weight == 1 else logits.new_tensor(positive_weight)
+    cross_entropy = functional.binary_cross_entropy_with_logits(logits, mask, pos_weight=weight)
     return soft_dice_loss(torch.sigmoid(logits), mask) + cross_entropy
 
 

@@ -8,13 +8,47 @@ from pathlib import Path
 from typing import Any
 
 from methods.base import Method, MethodSettings
+from methods.bigaug import BigAug
 from methods.bl import Baseline
+from methods.cutout import Cutout
+from methods.dam import DAM
+from methods.dart import Dart
+from methods.dcac import Dcac
+from methods.dofe import Dofe
+from methods.gin import Gin
+from methods.hog import HOG
+from methods.labelwise import LabelWise
+from methods.lanet_style import LanetStyle
+from methods.mixstyle import MixStyle
 from methods.ours import ABLATIONS, Ours
+from methods.randconv import RandConv
+from methods.saml import Saml
+from methods.snr import SNR
 from utils.config import DEFAULT_METHOD, Config
 from utils.settings import from_plain, override
 from utils.stages import Stage
 
-METHODS: dict[str, type[Method]] = {"bl": Baseline, **ABLATIONS, "ours": Ours}
+METHODS: dict[str, type[Method]] = {
+    "bl": Baseline,
+    **ABLATIONS,
+    # Table VI, in its order
+    "snr": SNR,
+    "dcac": Dcac,
+    "lanet_style": LanetStyle,
+    "bigaug": BigAug,
+    "hog": HOG,
+    "cutout": Cutout,
+    "saml": Saml,
+    "dam": DAM,
+    "dofe": Dofe,
+    "mixstyle": MixStyle,
+    "dart": Dart,
+    "randconv": RandConv,
+    "ours": Ours,
+    # beyond the paper
+    "gin": Gin,
+    "labelwise": LabelWise,
+}
 
 
 def method_class(name: str) -> type[Method]:

@@ -19,6 +19,7 @@ from utils.stages import Stage
 
 __all__ = ["ONE_PER_CENTER", "SHUFFLED", "Method", "MethodSettings", "Step", "Terms"]
 
+PAPER_SOURCES = 2  # of the round robin over three centers
 Terms = dict[str, Tensor]  # loss terms by name, each a float32 scalar
 
 
@@ -40,6 +41,14 @@ class Step(Protocol):
         """This step's number, from 1."""
 
     @property
+    def total(self) -> int:
+        """The number of steps of the whole training."""
+
+    @property
+    def loss_scale(self) -> float:
+        """What `backward` multiplies gradients by, until `update`; 1 but in fp16."""
+
+    @property
     def optimizers(self) -> list[torch.optim.Optimizer]:
         """Those of `build_optimizers`, in their order."""
 
@@ -52,8 +61,11 @@ class Step(Protocol):
         Called again for a sample it draws further ones.
         """
 
-    def backward(self, terms: Terms, share: float = 1.0) -> None:
-        """Add the gradient of `share` times the weighted sum of the terms, and log them."""
+    def backward(self, terms: Terms, share: float = 1.0, logged: float | None = None) -> None:
+        """Add the gradient of `share` times the weighted sum of the terms, and log them.
+
+        `logged`: their share in the log where it is another, as with several networks.
+        """
 
     def update(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Step one optimizer (None: each) with its gradients averaged over the processes.
@@ -88,6 +100,7 @@ class Method(nn.Module):
     - `terms`: its loss terms and their default weights; log.csv has a column for each.
     - `targets`: of `data.dataset.TARGETS`, what a sample is prepared with beside its mask.
     - `sampling`: "shuffled", or "one_per_center": a step gets one sample of each source.
+    - `least_sources`: how many source centers it needs to learn anything.
     - `table5`, `table6`: the rows of the paper's tables that it stands for.
     """
 
@@ -95,6 +108,7 @@ class Method(nn.Module):
     terms: ClassVar[Mapping[str, float]] = {"seg": 1.0}
     targets: tuple[str, ...] = ()
     sampling: ClassVar[str] = SHUFFLED
+    least_sources: ClassVar[int] = 1
     table5: ClassVar[str | None] = None
     table6: ClassVar[str | None] = None
 
@@ -104,7 +118,8 @@ class Method(nn.Module):
     def __init__(self, config: Config, sources: Sequence[str] = ()) -> None:
         """`sources`: the centers of the split, in its order; `sample.domain` is an index of them.
 
-        Raises ValueError for settings of another method, an unknown term, weight or target.
+        None: no center is known yet, as where only its cost is counted. Raises ValueError for
+        settings of another method, an unknown term, weight or target, and for too few sources.
         """
         super().__init__()
         if type(config.settings) is not self.Settings:
@@ -113,6 +128,11 @@ class Method(nn.Module):
                 f"{type(config.settings).__name__}; make the configuration by methods.make_config"
             )
         self.config, self.stage, self.sources = config, config.stage, tuple(sources)
+        if 0 < len(self.sources) < self.least_sources:
+            raise ValueError(
+                f"method {config.method} needs {self.least_sources} source centers or more, not "
+                f"{len(self.sources)} ({', '.join(self.sources)}): it learns from how they differ"
+            )
         self.settings = config.settings
         self.weights = check_weights(config.method, self.terms, self.settings.weights)
         self.targets = self.needed_targets()
@@ -120,6 +140,11 @@ class Method(nn.Module):
         _check_choices(f"method {config.method}: sampling", (self.sampling,), SAMPLINGS)
         self.network = self.build_network()
         self.auxiliary = self.build_auxiliary()
+
+    @property
+    def source_count(self) -> int:
+        """How many source centers there are; the paper's two where none is known yet."""
+        return len(self.sources) or PAPER_SOURCES
 
     @classmethod
     def default_settings(cls, stage: Stage) -> MethodSettings:

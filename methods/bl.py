@@ -1,7 +1,7 @@
 """BL, the baseline (Table V): Eq. 2 on one view of the augmented image, nothing else.
 
 It overrides nothing. Table VI's BigAug row (Zhang et al., 2020) is the same run: the two are equal
-in all twelve numbers in the paper.
+in all twelve numbers in the paper. The nine transforms of BigAug's own paper are `bigaug`.
 """
 
 from __future__ import annotations

@@ -15,7 +15,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from data.dataset import Sample
 from data.views import ViewSettings, random_views
@@ -25,7 +24,7 @@ from losses.conversion import CONVERSION_MODES, conversion_loss
 from losses.distance import distance_loss
 from losses.segmentation import segmentation_loss
 from methods.base import Method, MethodSettings, Terms
-from models.backbone import Outputs, ResidualEncoderDecoder
+from models.backbone import ResidualEncoderDecoder, forward_views
 from utils.settings import AT_LEAST_1, POSITIVE, setting
 from utils.stages import Stage
 
@@ -207,20 +206,6 @@ ABLATIONS: Mapping[str, type[Ours]] = {
     "bl_dtl": DualTaskLearning,
     "bl_dsl": DualSelfSupervision,
 }
-
-
-def forward_views(network: nn.Module, views: Sequence[Tensor]) -> list[Outputs]:
-    """The network's outputs for each view, (1, 1, z, y, x).
-
-    Up to two views go through as one batch, as the paper trains. Of more, each goes through alone
-    and keeps its outputs only; its activations are computed again when its gradient is
-    accumulated. So memory does not grow with the number of views but for the outputs, every pair
-    still meets in the losses, and the gradient is that of one batch.
-    """
-    if len(views) <= 2:
-        batch = network(torch.cat(tuple(views)))
-        return [batch.sample(index) for index in range(len(views))]
-    return [checkpoint(network, view, use_reentrant=False) for view in views]
 
 
 def mean_over_pairs(loss: Callable[[Tensor, Tensor], Tensor], views: Sequence[Tensor]) -> Tensor:

@@ -5,16 +5,28 @@ The encoder-decoder is ConResNet's backbone (the paper's ref. [41]) without its 
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from models.layers import NORM_GROUPS, NormReLU, ResidualBlock, Upsample, WSConv3d, conv3d
+from models.layers import (
+    NORM_GROUPS,
+    NormReLU,
+    ResidualBlock,
+    Upsample,
+    WSConv3d,
+    conv3d,
+    head_std,
+)
 
 STRIDE = 8  # input voxels per voxel of the deepest features, on each axis
+
+Stages = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # of the encoder, strides 1, 2, 4, 8, 8
+Levels = tuple[Tensor, Tensor, Tensor]  # of the decoder, strides 4, 2, 1
 
 
 @dataclass(frozen=True)
@@ -25,6 +37,7 @@ class Outputs:
     sdm: Tensor | None  # (b, 1, z, y, x), tanh: in [-1, 1]
     slice_logits: Tensor | None  # (b, z)
     features: Tensor | None  # (b, width, z/8, y/8, x/8): the projection of Eq. 8
+    domain_logits: Tensor | None = None  # (b, sources): which source center the image looks like
 
     def sample(self, index: int) -> Outputs:
         """The outputs of one sample of the batch, as a batch of one."""
@@ -34,6 +47,7 @@ class Outputs:
             None if self.sdm is None else self.sdm[one],
             None if self.slice_logits is None else self.slice_logits[one],
             None if self.features is None else self.features[one],
+            None if self.domain_logits is None else self.domain_logits[one],
         )
 
 
@@ -104,28 +118,39 @@ class ResidualEncoderDecoder(nn.Module):
         self._initialize_heads()
 
     def _initialize_heads(self) -> None:
-        """Start the voxel heads with outputs of about unit size, so that no tanh is saturated.
-
-        The decoder's features are sums of standardized convolutions, of size sqrt(27 width / 2).
-        """
+        """Start the voxel heads with outputs of about unit size, so that no tanh is saturated."""
         for head in (self.segmentation_head, self.distance_head):
             if head is not None:
-                nn.init.normal_(head.weight, std=1 / (self.width * math.sqrt(27)))
+                nn.init.normal_(head.weight, std=head_std(self.width))
 
     def forward(self, image: Tensor) -> Outputs:
         """`image` (b, 1, z, y, x), its three sizes multiples of 8.
 
         Raises ValueError for any other shape.
         """
+        stages = self.encode(image)
+        return self.read_out(stages, self.decode(stages))
+
+    def encode(self, image: Tensor) -> Stages:
+        """What stages 0 to 4 give; ValueError where the image is not as `forward` needs it."""
         self._check(image)
         skip1 = self.stage0(self.stem(image))  # (b, width, z, y, x)
         skip2 = self.stage1(self.down1(skip1))  # (b, 2 width, z/2, y/2, x/2)
         skip3 = self.stage2(self.down2(skip2))  # (b, 4 width, z/4, y/4, x/4)
-        deep = self.stage4(self.stage3(self.down3(skip3)))  # (b, 8 width, z/8, y/8, x/8)
-        x = self.decoder3(self.upsample(self.bottleneck(deep)) + skip3)
-        x = self.decoder2(self.upsample(x) + skip2)
-        x = self.decoder1(self.upsample(x) + skip1)
-        logits, sdm = self._voxel_heads(x)
+        middle = self.stage3(self.down3(skip3))  # (b, 8 width, z/8, y/8, x/8)
+        return skip1, skip2, skip3, middle, self.stage4(middle)  # the deepest: as the middle
+
+    def decode(self, stages: Stages) -> Levels:
+        """What the three decoders give: (b, 2 width, z/4, y/4, x/4), then width at /2 and /1."""
+        skip1, skip2, skip3, _, deep = stages
+        level3 = self.decoder3(self.upsample(self.bottleneck(deep)) + skip3)
+        level2 = self.decoder2(self.upsample(level3) + skip2)
+        return level3, level2, self.decoder1(self.upsample(level2) + skip1)
+
+    def read_out(self, stages: Stages, levels: Levels) -> Outputs:
+        """The heads on the deepest and on the finest features."""
+        deep = stages[-1]
+        logits, sdm = self._voxel_heads(levels[-1])
         return Outputs(
             logits=logits,
             sdm=sdm,
@@ -152,3 +177,17 @@ class ResidualEncoderDecoder(nn.Module):
                 f"the image's sizes (z, y, x) are {tuple(image.shape[2:])}; "
                 f"pad or crop each to a multiple of {STRIDE}"
             )
+
+
+def forward_views(network: nn.Module, views: Sequence[Tensor]) -> list[Outputs]:
+    """The network's outputs for each view, (1, 1, z, y, x).
+
+    Up to two views go through as one batch, as the paper trains. Of more, each goes through alone
+    and keeps its outputs only; its activations are computed again when its gradient is
+    accumulated. So memory does not grow with the number of views but for the outputs, every pair
+    still meets in the losses, and the gradient is that of one batch.
+    """
+    if len(views) <= 2:
+        batch = network(torch.cat(tuple(views)))
+        return [batch.sample(index) for index in range(len(views))]
+    return [checkpoint(network, view, use_reentrant=False) for view in views]

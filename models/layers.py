@@ -161,3 +161,36 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         residual = self.conv2(self.norm2(self.conv1(self.norm1(x))))
         return residual + self.shortcut(x)
+
+
+class SameConv3d(nn.Conv3d):
+    """A convolution of stride 1 with bias or without, its output as large as its input.
+
+    (b, channels_in, z, y, x) to (b, channels_out, z, y, x); runs by `conv3d`. `kernel_size`: odd.
+    """
+
+    def __init__(
+        self, channels_in: int, channels_out: int, kernel_size: int = 1, *, bias: bool = True
+    ) -> None:
+        padding = kernel_size // 2
+        super().__init__(channels_in, channels_out, kernel_size, padding=padding, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        sides = [size // 2 for size in self.kernel_size]
+        return conv3d(x, self.weight, self.bias, padding=tuple(sides))
+
+
+def head_std(channels: int) -> float:
+    """Deviation of the weights of a 1x1x1 head whose outputs begin at about unit size.
+
+    For decoder features (b, channels, z, y, x): sums of standardized convolutions, whose size is
+    sqrt(27 channels / 2), far from that of an input which PyTorch's own initialization expects.
+    """
+    return 1 / (channels * math.sqrt(27))
+
+
+def voxel_head(channels: int, channels_out: int = 1) -> SameConv3d:
+    """A 1x1x1 convolution on the decoder's features whose outputs begin at about unit size."""
+    head = SameConv3d(channels, channels_out)
+    nn.init.normal_(head.weight, std=head_std(channels))
+    return head

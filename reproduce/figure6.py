@@ -1,7 +1,7 @@
 """Fig. 6, t-SNE of features of lesion and normal tissue: python reproduce/figure6.py
 
 A row per center, seen by models that never trained on it; a column for BL and one for Ours. Each
-voxel stands there in two views (Eq. 1), joined by a line. Writes figure6.png and .pdf,
+voxel is shown in two views (Eq. 1), joined by a line. Writes figure6.png and .pdf,
 figure6.csv (silhouette, distance between views) and figure6_points.csv (every point).
 Shown is the coarse tumor stage, whose crop is the pancreas: the fine stage's crop lies around the
 lesion, so that a voxel's place in it gives its class away (--stage tumor_fine).

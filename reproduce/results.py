@@ -1,6 +1,7 @@
 """Make docs/results.md of the exported cases in results/: python reproduce/results.py
 
-Its text is docs/results.template.md; every table and number comes from results/.
+Its text is docs/results.template.md; every table and number comes from results/. The table of
+results in README.md is made anew too.
 """
 
 from __future__ import annotations
@@ -13,15 +14,17 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine.command_line import run_script
-from reproduce.analysis.results_page import render_page
+from reproduce.analysis.results_page import refresh_sections, render_page
 from utils.commands import ROOT
 from utils.files import write_text
 
 
 def make_page(args: argparse.Namespace) -> None:
-    """Write the page."""
+    """Write the page, and the sections of README.md that come from the cases."""
     write_text(args.out, render_page(args.template.read_text(encoding="utf-8"), args.results))
-    print(args.out)
+    readme = args.readme.read_text(encoding="utf-8")
+    write_text(args.readme, refresh_sections(readme, args.results))
+    print(args.out, args.readme, sep="\n")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -32,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--results", type=Path, default=ROOT / "results", help="folder of the experiments")
     add("--template", type=Path, default=docs / "results.template.md", help="the page's text")
     add("--out", type=Path, default=docs / "results.md", help="the page")
+    add("--readme", type=Path, default=ROOT / "README.md", help="a page with a table of results")
     run_script(make_page, parser.parse_args(argv))
 
 

@@ -104,7 +104,7 @@ def write_run(
     run = create_run(config, time, split)
     own = {f"network.{name}": value for name, value in weights.items()}
     content = {"method": own, "config": to_plain(config), "step": 1}
-    content |= {"split": to_plain(split), "split_hash": split.hash}
+    content |= {"split": to_plain(split), "split_hash": split.hash, "signatures": {}}
     save_checkpoint(run.checkpoint, content)
     if done:
         mark_done(run.folder)

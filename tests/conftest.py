@@ -26,7 +26,7 @@ from engine.training import fit
 from methods import make_config
 from tests.volumes import to_image, write_volume
 from utils.config import Config
-from utils.distributed import World
+from utils.distributed import Distributed
 from utils.settings import setting_names
 from utils.stages import STAGES, Stage
 
@@ -168,7 +168,7 @@ def same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
 class NoFile:
     """Stands for the checkpointer where steps are taken without a run folder."""
 
-    world = World()
+    processes = Distributed()
 
 
 def take_step(state: State, config: Config, crops: Sequence[Crop], steps: int = 10) -> TrainingStep:

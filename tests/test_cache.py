@@ -10,16 +10,18 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from data.case import Center, DataError
+from data.case import Case, Center, DataError
 from data.prepare import prepare_centers as preprocess
 from data.prepare.prepare_centers import prepare_centers
 from data.prepare.prepared_case import PreparedCase, PrepareSettings
+from data.readers.files import CaseFiles
 from tests.volumes import BLOB_SHAPE as SHAPE
 from tests.volumes import BLOB_SPACING as SPACING
 from tests.volumes import make_center, make_pair, to_image, write_volume
@@ -84,7 +86,7 @@ def test_a_changed_file_is_noticed_even_with_its_old_size_and_time(tmp_path: Pat
     assert not np.array_equal(after.image_hu, before.image_hu)
 
 
-def test_voxels_kept_beside_their_header_are_watched_too(tmp_path: Path) -> None:
+def test_voxels_kept_next_to_their_header_are_watched_too(tmp_path: Path) -> None:
     center = make_center(tmp_path, "A", (1,))
     path = center.path / "images" / "case_1.mhd"
     sitk.WriteImage(to_image(make_pair(1)[0], SPACING), str(path))
@@ -93,6 +95,67 @@ def test_voxels_kept_beside_their_header_are_watched_too(tmp_path: Path) -> None
     sitk.WriteImage(to_image(make_pair(5)[0], SPACING), str(path))
     (after,) = prepare(center, tmp_path)
     assert not np.array_equal(after.image_hu, before.image_hu)
+
+
+def test_voxels_in_a_file_of_another_name_are_watched_too(tmp_path: Path) -> None:
+    center = make_center(tmp_path, "A", (1,))
+    images = center.path / "images"
+    (images / "case_1.nii.gz").unlink()
+    for seed in (1, 5):
+        sitk.WriteImage(to_image(make_pair(seed)[0], SPACING), str(tmp_path / f"made_{seed}.mhd"))
+    text = (tmp_path / "made_1.mhd").read_text().replace("made_1.raw", "voxels.bin")
+    (images / "case_1.mhd").write_text(text)
+    shutil.copyfile(tmp_path / "made_1.raw", images / "voxels.bin")
+    (before,) = prepare(center, tmp_path, None)
+    shutil.copyfile(tmp_path / "made_5.raw", images / "voxels.bin")
+    (after,) = prepare(center, tmp_path, None)
+    np.testing.assert_array_equal(before.image_hu, make_pair(1)[0])
+    np.testing.assert_array_equal(after.image_hu, make_pair(5)[0])
+
+
+def test_what_the_readers_noted_is_printed_for_20_cases_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    center = make_center(tmp_path, "A", (1, 2, 3))
+    real = preprocess.load_case
+
+    def load(center: Center, files: CaseFiles) -> Case:
+        notes = ("is tilted", "has padding") if files.case_id == "case_1" else ()
+        return replace(real(center, files), notes=notes)
+
+    monkeypatch.setattr(preprocess, "load_case", load)
+    prepare(center, tmp_path)
+    said = "warning: A/case_1: is tilted; has padding\n"
+    assert capsys.readouterr().out.endswith(said)
+    prepare(center, tmp_path)
+    assert capsys.readouterr().out == said  # also where the case is cached
+    monkeypatch.setattr(preprocess, "MAX_WARNINGS", 0)
+    prepare(center, tmp_path)
+    assert capsys.readouterr().out == "warning: 1 more cases with warnings; see data/check.py\n"
+
+
+def test_whatever_reading_a_case_raises_is_its_own_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    center = make_center(tmp_path, "A", (1, 2))
+    real = preprocess.load_case
+
+    def load(center: Center, files: CaseFiles) -> Case:
+        if files.case_id == "case_1":
+            raise KeyError("0028|0030")
+        return real(center, files)
+
+    monkeypatch.setattr(preprocess, "load_case", load)
+    with pytest.raises(DataError, match=r"^A/case_1: cannot be read \(KeyError: '0028\|0030'\)"):
+        prepare(center, tmp_path)
+    assert len(list((tmp_path / "cache" / "A").iterdir())) == 1
+
+
+def test_a_cache_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    center = make_center(tmp_path, "A", (1,))
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(DataError, match="give another folder for the cache"):
+        prepare(center, tmp_path)
 
 
 def test_a_copied_data_set_uses_the_same_cache(
@@ -169,7 +232,7 @@ def test_a_cache_that_was_copied_elsewhere_is_checked_and_used(
     (case,) = prepare_centers([center], tmp_path / "copy", settings)["A"]
     assert case.folder is not None
     flip_one_byte(case.folder / "image.npy")
-    with pytest.raises(AssertionError, match="read again"):
+    with pytest.raises(DataError, match="read again"):
         prepare_centers([center], tmp_path / "copy", settings)
 
 
@@ -206,9 +269,9 @@ def test_all_refused_cases_are_told_at_once_and_the_others_are_kept(
     assert unknown.startswith("A/case_4: ")
     assert "unknown label value 9" in unknown
     assert "A/case_3: has no label" in unlabeled
-    mended = Center("A", "folder", center.path, exclude=("case_2", "case_3", "case_4"))
+    corrected = Center("A", "folder", center.path, exclude=("case_2", "case_3", "case_4"))
     monkeypatch.setattr(preprocess, "load_case", refuse_reading)
-    assert [case.case_id for case in prepare(mended, tmp_path)] == ["case_1"]
+    assert [case.case_id for case in prepare(corrected, tmp_path)] == ["case_1"]
 
 
 def test_a_center_without_labels_is_prepared_for_prediction(tmp_path: Path) -> None:
@@ -228,11 +291,11 @@ def test_a_scan_in_two_centers_is_refused_or_dropped_when_told(tmp_path: Path) -
     settings, cache = PrepareSettings(), tmp_path / "cache"
     with pytest.raises(DataError, match=r"^A/case_2 and B/case_9 are the same scan: .*exclude"):
         prepare_centers([first, second], cache, settings)
-    dropping = Center("B", "folder", second.path, drop_doubles=True)
+    dropping = Center("B", "folder", second.path, drop_duplicates=True)
     prepared = prepare_centers([first, dropping], cache, settings)
     assert [case.case_id for case in prepared["A"]] == ["case_1", "case_2"]
     assert [case.case_id for case in prepared["B"]] == ["case_3", "case_4"]
-    earlier = Center("A", "folder", first.path, drop_doubles=True)
+    earlier = Center("A", "folder", first.path, drop_duplicates=True)
     prepared = prepare_centers([earlier, second], cache, settings)
     assert [case.case_id for case in prepared["A"]] == ["case_1"]
     assert len(prepared["B"]) == 3

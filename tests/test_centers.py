@@ -48,7 +48,7 @@ def test_every_key_is_read_and_paths_start_at_the_file(tmp_path: Path) -> None:
         label_geometry = "image"
         patient_pattern = "^(P[0-9]+)"
         exclude = ["P7"]
-        drop_doubles = true
+        drop_duplicates = true
         """,
     )
     centers = load_centers(path)
@@ -63,7 +63,7 @@ def test_every_key_is_read_and_paths_start_at_the_file(tmp_path: Path) -> None:
     assert south.label_geometry == "image"
     assert south.patient_pattern == "^(P[0-9]+)"
     assert south.exclude == ("P7",)
-    assert south.drop_doubles
+    assert south.drop_duplicates
 
 
 def test_the_example_file_loads() -> None:
@@ -191,7 +191,7 @@ def test_all_faults_are_told_at_once_with_file_table_key_and_choices(tmp_path: P
         "exclude = [3]",
         'patient_pattern = "P.*"',
         'patient_pattern = "("',
-        "drop_doubles = 1",
+        "drop_duplicates = 1",
     ],
 )
 def test_a_wrong_value_is_named(tmp_path: Path, line: str) -> None:
@@ -199,6 +199,12 @@ def test_a_wrong_value_is_named(tmp_path: Path, line: str) -> None:
     (problem,) = problems_of(write_toml(tmp_path, f'[centers.A]\nreader = "msd"\n{other}{line}\n'))
     assert f"[centers.A] {line.split(' ')[0]}: " in problem
     assert " is not " in problem
+
+
+def test_a_renamed_key_is_told_with_its_new_name(tmp_path: Path) -> None:
+    path = write_toml(tmp_path, '[centers.A]\nreader = "msd"\npath = "a"\ndrop_doubles = true\n')
+    (problem,) = problems_of(path)
+    assert "[centers.A] drop_doubles: is called drop_duplicates now" in problem
 
 
 def test_a_key_that_the_reader_ignores_is_refused(tmp_path: Path) -> None:

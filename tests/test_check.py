@@ -13,8 +13,19 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from data.case import Case, Center
 from data.centers import load_centers
-from data.check import check_centers, format_findings, main, write_findings
+from data.check import main
+from data.quality import facts_cache, survey
+from data.quality import findings as findings_module
+from data.quality.findings import (
+    CheckSettings,
+    check_centers,
+    format_findings,
+    write_findings,
+)
+from data.readers.files import CaseFiles
+from data.readers.listing import Listing
 from tests.volumes import to_image, write_dicom, write_volume
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -89,7 +100,7 @@ def test_every_planted_fault_is_listed_in_one_run(
     write_volume(tmp_path / "B" / "images" / "hidden.nrrd", copy)
     write_volume(tmp_path / "B" / "labels" / "hidden.nrrd", to_image(make_pair(1)[1], SPACING))
     path = write_centers(tmp_path, "A", "B", "MISSING")
-    assert main([str(path), "--out", str(tmp_path / "result")]) == 1
+    assert main([str(path), "--out", str(tmp_path / "result"), "--no-cache"]) == 1
     printed = capsys.readouterr().out
     expected = [
         ("B/cut: ", "cut short"),
@@ -127,6 +138,7 @@ def test_good_centers_pass_with_all_files_written(tmp_path: Path) -> None:
         "cases.csv",
         "check.png",
         "check.txt",
+        "duplicates.csv",
         "lesions.csv",
         "problems.csv",
         "table1.csv",
@@ -146,7 +158,7 @@ def test_table_1_holds_the_figures_of_every_center(tmp_path: Path) -> None:
     add_case(tmp_path / "A", "p1_x", 1, (5.0, 0.75, 0.75))
     add_case(tmp_path / "A", "p1_y", 2, (2.5, 0.60, 0.60))
     path = write_centers(tmp_path, "A", A='patient_pattern = "^(p[0-9])"')
-    findings = check_centers(load_centers(path))
+    findings = check_centers(load_centers(path), CheckSettings(tmp_path))
     write_findings(findings, tmp_path / "out")
     with (tmp_path / "out" / "table1.csv").open(newline="") as stream:
         table = {row["parameter"]: row["A"] for row in csv.DictReader(stream)}
@@ -171,22 +183,137 @@ def test_lesions_under_10_mm3_are_listed(tmp_path: Path) -> None:
     label[7, 14, 19] = 2
     write_volume(tmp_path / "A" / "images" / "a.nii.gz", to_image(image_hu, (2.5, 0.8, 0.8)))
     write_volume(tmp_path / "A" / "labels" / "a.nii.gz", to_image(label, (2.5, 0.8, 0.8)))
-    findings = check_centers(load_centers(write_centers(tmp_path, "A")))
+    findings = check_centers(load_centers(write_centers(tmp_path, "A")), CheckSettings(tmp_path))
     assert findings.tiny == ["A/a: 1.6 mm3 in the tail third"]
     text = format_findings(findings)
     assert "lesions under 10 mm3: 1\n  A/a: 1.6 mm3 in the tail third" in text
     assert findings.refused == []
 
 
-def test_doubles_are_left_out_when_told(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("no_overview")
+def test_duplicates_are_left_out_when_told(tmp_path: Path) -> None:
     add_case(tmp_path / "A", "a", 1)
     add_case(tmp_path / "B", "b", 1)
     add_case(tmp_path / "B", "c", 2)
-    path = write_centers(tmp_path, "A", "B", B="drop_doubles = true")
-    findings = check_centers(load_centers(path))
+    path = write_centers(tmp_path, "A", "B", B="drop_duplicates = true")
+    findings = check_centers(load_centers(path), CheckSettings(tmp_path))
     assert findings.refused == []
     assert findings.dropped == ["B/b: is left out, the same scan as A/a"]
     assert [case.case_id for case in findings.facts["B"]] == ["c"]
+
+
+def check(tmp_path: Path, *more: str) -> int:
+    """The check of tmp_path/centers.toml, with a cache of its own."""
+    return main([str(tmp_path / "centers.toml"), "--cache", str(tmp_path / "cache"), *more])
+
+
+@pytest.fixture
+def no_overview(monkeypatch: pytest.MonkeyPatch) -> None:
+    """check.png takes longer to draw than these tests' cases take to check."""
+    monkeypatch.setattr(findings_module, "draw_check", lambda facts, path: None)
+
+
+def refuse_reading(*_: object) -> None:
+    raise AssertionError("a case was read again")
+
+
+@pytest.mark.usefixtures("no_overview")
+def test_the_mapping_between_centers_is_a_table(tmp_path: Path) -> None:
+    add_case(tmp_path / "A", "a", 1)
+    add_case(tmp_path / "A", "other", 3)
+    image_hu, label = make_pair(1)
+    write_volume(tmp_path / "B" / "images" / "b.nii.gz", to_image(image_hu[1:, :-2], SPACING))
+    write_volume(tmp_path / "B" / "labels" / "b.nii.gz", to_image(label[1:, :-2], SPACING))
+    write_centers(tmp_path, "A", "B", B="drop_duplicates = true")
+    assert check(tmp_path) == 0
+    with (tmp_path / "check" / "duplicates.csv").open(newline="") as stream:
+        (row,) = csv.DictReader(stream)
+    assert float(row.pop("similarity")) > 0.9
+    assert row == {
+        "center_a": "A",
+        "case_a": "a",
+        "center_b": "B",
+        "case_b": "b",
+        "sign": "fingerprint",
+    }
+
+
+@pytest.mark.usefixtures("no_overview")
+def test_a_part_is_checked_alone_and_leaves_the_whole_checks_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("A", "B"):
+        for number in range(2):
+            add_case(tmp_path / name, f"{name}{number}", ord(name) + number)
+    write_centers(tmp_path, "A", "B")
+    assert check(tmp_path, "--center", "B", "--case", "B1") == 0
+    assert "only a part was checked" in capsys.readouterr().out
+    with (tmp_path / "check" / "part" / "cases.csv").open(newline="") as stream:
+        assert [row["case_id"] for row in csv.DictReader(stream)] == ["B1"]
+    assert not (tmp_path / "check" / "table1.csv").exists()
+    assert check(tmp_path, "--center", "D") == 1
+    assert "unknown center D; choose from A, B" in capsys.readouterr().err
+    assert check(tmp_path, "--case", "C9") == 1
+    assert "no center has a case C9" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("no_overview")
+def test_one_bad_case_or_center_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("A", "B"):
+        for number in range(2):
+            add_case(tmp_path / name, f"{name}{number}", ord(name) + number)
+    write_centers(tmp_path, "A", "B")
+    real_load, real_list = survey.load_case, findings_module.list_center
+
+    def load(center: Center, files: CaseFiles) -> Case:
+        if files.case_id == "A1":
+            raise KeyError("0028|0030")
+        return real_load(center, files)
+
+    monkeypatch.setattr(survey, "load_case", load)
+    assert check(tmp_path, "--no-cache") == 1
+    printed = capsys.readouterr().out
+    assert "refused: 1\n  A/A1: cannot be read (KeyError: '0028|0030')" in printed
+    assert "list the case under exclude" in printed
+
+    def list_center(center: Center) -> Listing:
+        if center.name == "A":
+            raise TypeError("'NoneType' object is not iterable")
+        return real_list(center)
+
+    monkeypatch.setattr(findings_module, "list_center", list_center)
+    assert check(tmp_path, "--no-cache") == 1
+    printed = capsys.readouterr().out
+    assert "A: cannot be listed (TypeError: 'NoneType' object is not iterable)" in printed
+    with (tmp_path / "check" / "cases.csv").open(newline="") as stream:
+        assert [row["case_id"] for row in csv.DictReader(stream)] == ["B0", "B1"]
+
+
+@pytest.mark.usefixtures("no_overview")
+def test_what_was_found_is_counted_for_each_center(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(3):
+        add_case(tmp_path / "A", f"a{number}", number)
+    (tmp_path / "A" / "labels" / "a2.nii.gz").unlink()
+    write_centers(tmp_path, "A", A='exclude = ["a0"]')
+    assert check(tmp_path) == 1
+    printed = capsys.readouterr().out
+    assert "A: 2 images and 1 labels found, 1 paired, 1 left out" in printed
+    assert "  a0: is listed under exclude" in printed
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_case(tmp_path / "A", "a", 1)
+    write_centers(tmp_path, "A")
+    (tmp_path / "check").write_text("a file where the folder should be")
+    monkeypatch.setattr(facts_cache, "survey_case", refuse_reading)
+    assert check(tmp_path) == 1
+    assert "cannot be written" in capsys.readouterr().err
 
 
 @pytest.mark.skipif("REAL_CT_DIR" not in os.environ, reason="REAL_CT_DIR names no real CT")
@@ -197,8 +324,10 @@ def test_an_msd_data_set_of_a_real_ct_passes(tmp_path: Path) -> None:
         target = tmp_path / "T" / folder / "pancreas_001.nii.gz"
         shutil.copyfile(source / f"{name}.nii.gz", target)
     (tmp_path / "centers.toml").write_text('[centers.T]\nreader = "msd"\npath = "T"\n')
-    assert main([str(tmp_path / "centers.toml")]) == 0
-    (facts,) = check_centers(load_centers(tmp_path / "centers.toml")).facts["T"]
+    assert main([str(tmp_path / "centers.toml"), "--no-cache"]) == 0
+    (facts,) = check_centers(
+        load_centers(tmp_path / "centers.toml"), CheckSettings(tmp_path)
+    ).facts["T"]
     size = sitk.ReadImage(str(source / "example_ct.nii.gz")).GetSize()
     assert facts.shape == size[::-1]
     assert facts.pancreas_ml == pytest.approx(695 * 27 / 1000)
@@ -228,7 +357,7 @@ def test_the_documents_centers_file_runs_on_the_documents_trees(tmp_path: Path) 
     write_dicom(tmp_path / "Pancreas-CT/PANCREAS_0001/study/series", make_pair(9)[0])
     relabel_panorama(tmp_path / "PANORAMA" / pairs["PANORAMA"][1])
     relabel_nih(tmp_path / "Pancreas-CT/TCIA_pancreas_labels/label0001.nii.gz")
-    findings = check_centers(load_centers(tmp_path / "centers.toml"))
+    findings = check_centers(load_centers(tmp_path / "centers.toml"), CheckSettings(tmp_path))
     assert findings.refused == []
     assert {name: len(facts) for name, facts in findings.facts.items()} == {
         "MSD": 1,

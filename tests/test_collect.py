@@ -101,11 +101,16 @@ def uncounted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reproduce.analysis.collect.count_network", lambda *_: Network(1, 2))
 
 
+def words_of(plan: Plan) -> list[str]:
+    """What asks `reproduce/run.py` for Table V of the plan's experiment."""
+    out = plan.checkpoints.parent / "out"
+    note_experiment(out, plan)
+    places = ["--centers", str(plan.centers), "--checkpoints", str(plan.checkpoints)]
+    return ["--what", "table5", "--preset", "paper", "--out", str(out), *places]
+
+
 def request_of(plan: Plan, *words: str) -> Request:
-    """What run.py is asked for in the experiment of a plan."""
-    folder = plan.checkpoints.parent / "experiment"
-    note_experiment(folder, plan)
-    return parse_request(None, ["--what", "table5", "--out", str(folder), *words])
+    return parse_request(None, [*words_of(plan), *words])
 
 
 def fill_row(plan: Plan, target: str, dscs: list[float], method: str = "bl") -> None:
@@ -219,8 +224,7 @@ def test_the_script_takes_the_arguments_of_run_py(
     plan: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fill_row(plan, "A", [10.0])
-    note_experiment(tmp_path, plan)
-    words = ["--what", "table5", "--out", str(tmp_path), "--rows", "BL", "--targets", "A"]
+    words = [*words_of(plan), "--rows", "BL", "--targets", "A"]
     script.main(["--results", str(tmp_path / "mine"), "--commit", "abc", *words])
     out = capsys.readouterr().out
     assert "2 evaluations written; not finished: 2" in out  # those of threshold source-val

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
 import torch
+from scipy.spatial.distance import jensenshannon
+from scipy.stats import entropy
 from torch import Tensor
 
-from losses.consistency import consistency_loss, cosine_consistency_loss
+from losses.consistency import (
+    consistency_loss,
+    cosine_consistency_loss,
+    jensen_shannon_loss,
+)
 
 SHAPE = (1, 1, 2, 3, 5)
 LOSSES = [consistency_loss, cosine_consistency_loss]
@@ -108,3 +115,48 @@ def test_four_million_half_precision_voxels_give_the_float32_value(
 def test_views_of_different_shapes_are_refused(loss: Loss) -> None:
     with pytest.raises(ValueError, match="differ in shape"):
         loss(torch.zeros(SHAPE), torch.zeros(SHAPE)[:, 0])
+
+
+# Jensen-Shannon
+
+
+def logit(prob: float) -> Tensor:
+    return torch.logit(torch.full((1, 1, 1, 1, 1), prob))
+
+
+@pytest.mark.parametrize(("phi", "psi"), [(0.2, 0.9), (0.5, 0.5), (1e-6, 0.3)])
+def test_jensen_shannon_of_two_voxels_is_scipys(phi: float, psi: float) -> None:
+    expected = jensenshannon([phi, 1 - phi], [psi, 1 - psi]) ** 2
+    found = jensen_shannon_loss([logit(phi), logit(psi)])
+    assert found.item() == pytest.approx(expected, rel=1e-4, abs=1e-7)
+
+
+def test_jensen_shannon_of_three_views_is_the_entropy_of_the_mean_minus_the_mean_entropy() -> None:
+    probs = (0.1, 0.6, 0.95)
+    mean = sum(probs) / 3
+    expected = entropy([mean, 1 - mean]) - sum(entropy([p, 1 - p]) for p in probs) / 3
+    found = jensen_shannon_loss([logit(p) for p in probs])
+    assert found.item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_jensen_shannon_is_zero_for_equal_views_and_at_most_the_logarithm_of_2() -> None:
+    view = 4 * torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
+    assert jensen_shannon_loss([view, view, view]).abs() < 1e-6
+    opposite = [torch.full(SHAPE, 200.0), torch.full(SHAPE, -200.0)]
+    assert jensen_shannon_loss(opposite).item() == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_jensen_shannon_is_a_mean_over_voxels_with_a_finite_gradient(dtype: torch.dtype) -> None:
+    phi = torch.zeros(SHAPE, dtype=dtype, requires_grad=True)
+    psi = torch.zeros(SHAPE, dtype=dtype)
+    psi[..., 0], psi[..., 1] = 300.0, -300.0
+    value = jensen_shannon_loss([phi, psi])
+    one = jensen_shannon_loss([logit(0.5), torch.full((1, 1, 1, 1, 1), 300.0)])
+    assert value.dtype == torch.float32
+    assert value.item() == pytest.approx(0.4 * one.item())
+    (gradient,) = torch.autograd.grad(value, phi)
+    assert gradient.isfinite().all()
+    assert gradient[..., :2].count_nonzero() == gradient[..., :2].numel()
+    with pytest.raises(ValueError, match="differ in shape"):
+        jensen_shannon_loss([phi, psi[:, 0]])

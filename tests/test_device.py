@@ -9,7 +9,7 @@ import torch
 
 from tests.conftest import ROOT, start_script
 from utils.device import autocast, is_out_of_memory, select_device, select_precision
-from utils.distributed import World, join_world
+from utils.distributed import Distributed, join_processes
 
 CPU = torch.device("cpu")
 
@@ -77,38 +77,38 @@ def test_a_product_is_computed_in_the_precision(precision: str, dtype: torch.dty
 
 def test_a_single_process_is_first_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with join_world(CPU) as world:
-        assert world == World(0, 1)
-        assert world.first
+    with join_processes(CPU) as processes:
+        assert processes == Distributed(0, 1)
+        assert processes.first
         parameter = torch.nn.Parameter(torch.zeros(2))
         parameter.grad = torch.tensor([1.0, 2.0])
-        world.average_gradients([parameter])
+        processes.average_gradients([parameter])
         assert parameter.grad.tolist() == [1.0, 2.0]
-        assert world.all_true(True, CPU)
-        assert not world.all_true(False, CPU)
-        assert world.share(torch.tensor([3.0])).tolist() == [3.0]
-        assert world.from_first("x") == "x"
-        assert world.gather("x") == ["x"]
-        world.wait()
+        assert processes.all_true(True, CPU)
+        assert not processes.all_true(False, CPU)
+        assert processes.share(torch.tensor([3.0])).tolist() == [3.0]
+        assert processes.from_first("x") == "x"
+        assert processes.gather("x") == ["x"]
+        processes.wait()
 
 
 TWO_PROCESSES = """
 import torch
-from utils.distributed import join_world
+from utils.distributed import join_processes
 cpu = torch.device("cpu")
-with join_world(cpu) as world:
+with join_processes(cpu) as processes:
     a, b = torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(1, 2))
-    a.grad = torch.tensor([1.0, 4.0]) * (world.rank + 1)
-    if world.first:
+    a.grad = torch.tensor([1.0, 4.0]) * (processes.rank + 1)
+    if processes.first:
         b.grad = torch.tensor([[6.0, 0.0]])
-    world.average_gradients([a, b])
+    processes.average_gradients([a, b])
     assert a.grad.tolist() == [1.5, 6.0] and b.grad.tolist() == [[3.0, 0.0]], (a.grad, b.grad)
-    assert world.all_true(True, cpu) and not world.all_true(world.first, cpu)
-    assert world.share(torch.tensor([float(world.rank)])).tolist() == [0.5]
-    assert world.from_first(f"of {world.rank}") == "of 0"
-    assert world.gather(f"of {world.rank}") == ["of 0", "of 1"]
-    world.wait()
-    print("right in", world.rank)
+    assert processes.all_true(True, cpu) and not processes.all_true(processes.first, cpu)
+    assert processes.share(torch.tensor([float(processes.rank)])).tolist() == [0.5]
+    assert processes.from_first(f"of {processes.rank}") == "of 0"
+    assert processes.gather(f"of {processes.rank}") == ["of 0", "of 1"]
+    processes.wait()
+    print("right in", processes.rank)
 """
 
 

@@ -1,4 +1,4 @@
-"""An evaluation goes on where it was, and gives up what is no longer true."""
+"""An evaluation resumes, and gives up what is no longer true."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_two_evaluations_of_one_result_at_a_time_are_refused(evaluated: Place) -
     assert (held / "done").is_file()
 
 
-def test_doubles_that_the_split_dropped_are_not_tested(place: Place) -> None:
+def test_duplicates_that_the_split_dropped_are_not_tested(place: Place) -> None:
     run = write_run(place.checkpoints, small_stage("pancreas_coarse"), hu_window(PANCREAS_CUT))
     note = run.folder / "run.json"
     facts = json.loads(note.read_text(encoding="utf-8"))

@@ -2,7 +2,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.layers import NormReLU, ResidualBlock, Upsample, WSConv3d, standardize_weight
+from models.layers import (
+    NormReLU,
+    ResidualBlock,
+    SameConv3d,
+    Upsample,
+    WSConv3d,
+    standardize_weight,
+    voxel_head,
+)
 
 
 def test_a_standardized_filter_of_four_numbers_is_known_by_hand() -> None:
@@ -160,3 +168,23 @@ def test_nearest_doubling_repeats_each_voxel() -> None:
 def test_an_unknown_upsampling_is_refused_with_the_choices() -> None:
     with pytest.raises(ValueError, match="'cubic'; choose from trilinear, nearest"):
         Upsample("cubic")
+
+
+@pytest.mark.parametrize(("kernel_size", "bias"), [(1, True), (1, False), (3, True)])
+def test_a_same_convolution_is_pytorchs_with_padding(kernel_size: int, bias: bool) -> None:
+    torch.manual_seed(0)
+    conv = SameConv3d(4, 3, kernel_size, bias=bias)
+    x = torch.randn(2, 4, 3, 5, 6)
+    expected = F.conv3d(x, conv.weight, conv.bias, padding="same")
+    torch.testing.assert_close(conv(x), expected)
+    assert (conv.bias is not None) == bias
+
+
+@pytest.mark.parametrize("channels", [8, 32])
+def test_a_voxel_head_begins_with_outputs_of_unit_size_on_features_of_the_decoder(
+    channels: int,
+) -> None:
+    torch.manual_seed(0)
+    feature = torch.randn(1, channels, 8, 8, 8) * (27 * channels / 2) ** 0.5
+    heads = [voxel_head(channels)(feature).detach() for _ in range(200)]
+    assert float(torch.cat(heads).square().mean()) == pytest.approx(0.5, rel=0.2)

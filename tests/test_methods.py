@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from methods import METHODS, build_method, config_from_plain, make_config, read_
 from methods.base import Method, MethodSettings, check_weights
 from methods.bl import Baseline
 from models.complexity import count_complexity
-from tests.conftest import gradient_of, take_step
+from tests.conftest import take_step
 from utils.config import Config
 from utils.settings import to_plain
 from utils.stages import STAGES, TUMOR_COARSE, TUMOR_FINE
@@ -80,15 +81,26 @@ def test_two_steps_give_finite_values_for_every_term_that_has_a_weight(
 def test_every_trainable_parameter_of_every_stage_gets_a_gradient(
     name: str, stage: str, tiny_config: MakeConfig, crops: list[Crop]
 ) -> None:
+    """In one of the two steps of a training: a memory is read only when it is filled."""
     config = tiny_config(stage, method=name)
     state = build_state(config, CPU, SOURCES)
-    gradient_of(state, config, crops)
-    parameters = [(n, p) for n, p in state.method.named_parameters() if p.requires_grad]
-    assert parameters
-    for parameter_name, parameter in parameters:
-        assert parameter.grad is not None, parameter_name
-        assert parameter.grad.isfinite().all(), parameter_name
-        assert parameter.grad.count_nonzero() > 0, parameter_name
+    trainable = {n: p for n, p in state.method.named_parameters() if p.requires_grad}
+    faulty, learned = set(), set()
+
+    def note(parameter_name: str, parameter: torch.Tensor) -> None:
+        assert parameter.grad is not None
+        if not parameter.grad.isfinite().all():
+            faulty.add(parameter_name)
+        if parameter.grad.count_nonzero() > 0:
+            learned.add(parameter_name)
+
+    for parameter_name, parameter in trainable.items():
+        parameter.register_post_accumulate_grad_hook(partial(note, parameter_name))
+    for pair in (crops[:2], crops[2:]):
+        take_step(state, config, pair, steps=2)
+    assert not faulty
+    assert trainable
+    assert learned == set(trainable)
 
 
 @every_method
@@ -177,6 +189,19 @@ def test_a_configuration_is_read_from_a_file(tmp_path: object, tiny_config: Make
     config = tiny_config("tumor_fine", settings={"weights": {"con": 0.5}})
     path.write_text(json.dumps(to_plain(config)), encoding="utf-8")
     assert read_config(path) == config
+
+
+def test_a_method_that_learns_from_how_centers_differ_refuses_a_single_one(
+    tiny_config: MakeConfig,
+) -> None:
+    class Comparing(Method):
+        least_sources = 2
+
+    config = tiny_config("tumor_fine", method="bl")
+    with pytest.raises(ValueError, match=r"needs 2 source centers or more, not 1 \(A\)"):
+        Comparing(config, ("A",))
+    for sources in ((), SOURCES):
+        Comparing(config, sources)
 
 
 def test_an_unknown_method_is_refused_with_the_choices(tiny_config: MakeConfig) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import numpy.typing as npt
 import pytest
 import SimpleITK as sitk
 
@@ -46,6 +47,10 @@ def patch(path: Path, offset: int, numbers: np.ndarray) -> Path:
     return path
 
 
+def floats(numbers: npt.ArrayLike) -> np.ndarray:
+    return np.asarray(numbers, "<f4")
+
+
 def without_forms(path: Path) -> Path:
     return patch(path, QFORM_CODE, np.zeros(2, "<i2"))
 
@@ -70,7 +75,7 @@ def test_the_place_is_the_one_that_simpleitk_takes(
     tmp_path: Path, codes: tuple[int, int], moved: tuple[int, int, int]
 ) -> None:
     path = save(tmp_path / "a.nii", make_image_hu())
-    sform = np.float32(nib.load(path).affine)  # type: ignore[attr-defined]
+    sform = floats(nib.load(path).affine)  # type: ignore[attr-defined]
     sform[:3, 3] += moved
     patch(path, 280, sform[:3])
     patch(path, QFORM_CODE, np.array(codes, "<i2"))
@@ -92,7 +97,7 @@ def test_nifti_2_is_read(tmp_path: Path) -> None:
 def test_a_wrong_voxel_size_in_pixdim_is_taken_from_the_sform_with_a_note(
     tmp_path: Path, steps: tuple[float, float, float]
 ) -> None:
-    path = patch(save(tmp_path / "a.nii.gz", make_image_hu()), PIXDIM + 4, np.float32(steps))
+    path = patch(save(tmp_path / "a.nii.gz", make_image_hu()), PIXDIM + 4, floats(steps))
     case = load_image(path, "a")
     np.testing.assert_array_equal(case.image_hu, make_image_hu())
     assert case.spacing == pytest.approx((2.9, 1.3, 0.7))
@@ -104,7 +109,7 @@ def test_a_wrong_voxel_size_in_pixdim_is_taken_from_the_sform_with_a_note(
 def test_a_voxel_size_of_0_that_nothing_else_tells_is_refused(tmp_path: Path) -> None:
     for codes in ((1, 0), (0, 0)):
         path = save(tmp_path / "a.nii.gz", make_image_hu())
-        patch(path, PIXDIM + 12, np.float32([0]))
+        patch(path, PIXDIM + 12, floats([0]))
         patch(path, QFORM_CODE, np.array(codes, "<i2"))
         with pytest.raises(DataError, match=r"a\.nii\.gz: its voxel size is 0\.7 x 1\.3 x 0 \(pix"):
             load_image(path, "a")
@@ -112,7 +117,7 @@ def test_a_voxel_size_of_0_that_nothing_else_tells_is_refused(tmp_path: Path) ->
 
 
 def test_two_voxel_sizes_are_refused_where_no_qform_decides(tmp_path: Path) -> None:
-    path = patch(save(tmp_path / "a.nii", make_image_hu()), PIXDIM + 4, np.float32([1, 1, 1]))
+    path = patch(save(tmp_path / "a.nii", make_image_hu()), PIXDIM + 4, floats([1, 1, 1]))
     patch(path, QFORM_CODE, np.array((0, 1), "<i2"))
     with pytest.raises(DataError, match=r"two voxel sizes, 1 x 1 x 1 \(pixdim\) and 0\.7 x 1\.3"):
         load_image(path, "a")
@@ -123,7 +128,7 @@ def test_a_header_without_forms_is_read_with_a_note_but_never_as_1_x_1_x_1(tmp_p
     case = load_image(path, "a")
     np.testing.assert_array_equal(case.image_hu, make_image_hu())
     assert "gives no orientation (qform_code and sform_code are 0)" in case.notes[0]
-    patch(path, PIXDIM + 4, np.float32([1, 1, 1]))
+    patch(path, PIXDIM + 4, floats([1, 1, 1]))
     with pytest.raises(DataError, match="neither voxel size nor orientation"):
         load_image(path, "a")
 
@@ -176,11 +181,11 @@ def test_scale_factors_are_applied(tmp_path: Path) -> None:
     image_hu = make_image_hu()
     for slope, inter, kind in ((1, -1024, np.uint16), (0.5, -200.25, np.int16), (1, 7, np.int32)):
         stored = np.rint((image_hu - inter) / slope).astype(kind)
-        path = patch(save(tmp_path / "a.nii.gz", stored), SCALE, np.float32([slope, inter]))
+        path = patch(save(tmp_path / "a.nii.gz", stored), SCALE, floats([slope, inter]))
         array, _, _ = read_nifti(path)
         np.testing.assert_array_equal(array, stored.astype(float) * slope + inter)
     for nothing in ((0, 5), (np.nan, np.nan)):
-        patch(save(path, image_hu), SCALE, np.float32(nothing))
+        patch(save(path, image_hu), SCALE, floats(nothing))
         np.testing.assert_array_equal(read_nifti(path)[0], image_hu)
 
 

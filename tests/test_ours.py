@@ -15,8 +15,8 @@ from losses.consistency import consistency_loss
 from losses.segmentation import segmentation_loss
 from methods import METHODS, build_method, make_config
 from methods.bl import Baseline
-from methods.ours import Ours, forward_views, mean_over_pairs
-from models.backbone import ResidualEncoderDecoder
+from methods.ours import Ours, mean_over_pairs
+from models.backbone import ResidualEncoderDecoder, forward_views
 from tests.conftest import SPACING, make_tiny_case
 from utils.config import Config
 from utils.stages import TUMOR_FINE

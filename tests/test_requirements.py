@@ -9,11 +9,8 @@ from pathlib import Path
 
 from tests._sources import ROOT, imports, our_imports, package_of, source_files
 
-NOT_IMPORTED = {
-    "tensorboard",  # by us: torch.utils.tensorboard does
-    "snakemake",  # run as a command, reproduce/workflow/launch.py
-    "snakemake-executor-plugin-slurm",
-}
+# By us: torch.utils.tensorboard imports the first, the others are called as a command.
+NOT_IMPORTED = {"tensorboard", "snakemake", "snakemake-executor-plugin-slurm"}
 NOT_FOR_USE = ("tests", "benchmarks")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reproduce.analysis.results_page import BLOCKS, PLACEHOLDER, render_page
+from reproduce.analysis.results_page import BLOCKS, PLACEHOLDER, refresh_sections, render_page
 from tests._rows_fixtures import benchmark_rows, key, make_cases, make_rows, write_experiment
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,6 +24,13 @@ def test_the_committed_page_is_made_of_the_committed_cases() -> None:
     assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == made, (
         "run python reproduce/results.py and commit docs/results.md"
     )
+
+
+@pytest.mark.slow
+def test_the_readmes_table_is_made_of_the_committed_cases() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "<!-- {{means" in text
+    assert refresh_sections(text, ROOT / "results") == text, "run python reproduce/results.py"
 
 
 def test_the_page_is_short() -> None:
@@ -126,9 +133,13 @@ def test_the_command_writes_the_page_from_any_folder(tmp_path: Path) -> None:
     found = {key("pancreas_fine", "A"): make_cases([70.0, 80.0])}
     write_experiment(tmp_path / "results" / "demo", make_rows(found, ("A",)))
     (tmp_path / "page.md").write_text("{{count demo cases}} cases\n")
+    (tmp_path / "readme.md").write_text("a\n<!-- {{count demo cases}} -->\n9\n<!-- end -->\nb\n")
     words = ["--results", "results", "--template", "page.md", "--out", "out/page.md"]
+    words += ["--readme", "readme.md"]
     script = ROOT / "reproduce" / "results.py"
     command = [sys.executable, str(script), *words]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "page.md").read_text() == "2 cases\n"
+    made = "a\n<!-- {{count demo cases}} -->\n2\n<!-- end -->\nb\n"
+    assert (tmp_path / "readme.md").read_text() == made

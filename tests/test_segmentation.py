@@ -151,3 +151,13 @@ def test_eq_3_refuses_no_views_and_half_a_slice_term() -> None:
         segmentation_loss(
             [some_logits(0)] * 2, corner_mask(), [torch.zeros((1, 2))], torch.zeros((1, 2))
         )
+
+
+def test_a_positive_weight_counts_the_voxels_of_the_mask_in_the_cross_entropy_only() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 1, 3, 4, 5, generator=generator)
+    mask = (torch.rand(2, 1, 3, 4, 5, generator=generator) > 0.7).float()
+    assert torch.equal(dice_bce_loss(logits, mask, 1.0), dice_bce_loss(logits, mask))
+    more = dice_bce_loss(logits, mask, 10.0) - dice_bce_loss(logits, mask)
+    expected = 9 * (mask * torch.nn.functional.softplus(-logits)).mean()
+    torch.testing.assert_close(more, expected)

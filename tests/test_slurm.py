@@ -1,4 +1,4 @@
-"""The Slurm template, run by a stand-in for sbatch: ends, is stopped, is requeued, goes on."""
+"""The Slurm template, run by a stand-in for sbatch: ends, is stopped, is requeued, resumes."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_stopped_job_saves_is_requeued_and_goes_on_to_its_end(tiny: Tiny, tmp_
     again = cluster.start(*args)
     text, _ = again.communicate(timeout=PATIENCE_S)
     assert again.returncode == 0, text
-    assert "goes on from step" in text
+    assert "resumes from step" in text
     assert run.done
     assert cluster.requeued.read_text() == "requeue 7\n"  # not a second time
 

@@ -133,10 +133,10 @@ def test_a_scan_of_the_unseen_center_under_another_name_cannot_train(
     assert not config.checkpoints.exists()
 
 
-def test_a_center_that_drops_its_doubles_trains_without_them(
+def test_a_center_that_drops_its_duplicates_trains_without_them(
     tiny_config: MakeConfig, tmp_path: Path
 ) -> None:
-    centers = write_tiny_centers(tmp_path, A="drop_doubles = true")
+    centers = write_tiny_centers(tmp_path, A="drop_duplicates = true")
     add_double(tmp_path)
     run = train(tiny_config(centers=centers, cache=tmp_path / "cache"))
     assert {row["cases"] for row in read_log(run)} == {"A/a0", "A/a1", "B/b0"}

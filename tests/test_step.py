@@ -23,7 +23,7 @@ from models.complexity import count_complexity
 from tests._methods import Auxiliary, Memory, TwoOptimizers
 from tests.conftest import NoFile, read_log, same, take_step, train, weights
 from utils.config import Config
-from utils.distributed import World
+from utils.distributed import Distributed
 from utils.stages import TUMOR_FINE
 
 CPU = torch.device("cpu")
@@ -102,11 +102,11 @@ def test_two_processes_take_the_samples_of_one_that_accumulates_two(
     one = tiny_config("tumor_fine", accumulate=2, epochs=8)
     dataset = StageDataset(cases, one.stage, 1, sampling, SOURCES)
     steps, group = total_steps(one, dataset, 1), dataset.group
-    alone = [crop.index for crop in load_crops(dataset, one, World(), 0, steps)]
+    alone = [crop.index for crop in load_crops(dataset, one, Distributed(), 0, steps)]
     two = replace(one, accumulate=1)
     assert total_steps(two, dataset, 2) == steps
     ranks = [
-        [crop.index for crop in load_crops(dataset, two, World(rank, 2), 0, steps)]
+        [crop.index for crop in load_crops(dataset, two, Distributed(rank, 2), 0, steps)]
         for rank in (0, 1)
     ]
     merged = [
@@ -116,7 +116,7 @@ def test_two_processes_take_the_samples_of_one_that_accumulates_two(
         for index in ranks[rank][step * group : (step + 1) * group]
     ]
     assert merged == alone == list(range(len(alone)))
-    later = [crop.index for crop in load_crops(dataset, one, World(), 2, steps)]
+    later = [crop.index for crop in load_crops(dataset, one, Distributed(), 2, steps)]
     assert later == alone[2 * 2 * group :]  # a resumed run
 
 
@@ -275,3 +275,34 @@ def test_the_domain_is_the_place_of_the_center_among_the_sources(
         step = TrainingStep(config, build_state(config, CPU, sources), NoFile(), 10)  # type: ignore[arg-type]
         for sample in step.take(iter(crops), len(crops)):
             assert sources[sample.domain] == sample.center
+
+
+def test_a_share_of_the_log_changes_the_log_and_not_the_gradient(
+    tiny_config: MakeConfig, crops: list[Crop]
+) -> None:
+    config = tiny_config("tumor_fine", method="bl", settings={"weights": {"seg": 2.0}})
+    weight = next(build_state(config, CPU, SOURCES).method.network.parameters())
+    for logged, noted in ((None, 2.0), (0.5, 4.0)):
+        weight.grad = None
+        step = one_step(build_state(config, CPU, SOURCES), config, iter(crops))
+        step.backward({"seg": (weight + 1).sum() * 0 + 8}, 0.25, logged)
+        step.backward({"seg": weight.sum()}, 0.25, 0.0)
+        assert step._sums["seg"] == noted
+        assert step._sums["total"] == 2 * noted
+        assert weight.grad is not None
+        assert bool((weight.grad == 0.5).all())
+
+
+def test_a_step_knows_its_place_and_what_gradients_are_multiplied_by(
+    tiny_config: MakeConfig, crops: list[Crop]
+) -> None:
+    for precision, scaled in (("fp32", False), ("bf16", False), ("fp16", True)):
+        config = tiny_config("tumor_fine", method="bl", precision=precision)
+        state = build_state(config, CPU, SOURCES)
+        step = one_step(state, config, iter(crops))
+        assert (step.number, step.total, step.progress) == (1, 10, 0.0)
+        weight = next(state.method.network.parameters())
+        step.backward({"seg": weight.sum()})
+        assert (step.loss_scale > 1) == scaled
+        assert weight.grad is not None
+        assert bool((weight.grad == step.loss_scale).all())

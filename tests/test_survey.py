@@ -1,4 +1,4 @@
-"""What the check says of one case: lesions, places, and what is odd about it."""
+"""What the check says of one case: lesions, places, and what is worth a warning."""
 
 from __future__ import annotations
 
@@ -65,29 +65,31 @@ def test_lesions_are_counted_measured_and_placed_in_every_orientation(
     assert largest.part == "head"
     assert {lesion.part for lesion in others} == {"body", "tail"}
     assert facts.pancreas_ml == pytest.approx(6 * 6 * 8 * voxel_mm3 / 1000)
-    assert facts.oddities == (
+    assert facts.warnings == (
         f"pancreas with lesion has {facts.pancreas_ml:.1f} ml; look at the label",
     )
 
 
-def test_values_that_are_no_hounsfield_units_are_odd(tmp_path: Path) -> None:
+def test_values_that_are_no_hounsfield_units_give_a_warning(tmp_path: Path) -> None:
     facts = survey(tmp_path, make_scan() + 1024, make_label())
-    assert any("no voxel is below -200 HU" in oddity for oddity in facts.oddities)
+    assert any("no voxel is below -200 HU" in warning for warning in facts.warnings)
 
 
-def test_a_label_that_lies_on_air_is_odd(tmp_path: Path) -> None:
+def test_a_label_that_lies_on_air_gives_a_warning(tmp_path: Path) -> None:
     mirrored = np.zeros(SHAPE, np.uint8)
     mirrored[:, :3, :] = 1
     facts = survey(tmp_path, make_scan(), mirrored, has_lesions=False)
-    assert any("% of its label lie on soft tissue" in oddity for oddity in facts.oddities)
+    assert any("% of its label lie on soft tissue" in warning for warning in facts.warnings)
 
 
-def test_a_case_without_tumor_is_odd_only_where_lesions_are_expected(tmp_path: Path) -> None:
+def test_a_case_without_tumor_gives_a_warning_only_where_lesions_are_expected(
+    tmp_path: Path,
+) -> None:
     label = (make_label() > 0).astype(np.uint8)
     sick = survey(tmp_path, make_scan(), label)
     healthy = survey(tmp_path, make_scan(), label, has_lesions=False)
-    assert any("no tumor in its label" in oddity for oddity in sick.oddities)
-    assert not any("no tumor" in oddity for oddity in healthy.oddities)
+    assert any("no tumor in its label" in warning for warning in sick.warnings)
+    assert not any("no tumor" in warning for warning in healthy.warnings)
 
 
 def test_a_case_without_label_has_no_lesions(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data.prepare.signature import sign_image
 from data.quality.survey import CaseFacts, Lesion
 from data.quality.table1 import describe_center
 from reproduce.table1 import main
@@ -25,9 +26,8 @@ def make_facts(case_id: str, tags: dict[str, str]) -> CaseFacts:
         pancreas_ml=80.0,
         lesions=(lesion,),
         acquisition=tags,
-        oddities=(),
-        fingerprint=case_id,
-        thumbnail=np.zeros((16, 16, 16), np.uint8),
+        warnings=(),
+        signature=sign_image("MSD", case_id, np.zeros((3, 3, 3), np.int16), (1.0, 1.0, 1.0)),
     )
 
 
@@ -51,7 +51,7 @@ def test_scanner_rows_join_names_and_give_few_numbers_singly_and_many_as_their_r
     assert column["lesion_part"] == "0/0/5"
 
 
-def test_a_center_of_the_papers_name_stands_beside_the_papers_column(
+def test_a_center_of_the_papers_name_is_shown_next_to_the_papers_column(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = tmp_path / "table1.csv"

@@ -16,7 +16,6 @@ from reproduce.analysis.compare import PAPER, read_paper, wrong_means
 from reproduce.analysis.paper_tables import TABLE2, TABLE3, TABLE4, TABLE5, TABLE6
 from reproduce.analysis.run_table import report_table, run_table
 from reproduce.analysis.tables import Table, table_keys
-from reproduce.experiments.plan import Plan, note_experiment
 from tests._rows_fixtures import (
     PAPER_CENTERS,
     SEED,
@@ -234,27 +233,20 @@ def test_both_thresholds_have_their_own_numbers() -> None:
     assert "### Threshold source-val: " in report.markdown
 
 
-def experiment_of(plan: Plan, folder: Path) -> list[str]:
-    """Arguments that name an experiment with this plan."""
-    note_experiment(folder / "experiment", plan)
-    return ["--experiment", str(folder / "experiment")]
-
-
 def test_a_table_reads_and_changes_nothing_but_its_own_files(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan = make_plan(tmp_path)
     fill(plan, cell(plan, "pancreas_fine", "MSD"), make_lines([70.0, 80.0]))
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
-    arguments = ["--experiment", str(tmp_path / "none"), "--time", plan.time]
-    arguments += ["--centers", str(plan.centers), "--checkpoints", str(plan.checkpoints)]
-    run_table(TABLE2, [*arguments, "--out", str(tmp_path / "new")])
+    arguments = ["--centers", str(plan.centers), "--checkpoints", str(plan.checkpoints)]
+    run_table(TABLE2, [*arguments, "--experiment", str(tmp_path / "new")])
     after = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if "new" not in p.parts}
     assert {p: t for p, t in after.items() if p != tmp_path} == {
         p: t for p, t in before.items() if p != tmp_path
     }
     written = {p.name: p.read_text() for p in (tmp_path / "new").iterdir()}
-    assert sorted(written) == ["table2.csv", "table2.md", "table2.tex"]
+    assert sorted(written) == ["experiment.json", "table2.csv", "table2.md", "table2.tex"]
     assert capsys.readouterr().out.strip() == written["table2.md"].strip()
     assert "% missing: Coarse, threshold target: RMYY (seed 2022)" in written["table2.tex"]
 
@@ -270,8 +262,9 @@ def test_what_cannot_be_shown_ends_with_a_message(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan = make_plan(tmp_path)
+    place = ["--experiment", str(tmp_path / "new"), "--centers", str(plan.centers)]
     with pytest.raises(SystemExit) as ended:
-        run_table(TABLE2, [*experiment_of(plan, tmp_path), *arguments])
+        run_table(TABLE2, [*place, *arguments])
     assert message in capsys.readouterr().err + str(ended.value)
 
 
@@ -296,11 +289,10 @@ def test_a_script_runs_from_any_folder(number: int, tmp_path: Path) -> None:
     plan = make_plan(tmp_path)
     fill(plan, cell(plan, "tumor_fine", "MSD"), make_lines([70.0, 80.0]))
     script = ROOT / "reproduce" / f"table{number}.py"
-    command = [sys.executable, str(script), *experiment_of(plan, tmp_path), "--seeds", "2022"]
+    command = [sys.executable, str(script), "--centers", "centers.toml", "--seeds", "2022"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    written = sorted(path.suffix for path in (tmp_path / "experiment").iterdir())
-    assert written == [".csv", ".json", ".md", ".tex"]
+    assert sorted(p.suffix for p in (tmp_path / "reproduced").iterdir()) == [".csv", ".md", ".tex"]
     assert done.stdout.startswith(f"## {TABLES[number - 2].title}")
 
 

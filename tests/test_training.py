@@ -179,7 +179,7 @@ def first_gradient(config: Config, crop: Crop) -> tuple[dict[str, Tensor], Tenso
 
 @pytest.mark.parametrize("stage", list(STAGES))
 def test_bf16_and_fp32_agree(stage: str, tiny_config: MakeConfig, tiny_prepared: Prepared) -> None:
-    """Terms within 2 %, the contrast within 0.1: a cosine's error of 2^-8 over the temperature.
+    """Terms within 2 %, the contrast within 0.4: a cosine errs by some 2^-6, over the temperature.
 
     That temperature makes the contrast's gradient coarse in bf16; the other terms' has the same
     direction within 11 degrees (cosine 0.98) and the same length within 5 %.
@@ -188,7 +188,7 @@ def test_bf16_and_fp32_agree(stage: str, tiny_config: MakeConfig, tiny_prepared:
     full, _ = first_gradient(tiny_config(stage, precision="fp32"), crop)
     half, _ = first_gradient(tiny_config(stage, precision="bf16"), crop)
     for name in set(full) - {"total"}:
-        atol = 0.1 if name == "con" else 0.0
+        atol = 0.4 if name == "con" else 0.0
         torch.testing.assert_close(half[name], full[name], rtol=0.02, atol=atol)
     others = {"weights": {"con": 0.0}}
     _, full_gradient = first_gradient(tiny_config(stage, settings=others), crop)

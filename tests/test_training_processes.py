@@ -1,4 +1,4 @@
-"""Training as a user runs it: killed, told to leave, started twice, spread over two processes."""
+"""Training as a user runs it: killed, terminated, started twice, spread over two processes."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_weights(
     process = training.start()
     text, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, shown + text
-    assert f"goes on from step {killed_at}\n" in text
+    assert f"resumes from step {killed_at}\n" in text
     assert not list(training.runs()[0].folder.glob(".*.part")), shown
     assert_equal(training, unbroken)
 
@@ -131,7 +131,7 @@ def test_sigterm_saves_leaves_with_143_and_the_same_command_goes_on(
     process = training.start()
     text, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, text
-    assert f"goes on from step {saved}\n" in text
+    assert f"resumes from step {saved}\n" in text
     assert_equal(training, unbroken)
 
 
@@ -172,12 +172,12 @@ def ended(tiny: Tiny, tmp_path: Path) -> Callable[..., tuple[int, str]]:
     return run
 
 
-def test_what_a_user_can_mend_is_one_message_and_status_2(
+def test_what_a_user_can_fix_is_one_message_and_status_2(
     ended: Callable[..., tuple[int, str]],
 ) -> None:
     for more, message in (
         (["--centers", "none.toml"], "error: none.toml: cannot be read"),
-        (["--set", "augment.x=1"], "unknown setting 'augment.x'"),
+        (["--method", "bl", "--slices"], "--slices: method bl has no such setting"),
         (["--lr", "1e30", "--epochs", "3"], "loss or gradient is not finite at "),
     ):
         status, text = ended(*more)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from data.views import Convolver, ViewSettings, random_views
 
 AS_RUN = ViewSettings(mode="as_run", kernel_sizes=(3, 5, 7))
+RESCALED = ViewSettings(mode="rescaled")
 
 
 def random_view(
@@ -93,22 +94,45 @@ def test_as_run_is_eq_1_with_a_bias_then_clamped_then_rescaled(image: torch.Tens
         torch.testing.assert_close(view, expected, atol=2e-5, rtol=0)
 
 
-def test_both_modes_draw_the_same_convolution_and_mix(image: torch.Tensor) -> None:
-    printed, as_run = generator(4), generator(4)
+def test_all_modes_draw_the_same_convolution_and_mix(image: torch.Tensor) -> None:
+    printed, rescaled, as_run = generator(4), generator(4), generator(4)
     for _ in range(3):
-        random_view(image, printed, ViewSettings())
+        view = random_view(image, printed, ViewSettings())
+        expected = (view - view.min()) / (view.max() - view.min())
+        torch.testing.assert_close(random_view(image, rescaled, RESCALED), expected)
         random_view(image, as_run, ViewSettings(mode="as_run"))
     assert torch.equal(printed.get_state(), as_run.get_state())
+    assert torch.equal(printed.get_state(), rescaled.get_state())
 
 
+@pytest.mark.parametrize("size", [1, 3, 7])
+def test_the_mix_goes_from_the_image_itself_to_the_convolution_alone(
+    size: int, image: torch.Tensor
+) -> None:
+    for seed in range(3):
+        none, full = (
+            random_view(image, generator(seed), ViewSettings("printed", (size,), (a, a)))
+            for a in (0.0, 1.0)
+        )
+        assert torch.equal(none, image)
+        rng = generator(seed)
+        torch.randint(1, (), generator=rng)
+        weight = torch.randn(size, size, size, generator=rng) / size**1.5
+        expected = F.conv3d(image, weight[None, None], padding=size // 2)
+        torch.testing.assert_close(full, expected, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("settings", [AS_RUN, RESCALED])
 @pytest.mark.parametrize("seed", range(12))
-def test_a_view_as_run_fills_zero_to_one(image: torch.Tensor, seed: int) -> None:
-    view = random_view(image, generator(seed), AS_RUN)
+def test_a_rescaled_view_fills_zero_to_one(
+    image: torch.Tensor, seed: int, settings: ViewSettings
+) -> None:
+    view = random_view(image, generator(seed), settings)
     assert view.min() == 0
     assert view.max() == 1
 
 
-@pytest.mark.parametrize("settings", [ViewSettings(), AS_RUN])
+@pytest.mark.parametrize("settings", [ViewSettings(), RESCALED, AS_RUN])
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
 def test_a_view_of_a_constant_image_is_finite(settings: ViewSettings, value: float) -> None:
     image = torch.full((1, 1, 5, 6, 7), value)
@@ -153,7 +177,7 @@ def test_a_view_has_no_gradient_and_leaves_the_image_as_it_was(image: torch.Tens
 
 
 def test_a_setting_or_shape_that_means_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"--views.mode he: choose from printed, as_run"):
+    with pytest.raises(ValueError, match=r"--views.mode he: choose from printed, rescaled, as_run"):
         ViewSettings(mode="he")
     with pytest.raises(ValueError, match="odd and positive"):
         ViewSettings(kernel_sizes=(3, 4))

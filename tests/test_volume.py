@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import tracemalloc
 from pathlib import Path
 
 import nibabel as nib
@@ -149,6 +150,25 @@ def test_fractions_are_rounded_and_what_is_no_number_is_air_with_a_note(tmp_path
     assert "2 voxels are not a number" in case.notes[0]
 
 
+@pytest.mark.parametrize(("kind", "suffix", "most"), [
+    (np.int16, ".nii.gz", 4), (np.int16, ".nrrd", 4), (np.float64, ".nii", 8),
+])  # fmt: skip
+def test_reading_needs_few_bytes_per_voxel(
+    tmp_path: Path, kind: type, suffix: str, most: int
+) -> None:
+    shape = (60, 200, 200)
+    noise = np.random.default_rng(0).normal(0, 60, shape)
+    image: np.ndarray = noise.astype(kind)
+    image[:, :60] -= 1000
+    path = tmp_path / f"a{suffix}"
+    sitk.WriteImage(to_image(image), str(path))
+    tracemalloc.start()
+    load_image(path, "a")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak <= most * image.size + 50e6  # the sample that values are judged by, and buffers
+
+
 def test_an_image_of_one_value_is_refused(tmp_path: Path) -> None:
     path = write_volume(tmp_path / "a.nrrd", np.zeros((5, 6, 7), np.int16))
     with pytest.raises(DataError, match="every voxel has the same value"):
@@ -204,6 +224,27 @@ def test_axes_nearly_at_right_angles_are_read_with_a_note_and_kept_in_the_mask(
     written = nib.load(tmp_path / "m.nii.gz")
     np.testing.assert_allclose(written.affine, affine, atol=1e-4)  # type: ignore[attr-defined]
     np.testing.assert_array_equal(read_mask(tmp_path / "m.nii.gz", case.grid), case.image_hu > 0)
+
+
+@pytest.mark.parametrize("shear", [3e-5, 1e-3, 9e-3])
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
+def test_masks_on_slightly_sheared_grids_are_opened_by_itk_and_lie_where_the_image_lies(
+    tmp_path: Path, shear: float, suffix: str
+) -> None:
+    affine = np.diag([-0.7, -1.3, 2.9, 1.0])
+    affine[0, 1], affine[1, 2] = 1.3 * shear, -2.9 * shear / 2
+    affine[:3, 3] = (12, -31, 405)
+    image_hu = make_image_hu(shape=(8, 12, 14))
+    case = load_image(save_nifti(tmp_path / "a.nii.gz", image_hu, affine), "a")
+    write_mask(tmp_path / f"m{suffix}", case.image_hu > 0, case.grid)
+    mask = sitk.ReadImage(str(tmp_path / f"m{suffix}"))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(mask), image_hu > 0)
+    to_lps = np.diag([-1.0, -1.0, 1.0])
+    extent = np.linalg.norm(affine[:3, :3] @ (13, 11, 7))
+    for index in itertools.product((0, 13), (0, 11), (0, 7)):
+        exact = to_lps @ (affine @ (*index, 1))[:3]
+        found = mask.TransformContinuousIndexToPhysicalPoint([float(i) for i in index])
+        assert np.linalg.norm(found - exact) <= shear * extent / 2 + 1e-4
 
 
 def test_sheared_axes_are_refused(tmp_path: Path) -> None:

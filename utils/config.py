@@ -159,7 +159,8 @@ class Evaluation:
     "source-val", the best on held-out source cases. `cases`: "test", all of the target (or a
     fold's), or "heldout", those of the sources that were not trained on. `window_voxels`: the
     largest input that goes through the network at once; None: any. `released`: a state dict of the
-    authors' network, in place of a run. Raises ValueError where these do not fit together.
+    authors' network, in place of a run. `drop_leaked`: leave out scans that trained the run, where
+    they would else be refused. Raises ValueError where these do not fit together.
     """
 
     stage: str
@@ -180,6 +181,7 @@ class Evaluation:
     precision: str = "auto"
     window_voxels: int | None = None
     workers: int = 2
+    drop_leaked: bool = False
 
     def __post_init__(self) -> None:
         smallest = SMALLEST_INPUT

@@ -15,7 +15,7 @@ MAX_WAIT = timedelta(days=2)  # the others wait while the first process prepares
 
 
 @dataclass(frozen=True)
-class World:
+class Distributed:
     """This process among those that train together."""
 
     rank: int = 0
@@ -96,17 +96,17 @@ class World:
 
 
 @contextmanager
-def join_world(device: torch.device) -> Iterator[World]:
-    """The `World` of `torchrun`'s environment variables (NCCL or gloo), or of one process."""
+def join_processes(device: torch.device) -> Iterator[Distributed]:
+    """The processes of `torchrun`'s environment variables (NCCL or gloo), or of one process."""
     size = int(os.environ.get("WORLD_SIZE", 1))
     if size == 1:
-        yield World()
+        yield Distributed()
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = "nccl" if device.type == "cuda" else "gloo"
     distributed.init_process_group(backend, timeout=MAX_WAIT)
     try:
-        yield World(distributed.get_rank(), size)
+        yield Distributed(distributed.get_rank(), size)
     finally:
         distributed.destroy_process_group()

@@ -7,23 +7,49 @@ bytes that were written: a file whose size or times changed is checked against i
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import os
 import shutil
 import socket
 import uuid
+from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data.case import Center
+from data.prepare.data_files import files_of
+from data.readers import label_map_of
 from data.readers.files import CaseFiles
+from utils.files import write_json
 
-CACHE_VERSION = 2  # raise it with every change of what a prepared case holds
+CACHE_VERSION = 3  # raise it with every change of what a prepared case holds
 META, STATES = "meta.json", "states.json"
 _UNFINISHED = ".making-"
+# Keys of a center that choose its cases or what is done with them, and change no case.
+_NOT_OF_A_CASE = (
+    *("name", "path", "images", "labels", "image_suffix", "label_suffix", "patient_pattern"),
+    *("exclude", "drop_duplicates", "tumor_threshold", "label_map"),
+    *("sites", "site", "site_column", "site_case_column"),
+)
+
+
+def reading_rule(center: Center, files: CaseFiles) -> list[tuple[str, object]]:
+    """All of a center's settings that shape how a case is read, for its `content_key`.
+
+    Those left at their default are not among them. Raises `DataError` where the label map cannot
+    be had.
+    """
+    rule = [
+        (entry.name, getattr(center, entry.name))
+        for entry in fields(center)
+        if entry.name not in _NOT_OF_A_CASE and getattr(center, entry.name) != entry.default
+    ]
+    label_map = sorted(label_map_of(center).items()) if files.label is not None else None
+    return [*rule, ("label_map", label_map)]
 
 
 def content_key(files: CaseFiles, cache: Path, *context: object) -> str:
@@ -38,27 +64,27 @@ def content_key(files: CaseFiles, cache: Path, *context: object) -> str:
 
 
 def _hash_of(path: Path, cache: Path) -> str:
-    """sha256 of a file, or of the names and bytes of several; remembered in the cache.
+    """sha256 of a file, or of the names and bytes of the several that hold a volume.
 
-    A DICOM series is a folder of files; .mhd and .nhdr have their voxels in files beside them.
+    It is remembered in the cache where that can be written.
     """
-    parts = [path]
-    if path.is_dir():
-        parts = sorted(part for part in path.iterdir() if part.is_file())
-    elif path.suffix.lower() in (".mhd", ".nhdr"):
-        parts = sorted(part for part in path.parent.glob(f"{glob.escape(path.stem)}.*"))
-    state = [[part.name, *_state(part)] for part in parts]
-    name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:32]
-    memory = cache / ".hashes" / f"{name}.json"
+    is_folder = path.is_dir()
+    parts = files_of(path)
+    if not parts and not is_folder:
+        parts = [path]  # is not there: its state cannot be had, which says so
+    names = [os.path.relpath(part, path if is_folder else path.parent) for part in parts]
+    state = [[name, *_state(part)] for name, part in zip(names, parts, strict=True)]
+    place = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]
+    memory = cache / ".hashes" / f"{place}.json"
     known = _read_object(memory)
     if known is not None and known.get("state") == state:
         return str(known["sha256"])
     content = hashlib.sha256()
-    for part in parts:
-        content.update(part.name.encode() if len(parts) > 1 else b"")
+    for name, part in zip(names, parts, strict=True):
+        content.update(name.encode("utf-8", "surrogateescape") if len(parts) > 1 else b"")
         content.update(_sha256(part).encode())
-    memory.parent.mkdir(parents=True, exist_ok=True)
-    write_json(memory, {"path": str(path), "state": state, "sha256": content.hexdigest()})
+    with suppress(OSError):
+        write_json(memory, {"path": str(path), "state": state, "sha256": content.hexdigest()})
     return content.hexdigest()
 
 
@@ -146,13 +172,6 @@ def _is_alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file so that a reader sees the old or the new one, never a part."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
-    unfinished.write_text(json.dumps(content), encoding="utf-8")
-    os.replace(unfinished, path)
 
 
 def _state(path: Path) -> list[int]:

@@ -1,120 +1,110 @@
-"""Scans that are there twice: a case of the target center in a source breaks the round robin.
+"""Scans that are in two places: a case of the target center in a source breaks the round robin.
 
-Two signs. The fingerprint is equal for copies that were re-saved, turned, mirrored or padded
-otherwise: it counts voxels per HU and ignores where they lie. The thumbnail also finds copies that
-were resampled or slightly changed: small volumes of different patients are never this alike.
+A copy is found by what its image is, whatever its name, center, file format or orientation.
 """
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 from collections.abc import Collection, Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import TypeVar
 
-import numpy as np
+from data.case import DataError
+from data.prepare.signature import Signature, Signed
+from data.prepare.similarity import Pairs, match_fingerprints, match_slabs, match_thumbnails
 
-from data.prepare.resample import grid_weights, resample_float
-
-COUNTED_HU = (-500, 1000)  # beyond it, padding and clamping differ between copies
-THUMBNAIL_SHAPE = (16, 16, 16)
-THUMBNAIL_HU = (-150, 250)
-MIN_CORRELATION = 0.995  # resampled copies reach 0.998, different patients of one scanner 0.96
-
-
-class Signed(Protocol):
-    """What is compared: a case with its two signs."""
-
-    @property
-    def case_id(self) -> str: ...
-    @property
-    def center(self) -> str: ...
-    @property
-    def fingerprint(self) -> str: ...
-    @property
-    def thumbnail(self) -> np.ndarray: ...
+SEARCHES = {  # the surest sign first: it is the one that is told
+    "fingerprint": match_fingerprints,
+    "thumbnail": match_thumbnails,
+    "slabs": match_slabs,
+}
+Case = TypeVar("Case", bound=Signed)
 
 
-def fingerprint(image_hu: np.ndarray) -> str:
-    """sha256 over the sorted shape and the number of voxels of each HU in `COUNTED_HU`."""
-    low, high = COUNTED_HU
-    counts = np.zeros(high - low, np.int64)
-    for plane in image_hu:
-        inside = plane[(plane >= low) & (plane < high)].astype(np.int64) - low
-        counts += np.bincount(inside, minlength=high - low)
-    content = hashlib.sha256(repr(sorted(image_hu.shape)).encode())
-    content.update(counts.astype("<i8").tobytes())
-    return content.hexdigest()
+@dataclass(frozen=True)
+class Duplicate:
+    """Two scans that show the same: by which sign, and how similar (1: all of the smaller one)."""
+
+    first: Signature
+    second: Signature
+    sign: str
+    similarity: float
 
 
-def thumbnail(image_hu: np.ndarray) -> np.ndarray:
-    """uint8 (16, 16, 16): the whole volume, `THUMBNAIL_HU` as 0 to 255."""
-    weights = grid_weights(
-        image_hu.shape,
-        (1.0, 1.0, 1.0),
-        THUMBNAIL_SHAPE,
-        tuple(n / m for n, m in zip(image_hu.shape, THUMBNAIL_SHAPE, strict=True)),
-    )
-    low, high = THUMBNAIL_HU
-    small = resample_float(np.clip(image_hu, low, high) - low, weights)
-    return np.rint(small * (255 / (high - low))).astype(np.uint8)
+def find_duplicates(signatures: Sequence[Signature]) -> list[Duplicate]:
+    """All pairs of scans that show the same, in the order of `signatures`."""
+    pairs = _find(signatures, signatures)
+    return [
+        Duplicate(signatures[i], signatures[j], *pairs[i, j]) for i, j in sorted(pairs) if i < j
+    ]
 
 
-def find_doubles(cases: Sequence[Signed]) -> list[tuple[Signed, Signed]]:
-    """Pairs of cases that show the same scan, in the order of `cases`."""
-    pairs = {}
-    first: dict[str, int] = {}
-    for number, case in enumerate(cases):
-        if case.fingerprint in first:
-            pairs[first[case.fingerprint], number] = True
-        first.setdefault(case.fingerprint, number)
-    for pair in _alike(cases):
-        pairs.setdefault(pair, True)
-    return [(cases[a], cases[b]) for a, b in sorted(pairs)]
+def find_leaks(trained: Sequence[Signature], cases: Sequence[Case]) -> list[tuple[Case, str]]:
+    """The cases that show a scan of `trained`, each with the center and case that it is there.
+
+    Names do not matter: a copy is found in another center and under another name.
+    """
+    pairs = _find([case.signature for case in cases], trained)
+    leaks: dict[int, str] = {}
+    for i, j in sorted(pairs, key=lambda pair: (pair[0], -pairs[pair][1], pair[1])):
+        leaks.setdefault(i, trained[j].name)
+    return [(cases[i], name) for i, name in leaks.items()]
 
 
-def judge_doubles(
-    cases: Sequence[Signed], dropping: Collection[str]
+def keep_unseen(
+    trained: Sequence[Signature], cases: Sequence[Case], drop_leaked: bool
+) -> tuple[list[Case], list[str]]:
+    """The cases that show no scan of `trained`, and a sentence for each that does.
+
+    Raises `DataError`, which lists them all, unless `drop_leaked`.
+    """
+    leaks = find_leaks(trained, cases)
+    sentences = [f"{case.signature.name} is {name}, which trained this run" for case, name in leaks]
+    if leaks and not drop_leaked:
+        raise DataError(
+            [
+                *sentences,
+                f"{len(leaks)} of {len(cases)} cases are no test of a run that has trained on the "
+                "same scans; evaluate on another center, or leave them out by --drop-leaked",
+            ]
+        )
+    leaked = {id(case) for case, _ in leaks}
+    return [case for case in cases if id(case) not in leaked], sentences
+
+
+def _find(
+    a: Sequence[Signature], b: Sequence[Signature]
+) -> dict[tuple[int, int], tuple[str, float]]:
+    """(place in a, place in b) -> the surest sign of a copy, and its similarity."""
+    found: dict[tuple[int, int], tuple[str, float]] = {}
+    for sign, search in SEARCHES.items():
+        pairs: Pairs = search(a, b)
+        for pair, similarity in pairs.items():
+            found.setdefault(pair, (sign, similarity))
+    return found
+
+
+def judge_duplicates(
+    duplicates: Sequence[Duplicate], dropping: Collection[str]
 ) -> tuple[dict[tuple[str, str], str], list[str]]:
-    """Which doubles are dropped and which are refused.
+    """Which duplicates are dropped and which are refused.
 
-    `dropping`: the centers that lose their copies; of two such centers the later one in `cases`.
+    `dropping`: the centers that lose their copies; of two such centers the later one.
     Returns (center, case_id) of each dropped case with the name of the one that stays, and a
     problem for each pair of which neither is dropped.
     """
     dropped: dict[tuple[str, str], str] = {}
     problems = []
-    for first, second in find_doubles(cases):
-        names = [f"{case.center}/{case.case_id}" for case in (first, second)]
+    for pair in duplicates:
+        first, second = pair.first, pair.second
         if second.center in dropping:
-            dropped[second.center, second.case_id] = names[0]
+            dropped.setdefault((second.center, second.case_id), first.name)
         elif first.center in dropping:
-            dropped[first.center, first.case_id] = names[1]
+            dropped.setdefault((first.center, first.case_id), second.name)
         else:
             problems.append(
-                f"{names[0]} and {names[1]} are the same scan: list one of them under exclude, or "
-                "set drop_doubles = true for the center that shall lose its copies"
+                f"{first.name} and {second.name} are the same scan: list one of them under "
+                "exclude, or set drop_duplicates = true for the center that shall lose its copies "
+                f"(found by its {pair.sign}, similarity {pair.similarity:.3f})"
             )
     return dropped, problems
-
-
-def _alike(cases: Sequence[Signed]) -> list[tuple[int, int]]:
-    """Pairs whose thumbnails correlate, in any mirroring (a copy may have lost its header)."""
-    if len(cases) < 2:
-        return []
-    flips = [axes for n in range(4) for axes in itertools.combinations((0, 1, 2), n)]
-    normal = _normalized(np.stack([case.thumbnail.ravel() for case in cases]))
-    found = set()
-    for axes in flips:
-        mirrored = _normalized(np.stack([np.flip(c.thumbnail, axes).ravel() for c in cases]))
-        a, b = np.nonzero(normal @ mirrored.T >= MIN_CORRELATION)
-        found |= {(int(i), int(j)) for i, j in zip(a, b, strict=True) if i < j}
-    return sorted(found)
-
-
-def _normalized(rows: np.ndarray) -> np.ndarray:
-    """Rows with mean 0 and length 1, so that a product is a correlation; constant rows are 0."""
-    rows = rows.astype(np.float32)
-    rows -= rows.mean(axis=1, keepdims=True)
-    length = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(length > 0, length, 1)

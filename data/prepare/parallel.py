@@ -49,7 +49,7 @@ def run_jobs(
             results = dict(track(_in_pool(pool, workers, function, numbered), len(jobs), text))
         except BrokenProcessPool as error:
             raise DataError(
-                f"{text}: a worker process was killed, most likely for want of memory; run again "
+                f"{text}: a worker process was killed, most likely out of memory; run again "
                 "with fewer workers (what is done is kept)"
             ) from error
     return [results[number] for number in range(len(jobs))]

@@ -10,12 +10,19 @@ import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data.case import Center, DataError
-from data.prepare.cache import content_key, read_meta, remove_leftovers, write_folder
-from data.prepare.duplicates import judge_doubles
+from data.prepare.cache import (
+    content_key,
+    read_meta,
+    reading_rule,
+    remove_leftovers,
+    write_folder,
+)
+from data.prepare.duplicates import find_duplicates, judge_duplicates
+from data.prepare.one_case import case_error
 from data.prepare.parallel import run_jobs, track
 from data.prepare.prepared_case import (
     PreparedCase,
@@ -23,13 +30,15 @@ from data.prepare.prepared_case import (
     prepared_from_meta,
     resample_case,
 )
-from data.readers import label_map_of, load_case
+from data.prepare.signature import signatures_of
+from data.quality.label_check import judge_case
+from data.readers import load_case
 from data.readers.files import CaseFiles
 from data.readers.header import estimate_voxels
-from data.readers.series import wanted_series
 from data.splits import list_all_cases
 
 BYTES_PER_VOXEL = 3  # int16 image and uint8 label
+MAX_WARNINGS = 20  # lines; the check tells all
 
 
 def prepare_centers(
@@ -37,17 +46,22 @@ def prepare_centers(
 ) -> dict[str, list[PreparedCase]]:
     """Prepare every case of every center that the cache does not hold yet, then open them all.
 
-    Says beforehand how much disk it needs, goes on where a killed run was, and refuses scans that
-    are in the given centers twice: pass all centers of a split, the target too. A center with
-    `drop_doubles` loses its copies instead. Raises one `DataError` with every case's problem; the
-    other cases are kept.
+    Says beforehand how much disk it needs, resumes after a killed run, prints the readers'
+    warnings, and refuses scans that are listed twice in the given centers: pass all centers of a
+    split, the target too. A center with `drop_duplicates` loses its copies instead. Raises one
+    `DataError` with every case's problem; the other cases are kept.
     """
     centers = list(centers)
     files = list_all_cases({center.name: center for center in centers})
     jobs = [
         _Job(center, case, cache, settings) for center in centers for case in files[center.name]
     ]
-    cache.mkdir(parents=True, exist_ok=True)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"{cache}: cannot be made ({error.strerror}); give another folder for the cache"
+        ) from error
     remove_leftovers(cache)
     with ThreadPoolExecutor(max(1, workers)) as pool:  # hashing files: threads are enough
         found = list(track(pool.map(_look_up, jobs), len(jobs), "reading the cache"))
@@ -59,13 +73,14 @@ def prepare_centers(
     problems = [p for result in found if isinstance(result, DataError) for p in result.problems]
     cases = [result for result in found if isinstance(result, PreparedCase)]
     problems += _unlabeled(cases)
-    dropping = {center.name for center in centers if center.drop_doubles}
-    dropped, doubles = judge_doubles(cases, dropping)
-    if problems or doubles:
-        raise DataError(list(dict.fromkeys([*problems, *doubles])))
+    dropping = {center.name for center in centers if center.drop_duplicates}
+    dropped, duplicates = judge_duplicates(find_duplicates(signatures_of(cases)), dropping)
+    if problems or duplicates:
+        raise DataError(list(dict.fromkeys([*problems, *duplicates])))
     for (name, case_id), other in dropped.items():
         print(f"{name}/{case_id} is left out: it is the same scan as {other}", flush=True)
     kept = [case for case in cases if (case.center, case.case_id) not in dropped]
+    _print_warnings(kept)
     return {c.name: [case for case in kept if case.center == c.name] for c in centers}
 
 
@@ -78,19 +93,9 @@ class _Job:
 
     def place(self) -> tuple[Path, str]:
         """The folder of this case as its files and settings now are, and its key."""
-        center = self.center
-        rule = (
-            center.reader,
-            center.label_geometry,
-            center.has_lesions,
-            center.hu_scale,
-            center.hu_offset,
-            wanted_series(center, self.files.case_id),
-            sorted(center.structures.items()) if center.structures else None,
-        )
-        label_map = sorted(label_map_of(center).items()) if self.files.label else None
-        key = content_key(self.files, self.cache, self.settings.spacing, rule, label_map)
-        return self.cache / center.name / f"{self.files.case_id}-{key}", key
+        rule = reading_rule(self.center, self.files)
+        key = content_key(self.files, self.cache, self.settings.spacing, rule)
+        return self.cache / self.center.name / f"{self.files.case_id}-{key}", key
 
 
 _Result = PreparedCase | DataError | None
@@ -103,30 +108,28 @@ def _look_up(job: _Job) -> _Result:
         return DataError(f"{name}: {job.files.problem}")
     try:
         folder, key = job.place()
-    except OSError as error:
-        return DataError(f"{name}: {error.filename} cannot be read ({error.strerror}); restore it")
-    except DataError as error:
-        return error
+    except Exception as error:  # of any library that reads a header: the case's own problem
+        return case_error(name, error)
     meta = read_meta(folder, key)
     return None if meta is None else prepared_from_meta(meta, folder, job.files)
 
 
 def _prepare_job(job: _Job) -> _Result:
     """Read, resample and store one case."""
+    name = f"{job.center.name}/{job.files.case_id}"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the notes are kept in meta.json
         try:
             case = load_case(job.center, job.files)
+            case = replace(case, notes=(*case.notes, *judge_case(case)))
             folder, key = job.place()
             meta, arrays = resample_case(case, job.settings)
             write_folder(folder, arrays, meta, key)
-        except DataError as error:
-            return error
-        except OSError as error:
-            return DataError(f"{job.center.name}/{job.files.case_id}: {error}; see to the disk")
+        except Exception as error:  # of any library that reads it: the case's own problem
+            return case_error(name, error)
     result = _look_up(job)
     if result is None:
-        return DataError(f"{folder}: changed while it was written; run again")
+        return DataError(f"{name}: {folder} changed while it was written; run again")
     return result
 
 
@@ -143,6 +146,18 @@ def _announce(jobs: list[_Job], total: int, cache: Path, settings: PrepareSettin
     )
     if needed > free:
         raise DataError(f"{cache}: too little space on its disk; give another folder for the cache")
+
+
+def _print_warnings(cases: Sequence[PreparedCase]) -> None:
+    """What the readers noted, a line for each case, the first `MAX_WARNINGS` of them."""
+    noted = [case for case in cases if case.notes]
+    for case in noted[:MAX_WARNINGS]:
+        print(f"warning: {case.signature.name}: {'; '.join(case.notes)}", flush=True)
+    if len(noted) > MAX_WARNINGS:
+        print(
+            f"warning: {len(noted) - MAX_WARNINGS} more cases with warnings; see data/check.py",
+            flush=True,
+        )
 
 
 def _unlabeled(cases: Sequence[PreparedCase]) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from data.case import LABEL_TUMOR, Case, Grid, Triple
-from data.prepare.duplicates import THUMBNAIL_SHAPE, fingerprint, thumbnail
 from data.prepare.resample import (
     Shape,
     Weights,
@@ -21,6 +19,7 @@ from data.prepare.resample import (
     resample_image,
     resample_mask,
 )
+from data.prepare.signature import Signature, from_text, sign_image, to_text
 from data.readers.files import CaseFiles
 from data.roi import Box, bounding_box
 
@@ -51,7 +50,8 @@ class PreparedCase:
 
     `spacing` mm, (z, y, x). `original_shape`, `original_spacing`: of the canonical arrays before
     resampling. `grid`: of the input file. `boxes`: "pancreas" (lesion included) and "tumor" where
-    they are not empty. `folder`: its place in the cache, None where it is held in memory.
+    they are not empty. `signature`: what the original image is recognized by.
+    `folder`: its place in the cache, None where it is held in memory.
     """
 
     case_id: str
@@ -62,8 +62,7 @@ class PreparedCase:
     original_spacing: Triple
     grid: Grid
     boxes: Mapping[str, Box]
-    fingerprint: str
-    thumbnail: np.ndarray = field(repr=False)
+    signature: Signature
     notes: tuple[str, ...]
     folder: Path | None
     has_label: bool
@@ -156,8 +155,7 @@ def resample_case(
         "original_spacing": case.spacing,
         "grid": asdict(case.grid),
         "boxes": {name: (box.start, box.stop) for name, box in boxes.items() if box is not None},
-        "fingerprint": fingerprint(case.image_hu),
-        "thumbnail": base64.b64encode(thumbnail(case.image_hu).tobytes()).decode(),
+        "signature": to_text(sign_image(case.center, case.case_id, case.image_hu, case.spacing)),
         "notes": case.notes,
         "has_label": label is not None,
     }
@@ -168,7 +166,6 @@ def prepared_from_meta(
     meta: dict[str, Any], folder: Path | None, files: CaseFiles | None
 ) -> PreparedCase:
     grid = {name: tuple(values) for name, values in meta["grid"].items()}
-    small = np.frombuffer(base64.b64decode(meta["thumbnail"]), np.uint8)
     return PreparedCase(
         case_id=meta["case_id"],
         center=meta["center"],
@@ -178,8 +175,7 @@ def prepared_from_meta(
         original_spacing=tuple(meta["original_spacing"]),
         grid=Grid(**grid),
         boxes={name: Box(tuple(a), tuple(b)) for name, (a, b) in meta["boxes"].items()},
-        fingerprint=meta["fingerprint"],
-        thumbnail=small.reshape(THUMBNAIL_SHAPE),
+        signature=from_text(meta["center"], meta["case_id"], meta["signature"]),
         notes=tuple(meta["notes"]),
         folder=folder,
         has_label=meta["has_label"],

@@ -16,7 +16,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import KDTree
 
-from data.case import LABEL_PANCREAS, LABEL_TUMOR, Triple
+from data.case import LABEL_PANCREAS, LABEL_TUMOR, Case, Triple
 from data.intensity import HU_WINDOW
 from data.roi import Box, bounding_box
 
@@ -56,6 +56,14 @@ class Fit:
 
 
 NO_FIT = Fit(-np.inf, 0)
+
+
+def judge_case(case: Case) -> tuple[str, ...]:
+    """All warnings on a case's image and label, as training and evaluation print them."""
+    found = check_image(case.image_hu)
+    if case.label is None:
+        return found
+    return (*found, *check_label(case.image_hu, case.label, case.spacing))
 
 
 def check_image(image_hu: np.ndarray) -> tuple[str, ...]:

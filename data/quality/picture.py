@@ -1,4 +1,4 @@
-"""The picture of the check: what the centers' scans and lesions look like beside each other."""
+"""The picture of the check: what the centers' scans and lesions look like next to each other."""
 
 from __future__ import annotations
 

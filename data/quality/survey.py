@@ -1,16 +1,20 @@
-"""What one case is: geometry, label, lesions, scanner, and what is odd about it."""
+"""What one case is: geometry, label, lesions, scanner, and what is worth a warning."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
 from data.case import LABEL_TUMOR, Case, Center, DataError, Triple
-from data.prepare.duplicates import fingerprint, thumbnail
+from data.prepare.one_case import case_error
+from data.prepare.signature import Signature, sign_image
+from data.quality.case_picture import draw_case
+from data.quality.label_check import check_image, check_label
 from data.readers import load_case
 from data.readers.files import CaseFiles
 from data.readers.volume import canonical_matrix
@@ -55,19 +59,30 @@ class CaseFacts:
     pancreas_ml: float
     lesions: tuple[Lesion, ...]
     acquisition: Mapping[str, str]
-    oddities: tuple[str, ...]
-    fingerprint: str
-    thumbnail: np.ndarray = field(repr=False)
+    warnings: tuple[str, ...]
+    signature: Signature
 
 
-def survey_case(center: Center, files: CaseFiles) -> CaseFacts | DataError:
-    """Read one case and describe it, or say why it is refused."""
+def survey_case(
+    center: Center, files: CaseFiles, picture: Path | None = None
+) -> CaseFacts | DataError:
+    """Read one case and describe it, or say why it is refused.
+
+    `picture`: where to draw it if it has a warning.
+    """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the notes are among the oddities
+        warnings.simplefilter("ignore")  # the notes are among the facts' warnings
         try:
             case = load_case(center, files)
-        except DataError as error:
-            return error
+            facts = _describe(center, files, case)
+            if picture is not None and facts.warnings:
+                draw_case(case, facts.warnings, picture)
+        except Exception as error:  # of any library that reads it: the case's own problem
+            return case_error(f"{center.name}/{files.case_id}", error)
+    return facts
+
+
+def _describe(center: Center, files: CaseFiles, case: Case) -> CaseFacts:
     voxel_mm3 = float(np.prod(case.spacing))
     pancreas_ml = 0.0
     if case.label is not None:
@@ -83,9 +98,8 @@ def survey_case(center: Center, files: CaseFiles) -> CaseFacts | DataError:
         pancreas_ml=pancreas_ml,
         lesions=lesions,
         acquisition=case.acquisition,
-        oddities=(*case.notes, *_odd_image(case), *_odd_label(case, center, pancreas_ml)),
-        fingerprint=fingerprint(case.image_hu),
-        thumbnail=thumbnail(case.image_hu),
+        warnings=(*case.notes, *_check_image(case), *_check_label(case, center, pancreas_ml)),
+        signature=sign_image(center.name, case.case_id, case.image_hu, case.spacing),
     )
 
 
@@ -113,8 +127,8 @@ def find_lesions(case: Case) -> tuple[Lesion, ...]:
     return tuple(sorted(lesions, key=lambda lesion: -lesion.volume_mm3))
 
 
-def _odd_image(case: Case) -> list[str]:
-    found = []
+def _check_image(case: Case) -> list[str]:
+    found = [*check_image(case.image_hu)]
     if case.image_hu.min() > AIR_HU:
         found.append(
             f"no voxel is below {AIR_HU} HU: are these Hounsfield units? (a windowed or shifted "
@@ -126,7 +140,7 @@ def _odd_image(case: Case) -> list[str]:
     return found
 
 
-def _odd_label(case: Case, center: Center, pancreas_ml: float) -> list[str]:
+def _check_label(case: Case, center: Center, pancreas_ml: float) -> list[str]:
     if case.label is None:
         return []
     found = []
@@ -141,7 +155,7 @@ def _odd_label(case: Case, center: Center, pancreas_ml: float) -> list[str]:
             f"only {100 * soft:.0f} % of its label lie on soft tissue "
             f"({SOFT_TISSUE_HU[0]} to {SOFT_TISSUE_HU[1]} HU): is it mirrored or another case's?"
         )
-    return found
+    return [*found, *check_label(case.image_hu, case.label, case.spacing)]
 
 
 def _triple(values: np.ndarray) -> Triple:

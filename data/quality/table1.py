@@ -1,4 +1,4 @@
-"""Table I and the lists beside it, from the figures of every case: text and CSV."""
+"""Table I and the lists next to it, from the figures of every case: text and CSV."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def write_cases(path: Path, facts: Iterable[CaseFacts]) -> None:
         *("thickness_mm", "spacing_y_mm", "spacing_x_mm"),
         *("pancreas_ml", "lesions", "tumor_mm3"),
         *ACQUISITION_TAGS,
-        "oddities",
+        "warnings",
     ]
     rows = [
         [
@@ -92,7 +92,7 @@ def write_cases(path: Path, facts: Iterable[CaseFacts]) -> None:
             len(case.lesions) if case.labeled else "",
             f"{sum(lesion.volume_mm3 for lesion in case.lesions):.1f}" if case.labeled else "",
             *(case.acquisition.get(tag, "") for tag in ACQUISITION_TAGS),
-            "; ".join(case.oddities),
+            "; ".join(case.warnings),
         ]
         for case in facts
     ]

@@ -137,16 +137,15 @@ def load_image(
     case_id: str,
     center: str = "",
     *,
-    hu_scale: float = 1.0,
-    hu_offset: float = 0.0,
+    rescale: tuple[float, float] = (1.0, 0.0),
     series: str | None = None,
 ) -> Case:
     """One CT (a volume file or a folder with a DICOM series) without a label, for prediction.
 
-    HU = `hu_scale` * stored value + `hu_offset`. `series`: of several in the folder, its UID or a
-    part of its description. Raises `DataError`.
+    `rescale`: (scale, offset), HU = scale * stored value + offset. `series`: of several in the
+    folder, its UID or a part of its description. Raises `DataError`.
     """
-    volume = _read_image(path, hu_scale, hu_offset, series)
+    volume = _read_image(path, rescale, series)
     return _make_case(volume, case_id, center, None)
 
 
@@ -172,7 +171,7 @@ def _load_case(center: Center, files: CaseFiles) -> Case:
     if files.problem is not None:
         raise DataError(files.problem)
     series = wanted_series(center, files.case_id)
-    volume = _read_image(files.image, center.hu_scale, center.hu_offset, series)
+    volume = _read_image(files.image, (center.hu_scale, center.hu_offset), series)
     label = None
     if files.label is not None:
         geometry = center.label_geometry or READERS[center.reader].label_geometry
@@ -191,10 +190,10 @@ def _load_case(center: Center, files: CaseFiles) -> Case:
     return _make_case(volume, files.case_id, center.name, label)
 
 
-def _read_image(path: Path, hu_scale: float, hu_offset: float, series: str | None) -> Volume:
+def _read_image(path: Path, rescale: tuple[float, float], series: str | None) -> Volume:
     """The volume with int16 HU as its array, still in the file's order."""
     volume = read_dicom_folder(path, series) if path.is_dir() else read_volume(path)
-    image_hu, notes = to_hu(volume.array, path, hu_scale, hu_offset)
+    image_hu, notes = to_hu(volume.array, path, *rescale)
     return Volume(image_hu, volume.grid, (*volume.notes, *notes), volume.tags)
 
 

@@ -36,8 +36,8 @@ GEOMETRY = {  # tag -> (its name, how many numbers)
     ORIENTATION: ("orientation (ImageOrientationPatient)", 6),
     PIXEL_SPACING: ("pixel spacing (PixelSpacing)", 2),
 }
-MODALITY, FRAMES, ACQUISITION, INSTANCE = "0008|0060", "0028|0008", "0020|0012", "0020|0013"
-IN_ACQUISITION, SLOPE, INTERCEPT, PADDING = "0020|1002", "0028|1053", "0028|1052", "0028|0120"
+MODALITY, FRAMES, ACQUISITION = "0008|0060", "0028|0008", "0020|0012"
+IN_ACQUISITION, SLOPE, INTERCEPT = "0020|1002", "0028|1053", "0028|1052"
 PHOTOMETRIC, BITS_STORED, SIGNED = "0028|0004", "0028|0101", "0028|0103"
 
 MAX_GAP = 0.1  # slice distances may differ by this part of the usual one
@@ -220,7 +220,7 @@ def check_positions(
         place = int(off.argmax())
         raise DataError(
             f"{folder}: slices {place + 1} and {place + 2} are {gaps[place]:.3g} mm apart, the "
-            f"others {usual:.3g} mm: a slice is missing or double; fetch the series again"
+            f"others {usual:.3g} mm: a slice is missing or a duplicate; fetch the series again"
         )
     step = float(np.polyfit(np.arange(len(along)), along, 1)[0])
     return step, _check_sideways(slices, positions, along, normal, folder)
@@ -241,7 +241,7 @@ def _check_twice(slices: Sequence[Slice], same: np.ndarray, folder: Path) -> Non
         )
     raise DataError(
         f"{folder}: slices {first + 1} and {first + 2} ({slices[first].file.name} and "
-        f"{slices[first + 1].file.name}) are at one position: a slice is double; take one out"
+        f"{slices[first + 1].file.name}) are at one position: one is a duplicate; take it out"
     )
 
 

@@ -255,8 +255,10 @@ def _files_of_list(stream: IO[bytes], path: Path) -> list[Path]:
 
 def _numbered(words: list[str], path: Path) -> list[Path]:
     """NAME%03d.raw FIRST LAST STEP -> the files, as both formats have it."""
-    first, last, step = (int(word) for word in words[1:4])
-    return [_in_folder(path, words[0] % number) for number in range(first, last + 1, step)]
+    first, last, *more = (int(word) for word in words[1:4])
+    step = more[0] if more else 1
+    numbers = range(first, last + (1 if step > 0 else -1), step)
+    return [_in_folder(path, words[0] % number) for number in numbers]
 
 
 def _in_folder(path: Path, name: str) -> Path:

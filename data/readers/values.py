@@ -24,7 +24,7 @@ SMOOTHING_HU = 6.0
 
 FAT_HU = (-130, -65)  # where the peak of fat may lie; measured: -111 to -81
 SOFT_HU = (-15, 200)  # the peak of soft tissue; measured: 28 to 124
-FAT_TO_SOFT_HU = (90, 290)
+FAT_TO_SOFT_HU = (90, 250)  # from one to the other; measured: 126 to 221
 MAX_DENSE_SHARE = 0.10  # above 700 HU, of what is above -150
 DARKEST_HU = -1250  # what lies below is padding, not air with noise
 MAX_TOO_DARK_SHARE = 0.01
@@ -116,10 +116,10 @@ def _check_missing(image: np.ndarray, path: Path, scale: float, offset: float) -
     part = image[::step, ::step, ::step]
     missing = ~np.isfinite(part)
     body = np.where(missing, -np.inf, part) > (BODY_HU - offset) / scale
-    parts, found = ndimage.label(body)
     inside = 0
-    if found:
-        body = parts == np.bincount(parts.ravel())[1:].argmax() + 1
+    if body.any():
+        parts, _ = ndimage.label(body | missing)  # a body stays one where whole slices are missing
+        body &= parts == np.bincount(parts[body]).argmax()
         inside = int(np.count_nonzero(missing & _between(body)))
     if inside > MAX_MISSING_SHARE * np.count_nonzero(body):
         raise DataError(

@@ -30,6 +30,8 @@ from reproduce.analysis.shift import BASELINE, WHOLE, measure_shift, shift_table
 from reproduce.analysis.tables import Report, make_report
 
 PLACEHOLDER = re.compile(r"\{\{([^{}]*)\}\}")
+# In a page that is written by hand: what stands between is made of the cases.
+SECTION = re.compile(r"<!-- (\{\{[^{}]*\}\}) -->\n.*?<!-- end -->", re.DOTALL)
 NOT_MEASURED = "not measured"
 
 
@@ -90,6 +92,13 @@ def render_page(template: str, results: Path) -> str:
             raise ValueError(f"{{{{{match[1]}}}}}: wrong arguments ({error})") from error
 
     return PLACEHOLDER.sub(fill, template)
+
+
+def refresh_sections(text: str, results: Path) -> str:
+    """A page with its sections `<!-- {{block}} --> ... <!-- end -->` made anew."""
+    return SECTION.sub(
+        lambda match: f"<!-- {match[1]} -->\n{render_page(match[1], results)}\n<!-- end -->", text
+    )
 
 
 def show_status(page: Page, *names: str) -> str:

@@ -29,7 +29,7 @@ KEY_COLUMNS = (
 RENAMED = {"threshold": "threshold_value"}
 MACHINE_COLUMNS = ("peak_memory_mib",)  # says more of the machine than of the method
 CASE_COLUMNS = tuple(RENAMED.get(c, c) for c in COLUMNS if c not in MACHINE_COLUMNS)
-TEXT_COLUMNS = ("case_id", "empty", "fallback")
+TEXT_COLUMNS = ("case_id", "empty", "fallback", "arithmetic")
 NETWORK_COLUMNS = ("method", "stage", "parameters", "macs")
 
 

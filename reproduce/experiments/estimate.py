@@ -35,7 +35,7 @@ from engine.training import load_crops, make_dataset
 from reproduce.workflow.processes import exit_with_parent
 from utils.config import Config
 from utils.device import autocast, select_device, select_precision
-from utils.distributed import World
+from utils.distributed import Distributed
 from utils.files import write_json
 
 SAMPLE_CASES = 3  # a step is measured on so many cases
@@ -157,7 +157,7 @@ def measure_speed(config: Config, cases: Sequence[PreparedCase]) -> Speed:
     method, stage = state.method, config.stage
     dataset = make_dataset(config, method, cases)
     steps = 1 + MEASURED_STEPS
-    crops = iter(load_crops(dataset, config, World(), 0, steps))
+    crops = iter(load_crops(dataset, config, Distributed(), 0, steps))
     method.train()
     images: list[torch.Tensor] = []
 
@@ -182,7 +182,7 @@ def measure_speed(config: Config, cases: Sequence[PreparedCase]) -> Speed:
 class _NoFile:
     """Stands for the checkpointer: these steps are not kept."""
 
-    world = World()
+    processes = Distributed()
 
     def __call__(self, force: bool = False) -> None:
         """Save nothing."""

@@ -125,16 +125,19 @@ def _is_true(folder: Path, earlier: Path | None) -> bool:
 def missing_steps(plan: Plan, cells: Iterable[Cell], splits: Splits | None = None) -> list[Step]:
     """The steps of the cells that are not done, each once, behind the steps that they need.
 
-    What depends on a step that is not done is not done either. With `splits` every step is looked
-    at; without, as tables read, a cell that has its results needs none.
+    What depends on a step that is not done is not done either.
     """
+    todo = [cell for cell in cells if not _is_filled(plan, cell, splits)]
     missing: dict[Step, None] = {}
-    if splits is None:
-        cells = [cell for cell in cells if not find_folders(plan, cell)]
-    for step in dict.fromkeys(step for cell in cells for step in steps_of(plan, cell)):
+    for step in dict.fromkeys(step for cell in todo for step in steps_of(plan, cell)):
         if any(needed in missing for needed in step.needs) or not is_done(step, splits):
             missing[step] = None
     return list(missing)
+
+
+def _is_filled(plan: Plan, cell: Cell, splits: Splits | None) -> bool:
+    """Whether all results of a cell exist, with all that they were read from."""
+    return all(is_done(step, splits) for step in evaluations_of(plan, cell))
 
 
 def stale_folders(steps: Iterable[Step], splits: Splits) -> list[Path]:

@@ -1,0 +1,248 @@
+"""SAML (Liu, Dou and Heng, MICCAI 2020, arXiv 2007.02035): row "SAML" of Table VI.
+
+Against BL: each step takes one sample of each source, learns from some centers (meta-train) and
+also from the others (meta-test) at the weights that a virtual gradient step on the first has led
+to, where the mask shall be compact and the contour's features apart from the surroundings'.
+
+Sure: the virtual step with stopped gradient (first order), its rate of 1e-4 and the clipping of
+each tensor's gradient to a norm of 10; that both the task's and the meta gradient move the weights;
+both shape terms, their weights, the margin of 10 and the metric network's own rate of 1e-3; the
+network that predicts is the baseline's (945.23, 3.79e7). A step of two sources has two forward and
+two backward passes.
+
+Deviations:
+1. Two centers: one is meta-train, the other meta-test, drawn anew in each step (three in the paper:
+   two and one). Samples go through one at a time, so memory is the baseline's, and each step's loss
+   is the mean over its samples: with `--inner-lr 0` and no shape terms a step is the baseline's.
+2. One Adam at the run's rate on the sum of both gradients, in place of two with rates of 1e-4 and
+   1e-3, so that all rows have the optimizer of Sec. IV-C; `--meta-weight` weighs the second.
+3. The segmentation loss is Eq. 2, not Dice alone, on both sides.
+4. Compactness is the paper's, per axial slice that holds the target and within 10 voxels of it: the
+   root under the length gives each voxel 1e-4, which would add up over a whole volume.
+5. Of the meta-train samples the features are those before the virtual step, without gradient
+   (a third pass would be needed); they are averaged over contour and ring at their own resolution
+   (32 channels each at strides 1 and 2) and brought to zero mean and unit variance, since this
+   network does not normalize its decoder's outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data.dataset import Sample
+from data.targets.contours import contour_and_ring
+from data.targets.sdm import bounding_box
+from losses.compactness import slice_compactness, volume_compactness
+from losses.segmentation import segmentation_loss
+from losses.triplet import semi_hard_triplet_loss
+from methods.base import ONE_PER_CENTER, Method, MethodSettings, Step, Terms
+from models.backbone import Levels, ResidualEncoderDecoder
+from utils.settings import NOT_NEGATIVE, POSITIVE, setting
+
+COMPACTNESS_MARGIN = 10  # voxels around the target that the compactness looks at
+CONTOUR, RING = 1, 0  # the two classes of embeddings
+COMPACTNESS_FORMS = ("slices", "volume")
+
+Shapes = list[tuple[int, Tensor]]  # class and pooled features (2 width,)
+
+
+@dataclass(frozen=True)
+class SamlSettings(MethodSettings):
+    """The virtual step and the two terms of shape."""
+
+    inner_lr: float = setting(
+        1e-4, "rate of the virtual step", "its released script", allowed=NOT_NEGATIVE
+    )
+    clip_norm: float = setting(
+        10.0,
+        "largest norm of a tensor's gradient in the virtual step",
+        "its released script",
+        allowed=POSITIVE,
+    )
+    meta_weight: float = setting(
+        1.0, "weight of the meta gradient beside the task's", "-", allowed=NOT_NEGATIVE
+    )
+    metric_lr: float = setting(
+        1e-3,
+        "initial learning rate of the metric network",
+        "its released script",
+        allowed=POSITIVE,
+    )
+    margin: float = setting(
+        10.0, "margin of the triplet loss", "its released script", allowed=NOT_NEGATIVE
+    )
+    compactness: str = setting(
+        "slices",
+        "compactness of axial slices, or of the volume",
+        "its Eq. 4; volume: -",
+        COMPACTNESS_FORMS,
+    )
+    boundary_scale: float = setting(
+        0.01, "factor of the boundary's length", "its released script", allowed=POSITIVE
+    )
+
+
+class Saml(Method):
+    """Row SAML of Table VI; `auxiliary` is the metric network, which only trains."""
+
+    Settings = SamlSettings
+    terms: ClassVar[dict[str, float]] = {"seg": 1.0, "compact": 1.0, "smooth": 0.005}
+    sampling = ONE_PER_CENTER
+    least_sources = 2
+    table6: ClassVar[str | None] = "SAML"
+    settings: SamlSettings
+    network: ResidualEncoderDecoder
+
+    def build_auxiliary(self) -> nn.Module | None:
+        """The metric network, 64 -> 32 -> 16 at the paper's width."""
+        if not self.uses("smooth"):
+            return None
+        width = self.config.width
+        return nn.Sequential(
+            nn.Linear(2 * width, width), nn.LeakyReLU(), nn.Linear(width, width // 2)
+        )
+
+    def build_optimizers(self) -> list[torch.optim.Optimizer]:
+        """One Adam; the metric network has its own rate."""
+        groups: list[dict[str, object]] = [{"params": self.network.parameters()}]
+        if self.auxiliary is not None:
+            groups.append({"params": self.auxiliary.parameters(), "lr": self.settings.metric_lr})
+        return [torch.optim.Adam(groups, self.config.lr, weight_decay=self.config.weight_decay)]
+
+    def training_step(self, samples: Sequence[Sample], step: Step) -> None:
+        """Gradient of the meta-train loss, plus that of the meta-test loss at moved weights."""
+        domains = sorted({sample.domain for sample in samples})
+        held_out = domains[int(torch.randint(len(domains), (), generator=step.generator()))]
+        meta_train = [sample for sample in samples if sample.domain != held_out]
+        meta_test = [sample for sample in samples if sample.domain == held_out]
+        share = 1 / len(samples)
+        shapes: Shapes = []
+        for sample in meta_train:
+            step.backward(step.forward(partial(self.meta_train_loss, shapes), sample), share)
+        parameters = list(self.network.parameters())
+        task = [parameter.grad for parameter in parameters]
+        for parameter in parameters:
+            parameter.grad = None
+        # the virtual step is on the mean over the meta-train samples, without fp16's loss scale
+        scale = step.loss_scale * max(len(meta_train), 1) * share
+        settings = self.settings
+        with virtual_step(parameters, task, scale, settings.inner_lr, settings.clip_norm):
+            for sample in meta_test:
+                terms = step.forward(partial(self.meta_test_loss, shapes), sample)
+                step.backward(terms, share * settings.meta_weight, share)
+        for parameter, gradient in zip(parameters, task, strict=True):
+            if gradient is not None:
+                meta = parameter.grad
+                parameter.grad = gradient if meta is None else gradient + meta
+        step.update()
+
+    def meta_train_loss(self, shapes: Shapes, sample: Sample, generator: torch.Generator) -> Terms:
+        """The baseline's loss; the sample's pooled features are added to `shapes`."""
+        logits, levels = self._features(sample)
+        if self.uses("smooth"):
+            pooled = pool_shapes(levels, sample.mask)
+            shapes.extend((kind, features.detach()) for kind, features in pooled)
+        return {"seg": segmentation_loss([logits], sample.mask)}
+
+    def meta_test_loss(self, shapes: Shapes, sample: Sample, generator: torch.Generator) -> Terms:
+        """The baseline's loss and both terms of shape; `shapes`: of the meta-train samples."""
+        logits, levels = self._features(sample)
+        terms = {"seg": segmentation_loss([logits], sample.mask)}
+        if self.uses("compact"):
+            terms["compact"] = self._compactness(torch.sigmoid(logits.float()), sample)
+        if self.uses("smooth"):
+            terms["smooth"] = self._smoothness([*shapes, *pool_shapes(levels, sample.mask)])
+        return terms
+
+    def _features(self, sample: Sample) -> tuple[Tensor, Levels]:
+        stages = self.network.encode(sample.image)
+        levels = self.network.decode(stages)
+        return self.network.read_out(stages, levels).logits, levels
+
+    def _compactness(self, prob: Tensor, sample: Sample) -> Tensor:
+        """Of the probability near the target; zero where the sample has none."""
+        mask = sample.mask[0, 0] > 0.5
+        box = bounding_box(mask, margin=COMPACTNESS_MARGIN)
+        if box is None:
+            return prob.flatten()[:0].sum()
+        near, scale = prob[0, 0][box], self.settings.boundary_scale
+        if self.settings.compactness == "volume":
+            return volume_compactness(near, sample.spacing, boundary_scale=scale)
+        held = mask[box].flatten(1).any(dim=1)
+        return slice_compactness(near[held], sample.spacing[1:], boundary_scale=scale)
+
+    def _smoothness(self, shapes: Shapes) -> Tensor:
+        """Triplet loss of the metric network's embeddings, in float32."""
+        assert self.auxiliary is not None
+        weight = next(self.auxiliary.parameters())
+        if not shapes:  # no sample of this step has a target
+            return weight.flatten()[:0].sum()
+        with torch.autocast(weight.device.type, enabled=False):
+            embeddings = self.auxiliary(torch.stack([features for _, features in shapes]))
+        labels = torch.tensor([kind for kind, _ in shapes], device=weight.device)
+        return semi_hard_triplet_loss(embeddings, labels, self.settings.margin)
+
+
+@contextmanager
+def virtual_step(
+    parameters: Sequence[nn.Parameter],
+    gradients: Sequence[Tensor | None],
+    scale: float,
+    rate: float,
+    clip_norm: float,
+) -> Iterator[None]:
+    """Parameters at theta - rate * clip(gradient / scale); then theta again, to the bit.
+
+    Each tensor's gradient is clipped by itself. One that is not finite moves nothing: its update
+    is skipped (fp16) or ends the training.
+    """
+    kept = [parameter.detach().clone() for parameter in parameters]
+    try:
+        with torch.no_grad():
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                if gradient is None:
+                    continue
+                moved = gradient / scale
+                norm = torch.linalg.vector_norm(moved)
+                moved = moved * (clip_norm / norm).clamp(max=1)
+                parameter.sub_(rate * torch.where(norm.isfinite(), moved, 0.0))
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, value in zip(parameters, kept, strict=True):
+                parameter.copy_(value)
+
+
+def pool_shapes(levels: Levels, mask: Tensor) -> Shapes:
+    """Features of the finest two levels, averaged over the mask's contour and over its ring.
+
+    `mask`: (1, 1, z, y, x). One entry for each that is not empty. Each level's average has zero
+    mean and unit variance over its channels.
+    """
+    shapes: Shapes = []
+    for kind, region in zip((CONTOUR, RING), contour_and_ring(mask[0, 0] > 0.5), strict=True):
+        if bool(region.any()):
+            means = [masked_mean(level[0], region) for level in (levels[2], levels[1])]
+            shapes.append((kind, torch.cat([F.layer_norm(m, m.shape) for m in means])))
+    return shapes
+
+
+def masked_mean(features: Tensor, region: Tensor) -> Tensor:
+    """Mean of `features` (c, z, y, x) over a bool `region` of as many or more voxels: (c,) float32.
+
+    Each feature voxel counts as often as the region has voxels in it.
+    """
+    ratio = region.shape[0] // features.shape[1]
+    share = F.avg_pool3d(region[None, None].float(), ratio).flatten()
+    cells = share.nonzero().squeeze(1)
+    weights = share[cells]
+    values = features.flatten(1)[:, cells].float()  # the few that count
+    return (values * weights).sum(dim=1) / weights.sum()
