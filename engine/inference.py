@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from monai.inferers import sliding_window_inference
 from torch import Tensor
 
 from data.intensity import PAD_HU, window_hu
@@ -245,6 +244,9 @@ def predict_windows(
         nonlocal windows
         windows += 1
         return predictor.predict(window)
+
+    # Here: importing MONAI takes seconds, which every process of an experiment would pay.
+    from monai.inferers import sliding_window_inference
 
     z, y, x = image.shape[2:]
     prob = sliding_window_inference(

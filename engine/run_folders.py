@@ -177,7 +177,7 @@ def mark_done(folder: Path) -> None:
 
 def environment() -> dict[str, Any]:
     """Versions and devices, so that a number can be traced to what computed it."""
-    names = ("torch", "numpy", "scipy", "SimpleITK", "scikit-image", "monai")
+    names = ("torch", "numpy", "scipy", "SimpleITK", "monai")
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "python": platform.python_version(),

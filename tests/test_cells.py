@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -18,6 +19,8 @@ from engine.provenance import digest_result
 from engine.results import result_folder
 from engine.run_folders import create_run, locked, mark_done, read_run
 from engine.split_selection import select_splits
+from engine.threshold_selection import THRESHOLDS as THRESHOLD_CHOICES
+from engine.threshold_selection import sweep_path
 from engine.training import fit
 from methods import METHODS
 from reproduce.experiments.cells import (
@@ -250,6 +253,41 @@ def test_a_result_counts_only_as_long_as_what_it_was_read_from(
     missing = missing_steps(plan, [cell], splits)
     assert names(missing) == ["evaluate pancreas_fine", "evaluate tumor_coarse"]
     assert stale_folders(missing, splits) == []  # no training is
+
+
+def test_a_result_counts_only_with_the_threshold_of_now(
+    plan: Plan, centers: dict[str, Center], finish: Callable[[Step], None]
+) -> None:
+    cell = make_cell(centers, "tumor_coarse", "B", threshold="source-val")
+    both = [cell, replace(cell, threshold="target")]
+    steps = dict.fromkeys(step for c in both for step in steps_of(plan, c))
+    for step in steps:
+        finish(step)
+    (heldout,) = (step for step in steps if step.name.endswith("A+C_heldout_seg"))
+    best = {f"{t:g}": 50.0 + (t == 0.3) for t in THRESHOLD_CHOICES}
+    for center, case_id in read_cases_of(heldout):
+        place = heldout.folder / f"evaluation_{center}_seg_heldout"
+        write_json(sweep_path(place, case_id), best)
+    for threshold, value in (("target", 0.7), ("source-val", 0.3)):
+        note = heldout.folder / f"evaluation_B_seg_{threshold}" / "origin.json"
+        write_json(note, json.loads(note.read_text()) | {"threshold": value})
+    seven = Splits(plan.centers)
+    seven.centers["B"] = replace(centers["B"], tumor_threshold=0.7)
+    assert missing_steps(plan, both, seven) == []
+    missing = missing_steps(plan, both, Splits(plan.centers))  # its threshold is another now
+    assert [step.name for step in missing] == ["evaluate_tumor_coarse_ours_A+C_on_B_seg_target"]
+    for center, case_id in read_cases_of(heldout):
+        place = heldout.folder / f"evaluation_{center}_seg_heldout"
+        write_json(sweep_path(place, case_id), {**best, "0.5": 99.0})  # evaluated again
+    missing = missing_steps(plan, both, seven)
+    assert [step.name for step in missing] == ["evaluate_tumor_coarse_ours_A+C_on_B_seg_source-val"]
+
+
+def read_cases_of(heldout: Step) -> list[tuple[str, str]]:
+    """The held-out cases of a step's run."""
+    run = read_run(heldout.folder)
+    assert run is not None
+    return sorted(run.heldout_cases)
 
 
 def test_another_setting_of_an_earlier_stage_asks_for_all_that_depends_on_it(

@@ -56,9 +56,11 @@ def test_numbers_are_written_with_six_digits_and_unknown_ones_left_empty(tmp_pat
     assert path.read_text() == "a,b,c,d,e\n0.333333,,,x,7\n"
 
 
-def test_the_command_line_makes_the_plan_that_the_tables_make(picture_centers: Path) -> None:
+def test_the_command_line_makes_the_plan_that_the_tables_make(
+    picture_centers: Path, tmp_path: Path
+) -> None:
     words = ["--centers", str(picture_centers), "--targets", "B", "--options", "--width 8"]
-    words += ["--time", TIME]
+    words += ["--time", TIME, "--experiment", str(tmp_path)]
     request = request_of(make_parser("x").parse_args([*words, "--threshold", "source-val"]))
     assert (request.targets, request.threshold) == (("B",), "source-val")
     assert request.plan == Plan(picture_centers, options=("--width", "8"), time=TIME)
@@ -66,8 +68,7 @@ def test_the_command_line_makes_the_plan_that_the_tables_make(picture_centers: P
     assert (cell.sources, cell.threshold) == (("A", "C"), "source-val")
     assert request.cell("pancreas_fine", "B").threshold == "target"  # it has no other
     for wrong in ("N", "D"):
-        words = ["--centers", str(picture_centers), "--targets", wrong, "--time", TIME]
-        args = make_parser("x").parse_args(words)
+        args = make_parser("x").parse_args([*words, "--targets", wrong])
         with pytest.raises(ValueError, match=f"--targets {wrong}: .* A, B, C"):
             request_of(args)
 
@@ -123,7 +124,7 @@ def test_what_is_missing_ends_the_script_with_one_message_and_status_2(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as left:
-        figure.main(["--centers", str(picture_centers), "--targets", "C", "--time", TIME])
+        figure.main(["--centers", str(picture_centers), "--targets", "C", "--experiment", "mine"])
     assert left.value.code == 2
     assert capsys.readouterr().err.startswith("error: no tumor")
 

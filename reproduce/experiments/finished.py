@@ -7,13 +7,16 @@ that the plan asks for, a result with all that it was read from, as that is now.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from data.case import Center
 from data.centers import load_centers
 from data.splits import CaseName, Split
 from engine.case_metrics import Row, read_cases
+from engine.evaluation import choose_threshold
 from engine.provenance import digest_result
 from engine.results import result_folder
 from engine.run_folders import Run, config_hash, locked, read_run
@@ -102,19 +105,40 @@ def find_result(step: Step, splits: Splits | None = None) -> dict[str, Path]:
         centers = sorted({center for center, _ in run.heldout_cases})
     result = {center: result_folder(run, step.stage, center, asked) for center in centers}
     earlier = {} if before is None else find_result(before, splits)
-    true = all(_is_true(folder, earlier.get(center)) for center, folder in result.items())
-    return result if true else {}
+    for center, folder in result.items():
+        origin = read_origin(folder)
+        if origin is None or not _was_read_from(origin, earlier.get(center)):
+            return {}
+        if splits is not None and not _has_threshold(step, run, splits.centers[center], origin):
+            return {}
+    return result
 
 
-def _is_true(folder: Path, earlier: Path | None) -> bool:
-    """Whether a result is finished and was read from `earlier` as it is now.
+def read_origin(folder: Path) -> dict[str, Any] | None:
+    """What a finished result was made from; None where it is not finished."""
+    if not (folder / "done").is_file():
+        return None
+    note = folder / "origin.json"
+    origin: dict[str, Any] = json.loads(note.read_text("utf-8")) if note.is_file() else {}
+    return origin
+
+
+def _has_threshold(step: Step, run: Run, center: Center, origin: Mapping[str, Any]) -> bool:
+    """Whether a result has the threshold of now: of centers.toml, or of the held-out cases."""
+    if "threshold" not in origin:
+        return True
+    try:
+        threshold = choose_threshold(step.evaluation, run, step.training.config.stage, center)
+    except FileNotFoundError:  # the held-out cases are to be predicted
+        return False
+    return bool(threshold == origin["threshold"])
+
+
+def _was_read_from(origin: Mapping[str, Any], earlier: Path | None) -> bool:
+    """Whether a result was read from `earlier` as it is now.
 
     Of a coarse stage, or around labels, it was read from none.
     """
-    if not (folder / "done").is_file():
-        return False
-    note = folder / "origin.json"
-    origin = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
     if origin.get("previous") is None:
         return True
     if earlier is None or Path(origin["previous"]).parts != earlier.parts[-2:]:
@@ -125,19 +149,16 @@ def _is_true(folder: Path, earlier: Path | None) -> bool:
 def missing_steps(plan: Plan, cells: Iterable[Cell], splits: Splits | None = None) -> list[Step]:
     """The steps of the cells that are not done, each once, behind the steps that they need.
 
-    What depends on a step that is not done is not done either.
+    What depends on a step that is not done is not done either. With `splits` every step is looked
+    at; without, as tables read, a cell that has its results needs none.
     """
-    todo = [cell for cell in cells if not _is_filled(plan, cell, splits)]
+    if splits is None:
+        cells = [cell for cell in cells if not find_folders(plan, cell)]
     missing: dict[Step, None] = {}
-    for step in dict.fromkeys(step for cell in todo for step in steps_of(plan, cell)):
+    for step in dict.fromkeys(step for cell in cells for step in steps_of(plan, cell)):
         if any(needed in missing for needed in step.needs) or not is_done(step, splits):
             missing[step] = None
     return list(missing)
-
-
-def _is_filled(plan: Plan, cell: Cell, splits: Splits | None) -> bool:
-    """Whether all results of a cell exist, with all that they were read from."""
-    return all(is_done(step, splits) for step in evaluations_of(plan, cell))
 
 
 def stale_folders(steps: Iterable[Step], splits: Splits) -> list[Path]:
