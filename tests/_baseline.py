@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor
 
 from data.dataset import Crop, Sample, StageDataset, load_on_device, make_sample
 from data.prepare.prepared_case import PreparedCase
-from engine.checkpointing import State, build_state
-from methods import build_method, make_config
+from engine.checkpointing import State, build_state, load_checkpoint
+from methods import METHODS, Method, build_method, make_config
+from methods.base import Step
 from models.complexity import count_complexity
-from tests.conftest import SPACING, make_tiny_case, take_step
+from tests.conftest import SPACING, make_tiny_case, read_log, take_step, train, weights
 from utils.config import Config
 from utils.stages import STAGES, TUMOR_FINE, Stage
 
@@ -46,6 +51,40 @@ def train_steps(config: Config, crops: Sequence[Crop]) -> tuple[State, list[dict
 def network_weights(state: State) -> dict[str, Tensor]:
     """The tensors of what predicts, by name."""
     return state.method.network.state_dict()
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run leaves: the checkpoint's tensors of the method, and the rows of log.csv."""
+
+    weights: dict[str, Tensor]
+    log: list[dict[str, str]]
+
+
+def killed_and_resumed(
+    config: Config, method: type[Method], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Trained, Trained]:
+    """The same training unbroken, and terminated in its third step and resumed."""
+
+    class Killed(method):  # type: ignore[misc, valid-type]
+        """Gets SIGTERM in the third step."""
+
+        def after_step(self, step: Step) -> None:
+            super().after_step(step)
+            if step.number == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    whole = train(replace(config, checkpoints=folder / "whole"))
+    config = replace(config, checkpoints=folder / "killed")
+    monkeypatch.setitem(METHODS, config.method, Killed)
+    with pytest.raises(SystemExit):
+        train(config)
+    (stopped,) = (folder / "killed").glob("*/last.pt")
+    assert load_checkpoint(stopped)["step"] == 3
+    monkeypatch.setitem(METHODS, config.method, method)
+    resumed = train(config)
+    unbroken, again = (Trained(weights(run), read_log(run)) for run in (whole, resumed))
+    return unbroken, again
 
 
 def costs(method: str) -> set[tuple[int, str]]:
