@@ -88,7 +88,7 @@ def main() -> None:
         case = make_case(folder, rng)
         ways: dict[str, tuple[Callable[[tuple[slice, ...]], np.ndarray], int]] = {
             "memory map": (lambda box: np.array(case.image_hu[box]), repeats),
-            "memory map, opened anew": (
+            "memory map, opened again": (
                 lambda box: np.array(np.load(folder / IMAGE, mmap_mode="r")[box]),
                 repeats,
             ),

@@ -1,6 +1,6 @@
 """Check every data set of a centers file: python data/check.py centers.toml
 
-Reads every case and tells all at once: what is refused and what to do about it, warnings, scans
+Reads every case and reports at once: what is refused and what to do about it, warnings, scans
 that are listed twice, lesions under 10 mm3, and Table I's figures of every center. Writes
 check.txt, table1.csv, cases.csv, lesions.csv, problems.csv, duplicates.csv, check.png and a picture
 CENTER_CASE.png of each case with a warning. Cases that did not change since the last check are not

@@ -242,7 +242,7 @@ def _command(
 
 
 def _train_again(run: Run) -> str:
-    """The command that began an unfinished run: given again, it resumes."""
+    """The command that started an unfinished run: given again, it resumes."""
     facts = json.loads((run.folder / "environment.json").read_text(encoding="utf-8"))
     return "python " + shlex.join(facts["command"])
 

@@ -27,7 +27,7 @@ class NonFiniteLossError(StoppedError):
 
 
 class TrainingStep:
-    """The `Step` of methods/base.py; made anew for each step.
+    """The `Step` of methods/base.py; made for each step.
 
     `number`: of this step, from 1, of `total`; `progress`: the part of the training before it, in
     [0, 1).

@@ -1,6 +1,6 @@
 """RandConv (Xu et al., ICLR 2021, arXiv 2007.13003): row "RandConv" of Table VI.
 
-Against BL: each image is mixed with a random convolution of itself, anew in every step; three such
+Against BL: each image is mixed with a random convolution of itself, drawn in every step; three such
 views go through the network, the first carries the loss of BL, and all three are to agree.
 
 Sure (its paper and released scripts): RC_mix, a F(x) + (1 - a) x with a ~ U(0, 1), kernel sizes

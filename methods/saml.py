@@ -11,9 +11,10 @@ network that predicts is the baseline's (945.23, 3.79e7). A step of two sources 
 two backward passes.
 
 Deviations:
-1. Two centers: one is meta-train, the other meta-test, drawn anew in each step (three in the paper:
-   two and one). Samples go through one at a time, so memory is the baseline's, and each step's loss
-   is the mean over its samples: with `--inner-lr 0` and no shape terms a step is the baseline's.
+1. Of two centers one is meta-train, the other meta-test, drawn anew in each step (three in the
+   paper: two and one, as here where there are three). Samples go through one at a time, so memory
+   is the baseline's, and each step's loss is the mean over its samples: with `--inner-lr 0` and no
+   shape terms a step is the baseline's.
 2. One Adam at the run's rate on the sum of both gradients, in place of two with rates of 1e-4 and
    1e-3, so that all rows have the optimizer of Sec. IV-C; `--meta-weight` weighs the second.
 3. The segmentation loss is Eq. 2, not Dice alone, on both sides.

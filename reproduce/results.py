@@ -1,7 +1,7 @@
 """Make docs/results.md of the exported cases in results/: python reproduce/results.py
 
 Its text is docs/results.template.md; every table and number comes from results/. The table of
-results in README.md is made anew too.
+results in README.md is filled in too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The prepared cache: whole and current, or made anew; never used otherwise."""
+"""The prepared cache: whole and current, or made again; never used otherwise."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ def other_box(path: Path) -> None:
         ("meta.json", other_box),
     ],
 )
-def test_a_damaged_cache_is_made_anew_and_never_used(
+def test_a_damaged_cache_is_made_again_and_never_used(
     tmp_path: Path, name: str, damage: object
 ) -> None:
     center = make_center(tmp_path, "A", (1,))

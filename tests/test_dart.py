@@ -210,7 +210,7 @@ def test_a_single_copy_is_the_baseline_to_the_bit(
 def test_copies_on_the_same_draws_stay_equal_and_are_plain_training(
     tiny_config: MakeConfig, pairs: list[list[Crop]]
 ) -> None:
-    """Without dropout, which each copy draws anew."""
+    """Without dropout, which each copy draws again."""
 
     def train_both(config: Config) -> State:
         state = build_state(config, CPU, SOURCES)

@@ -33,7 +33,7 @@ class Plan:
 
     @property
     def facts(self) -> dict[str, str]:
-        """What a table of the cases tells of this one."""
+        """What a table of the cases says about this one."""
         lesion = self.lesion
         return {
             "lesion": "none" if lesion is None else lesion.kind,

@@ -38,7 +38,7 @@ from data.readers.header import estimate_voxels
 from data.splits import list_all_cases
 
 BYTES_PER_VOXEL = 3  # int16 image and uint8 label
-MAX_WARNINGS = 20  # lines; the check tells all
+MAX_WARNINGS = 20  # lines; the check lists all
 
 
 def prepare_centers(

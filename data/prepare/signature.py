@@ -7,7 +7,7 @@ Three signs, since copies differ in different ways (see `data.prepare.similarity
 - `thumbnail`: the whole volume as 16 x 16 x 16 voxels.
 - `slabs`: 12 x 12 means over the body for every 8 mm of height, and the body's extent there.
 
-No image can be rebuilt from them: a hash of 64 bits tells the place of nothing, and cells of about
+No image can be rebuilt from them: a hash of 64 bits gives no position, and cells of about
 25 mm show neither an organ's border nor a lesion.
 """
 

@@ -33,7 +33,7 @@ def facts_of(
 ) -> CaseFacts | DataError:
     """The facts of one case, remembered or read, or why it is refused.
 
-    `cache`: the folder of the prepared cases; None reads anew. `picture`: where a picture of the
+    `cache`: the folder of the prepared cases; None reads again. `picture`: where a picture of the
     case goes if it has a warning; that of an earlier check is removed if it has none.
     """
     name = f"{center.name}/{files.case_id}"

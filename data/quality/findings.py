@@ -33,7 +33,7 @@ MAX_LEFT_OUT = 10  # of a center, printed; problems.csv has all
 
 @dataclass(frozen=True)
 class CheckSettings:
-    """How to check. `case_ids`: only these (empty: all). `cache`: None reads every case anew."""
+    """How to check. `case_ids`: only these (empty: all). `cache`: None reads every case again."""
 
     out: Path
     cache: Path | None = None

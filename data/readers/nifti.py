@@ -220,7 +220,7 @@ def _forms(
         if not np.isfinite(steps).all() or not (steps > 0).all():
             raise DataError(
                 f"{path}: its voxel size is {_short(given)} (pixdim), and nothing else in the "
-                "header tells it; correct the header, or convert it again from DICOM"
+                "header says it; correct the header, or convert it again from DICOM"
             )
         notes = (f"its voxel size is {_short(given)} in pixdim; read as {_short(steps)} mm",)
         header["pixdim"][1:4] = steps

@@ -95,7 +95,7 @@ def render_page(template: str, results: Path) -> str:
 
 
 def refresh_sections(text: str, results: Path) -> str:
-    """A page with its sections `<!-- {{block}} --> ... <!-- end -->` made anew."""
+    """A page with its sections `<!-- {{block}} --> ... <!-- end -->` filled in."""
     return SECTION.sub(
         lambda match: f"<!-- {match[1]} -->\n{render_page(match[1], results)}\n<!-- end -->", text
     )

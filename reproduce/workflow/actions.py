@@ -75,5 +75,5 @@ def evaluate(request: Any, device: str) -> None:
 
 
 def _note_command(kind: str, stage: str, request: Config | Evaluation) -> None:
-    """A run notes the command that began it: that of the stage's script."""
+    """A run records the command that started it: that of the stage's script."""
     sys.argv = [script(kind, stage), *arguments_of(request)]
