@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 LABEL_BACKGROUND, LABEL_PANCREAS, LABEL_TUMOR = 0, 1, 2
-CANONICAL_ORIENTATION = "LPS"  # x to the left, y to the back, z to the head; arrays are (z, y, x)
 HU_RANGE = (-1024, 3071)  # what a 12-bit CT can hold; below it lies padding (-3024, -2048), not air
 
 Triple = tuple[float, float, float]

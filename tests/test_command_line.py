@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from dataclasses import fields, replace
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -41,10 +42,12 @@ def test_without_arguments_the_configuration_is_the_stage_and_the_defaults(stage
 @pytest.mark.parametrize("stage", STAGES.values(), ids=list(STAGES))
 def test_every_default_can_be_given_as_it_is_shown(stage: Stage, method: str) -> None:
     config = make_config(stage, method)
-    for owner in (config, stage, config.settings):
-        for name, _, default in flatten(owner):
-            argv = ["--method", method, *as_given(name, default)]
-            assert parse_config(stage, argv) == config, argv
+    given = [
+        as_given(name, default)
+        for owner in (config, stage, config.settings)
+        for name, _, default in flatten(owner)
+    ]
+    assert parse_config(stage, ["--method", method, *chain.from_iterable(given)]) == config
 
 
 def as_given(name: str, value: object) -> list[str]:

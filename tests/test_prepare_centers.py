@@ -15,7 +15,6 @@ from data.prepare.prepared_case import (
     PreparedCase,
     PrepareSettings,
     prepare_case,
-    restore_mask,
     restore_prob,
     to_prepared_mask,
 )
@@ -68,9 +67,9 @@ def test_results_return_to_the_original_grid_and_onto_the_label(tmp_path: Path) 
     assert restored.shape == SHAPE
     assert restored.dtype == np.float32
     assert 0 <= restored.min() <= restored.max() <= 1
-    for mask in (restored > 0.45, restore_mask(prob > 0, case)):
-        overlap = 2 * np.count_nonzero(mask & (label > 0))
-        assert overlap / (np.count_nonzero(mask) + np.count_nonzero(label)) > 0.93
+    mask = restored > 0.45
+    overlap = 2 * np.count_nonzero(mask & (label > 0))
+    assert overlap / (np.count_nonzero(mask) + np.count_nonzero(label)) > 0.93
     np.testing.assert_array_equal(to_prepared_mask(label > 0, case), np.asarray(case.label) > 0)
     with pytest.raises(ValueError, match=r"case_1: array is \(2, 2, 2\), its grid is"):
         restore_prob(np.zeros((2, 2, 2), np.float32), case)
@@ -83,7 +82,6 @@ def test_results_return_to_the_original_grid_and_onto_the_label(tmp_path: Path) 
 def test_an_empty_probability_comes_back_empty(tmp_path: Path) -> None:
     (case,) = prepare(make_center(tmp_path, "A", (1,)), tmp_path)
     assert not restore_prob(np.zeros(case.shape, np.float32), case).any()
-    assert not restore_mask(np.zeros(case.shape, bool), case).any()
 
 
 def test_a_single_ct_is_prepared_in_memory_alike(tmp_path: Path) -> None:

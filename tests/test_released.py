@@ -139,7 +139,9 @@ def test_an_imported_network_gives_the_released_networks_outputs_on_every_head()
     image = torch.rand(2, 1, 16, 24, 32, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         ours, theirs = network(image), Reference(state)(image)
-    for name, value in vars(theirs).items():
+    heads = {name: value for name, value in vars(theirs).items() if value is not None}
+    assert len(heads) >= 4
+    for name, value in heads.items():
         assert value.std() > 1e-3, f"{name} says nothing"
         error = (vars(ours)[name] - value).abs().max() / value.abs().max()
         assert error < 1e-4, name  # float32, another order of sums

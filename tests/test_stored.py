@@ -11,8 +11,8 @@ import pytest
 import SimpleITK as sitk
 
 from data.case import DataError
+from data.prepare.data_files import files_of
 from data.readers import load_image
-from data.readers.stored import voxel_files
 from data.readers.volume import read_volume
 from tests.volumes import ORIGIN_XYZ, make_image_hu, to_image
 
@@ -81,7 +81,7 @@ def test_whole_compressed_files_are_read(tmp_path: Path, name: str) -> None:
     volume = read_volume(tmp_path / name)
     np.testing.assert_array_equal(volume.array, IMAGE_HU)
     assert volume.grid.spacing_xyz == pytest.approx((0.7, 1.3, 2.9))
-    assert voxel_files(tmp_path / name) == tuple(dict.fromkeys((tmp_path / name, held)))
+    assert files_of(tmp_path / name) == sorted({tmp_path / name, held})
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -153,7 +153,7 @@ def test_a_file_per_slice_is_checked_file_by_file(tmp_path: Path) -> None:
     nrrd(tmp_path / "d.nhdr", "raw", "data file: s%02d.raw 0 9 1\n")
     for name in ("a.mhd", "b.mhd", "c.nhdr", "d.nhdr"):
         np.testing.assert_array_equal(read_volume(tmp_path / name).array, IMAGE_HU)
-        assert len(voxel_files(tmp_path / name)) == 11
+        assert len(files_of(tmp_path / name)) == 11
     (tmp_path / names[4]).write_bytes(IMAGE_HU[4].tobytes()[:-1])
     for name in ("a.mhd", "b.mhd", "c.nhdr", "d.nhdr"):
         with pytest.raises(DataError, match=rf"{name}: its data file s04\.raw is cut short"):
@@ -180,7 +180,7 @@ def test_a_data_file_in_a_folder_below_is_read(tmp_path: Path) -> None:
     (tmp_path / "voxels" / "v.raw").write_bytes(RAW)
     path = metaimage(tmp_path / "a.mhd", "voxels/v.raw")
     np.testing.assert_array_equal(read_volume(path).array, IMAGE_HU)
-    assert voxel_files(path) == (path, tmp_path / "voxels" / "v.raw")
+    assert files_of(path) == [path, tmp_path / "voxels" / "v.raw"]
 
 
 def test_headers_without_voxel_size_are_refused_and_without_orientation_noted(

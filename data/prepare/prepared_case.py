@@ -112,12 +112,6 @@ def restore_prob(prob: np.ndarray, prepared: PreparedCase) -> np.ndarray:
     return np.minimum(restored, 1, out=restored)  # weights sum to 1 but for the last bit
 
 
-def restore_mask(mask: np.ndarray, prepared: PreparedCase) -> np.ndarray:
-    """Mask on the prepared grid -> bool on the original canonical grid, covered by half."""
-    _check_shape(mask, prepared.shape, prepared)
-    return resample_mask(mask.astype(bool), prepared.weights(back=True))
-
-
 def to_prepared_mask(mask: np.ndarray, prepared: PreparedCase) -> np.ndarray:
     """Mask on the original canonical grid -> bool on the prepared grid, covered by half."""
     _check_shape(mask, prepared.original_shape, prepared)

@@ -56,17 +56,6 @@ class Stored:
     notes: tuple[str, ...] = ()
 
 
-def voxel_files(path: Path) -> tuple[Path, ...]:
-    """Every file that an image consists of: itself, and those its header names. For a cache's key.
-
-    Raises `DataError` where the header cannot be read or names a file outside its folder.
-    """
-    suffix = path.suffix.lower()
-    if suffix in (".mha", ".mhd", ".nrrd", ".nhdr"):
-        return tuple(dict.fromkeys((path, *read_stored(path).files)))
-    return (path,)
-
-
 def read_stored(path: Path) -> Stored:
     """The header of a MetaImage or NRRD file. Raises `DataError`."""
     try:
