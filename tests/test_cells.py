@@ -22,7 +22,7 @@ from engine.split_selection import select_splits
 from engine.threshold_selection import THRESHOLDS as THRESHOLD_CHOICES
 from engine.threshold_selection import sweep_path
 from engine.training import fit
-from methods import METHODS
+from methods import METHODS, config_from_plain
 from reproduce.experiments.cells import (
     Cell,
     Step,
@@ -43,8 +43,9 @@ from reproduce.experiments.finished import (
 )
 from reproduce.experiments.plan import Plan
 from tests.conftest import Tiny
-from utils.config import THRESHOLDS, StoppedError
+from utils.config import THRESHOLDS, Evaluation, StoppedError
 from utils.files import write_json
+from utils.settings import from_plain, to_plain
 from utils.stages import STAGES
 
 SMALL = ("--width", "8", "--spacing", "3", "1.5", "1.5", "--workers", "0", "--no-tensorboard")
@@ -144,6 +145,7 @@ def test_a_steps_command_says_what_its_request_holds(
         if step.kind == "train":
             config = step.config
             assert parse_config(stage, words) == config
+            assert config_from_plain(json.loads(json.dumps(to_plain(config)))) == config
             of_tumor = config.stage.target == "tumor"
             assert config.method == ("bl_dsl" if of_tumor else "ours")
             assert config.sources == (("A", "C") if of_tumor else ("A", "C", "N"))
@@ -154,6 +156,7 @@ def test_a_steps_command_says_what_its_request_holds(
         else:
             asked = step.evaluation
             assert parse_evaluation(stage, words) == asked
+            assert from_plain(Evaluation, json.loads(json.dumps(to_plain(asked)))) == asked
             assert (asked.target, asked.seed, asked.time) == ("B", 7, (TIME,))
             with pytest.raises(TypeError, match="is no training"):
                 _ = step.config

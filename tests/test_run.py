@@ -210,7 +210,7 @@ def test_a_table_resumes_after_sigterm_and_is_filled_once(tmp_path: Path) -> Non
     assert left is not None
     assert int(left[1]) == STEPS - saved  # the estimate counts what is left
     assert "## Table II" in text
-    assert "Missing cells" not in (place.out / "table2.md").read_text()
+    assert "Missing results" not in (place.out / "table2.md").read_text()
     (coarse,) = find_runs(place.out / "checkpoints", COARSE)
     (fine,) = find_runs(place.out / "checkpoints", "pancreas_fine")
     assert coarse.done
@@ -262,7 +262,7 @@ def test_a_second_call_is_refused_and_a_killed_one_resumes_until_its_minutes_are
     assert status == 0, text
     assert "the time is over" in text
     assert "4 left. The same command resumes:\n  python reproduce/run.py --what table2" in text
-    assert "### Missing cells" in text  # the table of what is there
+    assert "### Missing results" in text  # the table of what is there
     assert place.saved_step(COARSE) > killed_at
     (one,) = find_runs(place.out / "checkpoints", COARSE)
     assert not one.done

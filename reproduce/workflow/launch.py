@@ -20,7 +20,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from reproduce.workflow.plan_file import Entry, PlanFile, forget_steps, is_marked, read_status
+from reproduce.workflow.plan_file import Entry, PlanFile, forget_step, read_status
 from reproduce.workflow.processes import (
     GRACE_S,
     POLL_S,
@@ -31,6 +31,11 @@ from reproduce.workflow.processes import (
 
 SNAKEFILE = Path(__file__).with_name("Snakefile")
 LOCAL, TIME, KILLED = "local", "time", "Snakemake was killed"
+NO_ANSWER = {
+    "": "it was not started; see logs/snakemake.log",
+    "running": "its process was killed (out of memory?)",
+    "terminated": "its process was told to exit (SIGTERM)",
+}
 STATUS_S = 60.0  # how often a line says where the running steps are
 
 
@@ -68,7 +73,8 @@ def run_steps(plan: PlanFile, engine: Engine) -> Outcome:
     """
     if not plan.steps:
         return Outcome()
-    forget_steps(plan.out, tuple(step.name for step in plan.steps))
+    for step in plan.steps:
+        forget_step(plan.out, step.name)
     with noted_signals() as received, _snakemake(plan, engine) as process:
         stopped = _Watch(plan, engine, process, received).wait()
     return _outcome(plan, stopped)
@@ -132,11 +138,13 @@ class _Watch:
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(POLL_S)
             self._look()
-        code = self.process.returncode
-        if code < 0 and not self.stopped:
-            self.stopped, self.stopped_at = KILLED, time.monotonic()
+        ended = time.monotonic()
+        if self.process.returncode < 0 and not self.stopped:
+            self.stopped, self.stopped_at = KILLED, ended
         while not no_step_runs(self.plan.out, POLL_S):
             self._look()
+            if time.monotonic() - ended > 2 * self.engine.grace_s:
+                break  # of a cluster's node that does not answer any more
         self._look()
         return self.stopped
 
@@ -205,13 +213,12 @@ class _Watch:
 
 
 def _outcome(plan: PlanFile, stopped: str) -> Outcome:
-    """What the marks and the states of the steps say, once all have ended."""
+    """What the states of the steps say, once all have ended; each comes behind its needs."""
     outcome = Outcome(stopped=stopped)
-    ended_badly: dict[str, str] = {}
     for step in plan.steps:
         status = read_status(plan.out, step.name)
         failed = next((n for n in step.needs if n in outcome.failed or n in outcome.skipped), None)
-        if is_marked(plan.out, step.name):
+        if status.get("status") == "done":
             outcome.done.append(step.name)
         elif status.get("status") == "failed":
             outcome.failed[step.name] = status["message"]
@@ -220,18 +227,9 @@ def _outcome(plan: PlanFile, stopped: str) -> Outcome:
         elif stopped:
             outcome.left.append(step.name)
         else:
-            ended_badly[step.name] = status.get("status", "")
-            outcome.failed[step.name] = _why_no_answer(plan, status)
+            outcome.failed[step.name] = NO_ANSWER[status.get("status", "")]
     outcome.stopped = stopped if outcome.left else ""
     return outcome
-
-
-def _why_no_answer(plan: PlanFile, status: dict[str, Any]) -> str:
-    if status.get("status") == "running":
-        return "its process was killed (out of memory?)"
-    if status.get("status") == "terminated":
-        return "its process was told to exit (SIGTERM)"
-    return f"it was not started; see {plan.out / 'logs' / 'snakemake.log'}"
 
 
 def _ended(step: Entry, status: dict[str, Any], out: Path) -> str:

@@ -1,14 +1,15 @@
-"""The plan file that Snakemake reads, and what its steps leave in the experiment's folder."""
+"""The plan file that Snakemake reads, and what its steps note in the experiment's folder."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from utils.files import write_json, write_text
+from utils.settings import from_plain, to_plain
 
 
 @dataclass(frozen=True)
@@ -44,46 +45,22 @@ class PlanFile:
     threads: int | None
     steps: tuple[Entry, ...]
 
-    def entry(self, name: str) -> Entry:
-        """The step of that name; KeyError for another."""
-        return {step.name: step for step in self.steps}[name]
-
     def write(self) -> Path:
         """Write OUT/plan.json; raises ValueError where two steps are named alike."""
         names = [step.name for step in self.steps]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"{self.out}: different steps of one name: {', '.join(twice)}")
-        on_gpu = self.devices[0].startswith("cuda")
-        steps = [
-            asdict(step)
-            | {"devices": len(self.devices) if step.alone and self.claims else 1}
-            | {"gpus": int(on_gpu and not step.alone)}
-            for step in self.steps
-        ]
         path = self.out / "plan.json"
-        own = {"out": str(self.out), "folder": str(self.folder), "steps": steps}
-        own |= {name: getattr(self, name) for name in ("devices", "claims", "threads")}
-        write_json(path, own)
+        write_json(path, to_plain(self))
         return path
 
 
 def read_plan(path: Path) -> PlanFile:
     """What `PlanFile.write` wrote."""
     plain = json.loads(path.read_text(encoding="utf-8"))
-    names = ("name", "action", "request", "command", "alone", "facts")
-    steps = tuple(
-        Entry(needs=tuple(step["needs"]), **{name: step[name] for name in names})
-        for step in plain["steps"]
-    )
-    return PlanFile(
-        out=Path(plain["out"]),
-        folder=Path(plain["folder"]),
-        devices=tuple(plain["devices"]),
-        claims=plain["claims"],
-        threads=plain["threads"],
-        steps=steps,
-    )
+    plain["steps"] = tuple(from_plain(Entry, step) for step in plain["steps"])
+    return from_plain(PlanFile, plain)
 
 
 def write_status(out: Path, name: str, status: Mapping[str, Any]) -> None:
@@ -100,20 +77,10 @@ def read_status(out: Path, name: str) -> dict[str, Any]:
 
 def write_mark(out: Path, name: str) -> None:
     """Write steps/NAME.done, for which Snakemake waits."""
-    write_text(_mark(out, name), "")
+    write_text(out / "steps" / f"{name}.done", "")
 
 
-def is_marked(out: Path, name: str) -> bool:
-    """Whether the step has ended well in this call."""
-    return _mark(out, name).is_file()
-
-
-def forget_steps(out: Path, names: tuple[str, ...]) -> None:
-    """Remove what an earlier call noted of these steps, so that they are run."""
-    for name in names:
-        _mark(out, name).unlink(missing_ok=True)
-        (out / "steps" / f"{name}.json").unlink(missing_ok=True)
-
-
-def _mark(out: Path, name: str) -> Path:
-    return out / "steps" / f"{name}.done"
+def forget_step(out: Path, name: str) -> None:
+    """Remove what an earlier call noted of a step, so that it is run."""
+    for kind in ("done", "json"):
+        (out / "steps" / f"{name}.{kind}").unlink(missing_ok=True)

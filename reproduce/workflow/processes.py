@@ -76,7 +76,7 @@ def hold_step(folder: Path) -> Iterator[None]:
 def claim_device(folder: Path, devices: Sequence[str]) -> Iterator[str]:
     """One of `devices` that no other process holds, waiting for one; its lock dies with us.
 
-    A name may stand there several times: so many processes share that device.
+    A name may be given several times: so many processes share that device.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:

@@ -42,7 +42,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _exit_now)
     exit_with_parent(signal.SIGTERM, args.parent)
     plan = read_plan(args.plan)
-    entry = plan.entry(args.name)
+    (entry,) = (step for step in plan.steps if step.name == args.name)
     os.chdir(plan.folder)
     if plan.claims:
         set_threads(plan.threads)
