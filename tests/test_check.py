@@ -301,7 +301,7 @@ def test_what_was_found_is_counted_for_each_center(
     write_centers(tmp_path, "A", A='exclude = ["a0"]')
     assert check(tmp_path) == 1
     printed = capsys.readouterr().out
-    assert "A: 2 images and 1 labels found, 1 paired, 1 left out" in printed
+    assert "A: 3 images and 2 labels found, 1 paired, 1 left out" in printed
     assert "  a0: is listed under exclude" in printed
 
 
