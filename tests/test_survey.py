@@ -67,6 +67,8 @@ def test_lesions_are_counted_measured_and_placed_in_every_orientation(
     assert facts.pancreas_ml == pytest.approx(6 * 6 * 8 * voxel_mm3 / 1000)
     assert facts.warnings == (
         f"pancreas with lesion has {facts.pancreas_ml:.1f} ml; look at the label",
+        f"lesion 2 of 3 has 1 voxels ({voxel_mm3:.2f} mm3): a stray mark?",
+        f"lesion 3 of 3 has 1 voxels ({voxel_mm3:.2f} mm3): a stray mark?",
     )
 
 
