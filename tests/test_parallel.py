@@ -40,20 +40,6 @@ def test_results_stand_in_the_order_of_the_jobs(workers: int) -> None:
     assert run_jobs(square, [], workers, "squares") == []
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_after_the_time_no_job_begins_and_what_has_begun_ends(tmp_path: Path, workers: int) -> None:
-    jobs = [tmp_path / str(number) for number in range(400)]
-    with pytest.raises(TimeoutError, match=r"of 400 jobs not begun after 0\.5 s"):
-        run_jobs(note, jobs, workers, "notes", seconds=0.5)
-    begun = sorted(tmp_path.iterdir())
-    assert len(begun) < 20
-    assert {path.read_text() for path in begun} <= {"done"}
-
-
-def test_jobs_that_end_in_time_are_no_timeout() -> None:
-    assert run_jobs(square, [1, 2, 3], 1, "squares", seconds=PATIENCE_S) == [1, 4, 9]
-
-
 def test_a_killed_worker_is_named() -> None:
     with pytest.raises(DataError, match="deaths: a worker process was killed"):
         run_jobs(die, [1, 2, 3], 2, "deaths")

@@ -18,7 +18,7 @@ import pytest
 import SimpleITK as sitk
 
 from data.centers import load_centers
-from data.phantom import make
+from data.phantom import make, make_centers
 from data.phantom.centers import CENTERS, LIKE_TABLE_I
 from data.phantom.generate import make_phantom
 from data.readers import load_case
@@ -149,12 +149,22 @@ def test_a_folder_of_other_phantoms_is_refused(tmp_path: Path) -> None:
         make.make_centers(tmp_path, ["SYN-C"], 1, "demo", SEED + 1)
 
 
-def test_cases_left_after_the_time_are_drawn_by_the_next_call(tmp_path: Path) -> None:
-    with pytest.raises(TimeoutError, match="1 of 2 jobs"):  # a case takes longer than that
-        make.make_centers(tmp_path, ["SYN-C"], 2, "demo", SEED, seconds=0.01)
+def test_cases_left_by_an_error_are_drawn_by_the_next_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(job: make_centers.Job) -> None:
+        if job.index == 1:
+            raise OSError("No space left on device")
+        draw(job)
+
+    draw = make_centers.make_case
+    monkeypatch.setattr(make_centers, "make_case", full)
+    with pytest.raises(OSError, match="No space left"):
+        make.make_centers(tmp_path, ["SYN-C"], 2, "demo", SEED)
     files = list_all_cases(load_centers(tmp_path / "centers.toml"))["SYN-C"]
     assert [case.case_id for case in files] == ["SYN-C_001"]
-    make.make_centers(tmp_path, ["SYN-C"], 2, "demo", SEED, seconds=600.0)
+    monkeypatch.undo()
+    make.make_centers(tmp_path, ["SYN-C"], 2, "demo", SEED)
     files = list_all_cases(load_centers(tmp_path / "centers.toml"))["SYN-C"]
     assert [case.case_id for case in files] == ["SYN-C_001", "SYN-C_002"]
     assert len((tmp_path / "cases.csv").read_text().splitlines()) == 3

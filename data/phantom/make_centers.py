@@ -49,22 +49,21 @@ def make_case(job: Job) -> None:
     write_volume(to_disk_axes(phantom.image_hu, phantom, orientation), image_path)
 
 
-def make_centers(  # noqa: PLR0913 - which phantoms, then how they are made, all by name
+def make_centers(
     out: Path,
     centers: Sequence[str] | None,
     cases: int | Mapping[str, int],
     size: str = "demo",
     seed: int = 2022,
     workers: int = 0,
-    seconds: float | None = None,
 ) -> Path:
     """Make `cases` cases of each of `centers` under `out`; returns `out`/centers.toml.
 
     `centers`: keys of `CENTERS`; None: those that differ as Table I's do. `cases` may give a number
     per center. `workers` processes share the work (0: this one). Complete cases are kept; each
     depends on seed, center and its number only. Raises `ValueError` for unknown names, and where
-    `out` holds cases of another size, seed or generator; `TimeoutError` where cases are left after
-    `seconds` (None: no limit), with centers.toml and cases.csv of those that are there.
+    `out` holds cases of another size, seed or generator. Whatever ends it, centers.toml and
+    cases.csv are those of the cases that are there.
     """
     out = Path(out)
     names = list(LIKE_TABLE_I if centers is None else centers)
@@ -80,7 +79,7 @@ def make_centers(  # noqa: PLR0913 - which phantoms, then how they are made, all
     todo = [job for job in jobs if not job.done]
     try:
         if todo:
-            run_jobs(make_case, todo, workers, "phantoms", seconds)
+            run_jobs(make_case, todo, workers, "phantoms")
     finally:
         path = _write_tables(out, total, size, seed)
     return path

@@ -31,15 +31,13 @@ def run_jobs(
     jobs: Sequence[Job],
     workers: int,
     text: str,
-    seconds: float | None = None,
 ) -> list[Result]:
     """`function` of each job, in the order of `jobs`; 0 or 1 worker is this process.
 
-    Whatever ends it early (a signal, the time, an error), jobs that have begun end first and no
-    other begins. Raises `DataError` where a worker was killed, `TimeoutError` where jobs are left
-    after `seconds` (None: no limit).
+    Whatever ends it early (a signal, an error), jobs that have begun end first and no other
+    begins. Raises `DataError` where a worker was killed.
     """
-    numbered = _until(jobs, seconds)
+    numbered = enumerate(jobs)
     if workers <= 1 or len(jobs) <= 1:
         return list(track((function(job) for _, job in numbered), len(jobs), text))
     workers = min(workers, len(jobs))
@@ -53,16 +51,6 @@ def run_jobs(
                 "with fewer workers (what is done is kept)"
             ) from error
     return [results[number] for number in range(len(jobs))]
-
-
-def _until(jobs: Sequence[Job], seconds: float | None) -> Iterator[tuple[int, Job]]:
-    """The jobs with their numbers; raises `TimeoutError` for a next one after `seconds`."""
-    started = time.monotonic()
-    for number, job in enumerate(jobs):
-        if seconds is not None and time.monotonic() - started >= seconds:
-            left = len(jobs) - number
-            raise TimeoutError(f"{left} of {len(jobs)} jobs not begun after {seconds:.1f} s")
-        yield number, job
 
 
 def _in_pool(
