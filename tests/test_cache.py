@@ -151,7 +151,7 @@ def test_whatever_reading_a_case_raises_is_its_own_problem(
     assert len(list((tmp_path / "cache" / "A").iterdir())) == 1
 
 
-def test_a_cache_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_made_is_reported(tmp_path: Path) -> None:
     center = make_center(tmp_path, "A", (1,))
     (tmp_path / "cache").write_text("a file")
     with pytest.raises(DataError, match="give another folder for the cache"):
@@ -301,7 +301,7 @@ def test_a_scan_in_two_centers_is_refused_or_dropped_when_told(tmp_path: Path) -
     assert len(prepared["B"]) == 3
 
 
-def test_too_small_a_disk_is_told_before_anything_is_made(
+def test_too_small_a_disk_is_reported_before_anything_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     center = make_center(tmp_path, "A", (1,))
@@ -345,7 +345,7 @@ def test_two_programs_and_many_workers_fill_one_cache_without_harm(tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_a_killed_run_leaves_whole_cases_and_the_next_goes_on(tmp_path: Path) -> None:
+def test_a_killed_run_leaves_whole_cases_and_the_next_resumes(tmp_path: Path) -> None:
     center = make_center(tmp_path, "A", tuple(range(40)))
     program = start(tmp_path, center, 1)
     folder = tmp_path / "cache" / "A"

@@ -201,7 +201,7 @@ def test_a_wrong_value_is_named(tmp_path: Path, line: str) -> None:
     assert " is not " in problem
 
 
-def test_a_renamed_key_is_told_with_its_new_name(tmp_path: Path) -> None:
+def test_a_renamed_key_is_reported_with_its_new_name(tmp_path: Path) -> None:
     path = write_toml(tmp_path, '[centers.A]\nreader = "msd"\npath = "a"\ndrop_doubles = true\n')
     (problem,) = problems_of(path)
     assert "[centers.A] drop_doubles: is called drop_duplicates now" in problem

@@ -146,7 +146,7 @@ def test_good_centers_pass_with_all_files_written(tmp_path: Path) -> None:
     assert (tmp_path / "check" / "check.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_faulty_centers_file_is_told_and_gives_status_1(
+def test_a_faulty_centers_file_is_reported_and_gives_status_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "centers.toml").write_text('[centers.A]\nreader = "niftii"\npath = "A"\n')
@@ -305,7 +305,7 @@ def test_what_was_found_is_counted_for_each_center(
     assert "  a0: is listed under exclude" in printed
 
 
-def test_a_folder_that_cannot_be_written_is_told_before_anything_is_read(
+def test_a_folder_that_cannot_be_written_is_reported_before_anything_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     add_case(tmp_path / "A", "a", 1)

@@ -146,7 +146,7 @@ def moved_label(mm: float) -> sitk.Image:
     return label
 
 
-def test_a_label_half_outside_its_image_is_told_by_its_part(tmp_path: Path) -> None:
+def test_a_label_half_outside_its_image_is_reported_by_its_part(tmp_path: Path) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         case = load_pair(tmp_path, make_image_hu(), moved_label(4 * 0.7), label_geometry="resample")

@@ -43,7 +43,7 @@ def test_a_mirrored_label_is_called_mirrored_with_its_axes(
     assert f"fit its image better mirrored {words}" in warning
 
 
-def test_a_shifted_label_is_told_the_way_back(phantom: Phantom) -> None:
+def test_a_shifted_label_is_reported_the_way_back(phantom: Phantom) -> None:
     moved = np.roll(phantom.label, round(16 / phantom.spacing[2]), axis=2)  # to the left
     (warning,) = check(phantom, moved)
     assert "16 mm toward the right: it is shifted" in warning
@@ -87,26 +87,26 @@ def test_a_lesion_inside_the_pancreas_has_no_warning() -> None:
     assert check_lesions(make_lesion(), SPACING) == ()
 
 
-def test_a_lesion_without_a_pancreas_is_told() -> None:
+def test_a_lesion_without_a_pancreas_is_reported() -> None:
     (warning,) = check_lesions(2 * make_lesion(), SPACING)
     assert "every labeled voxel is tumor" in warning
 
 
-def test_a_lesion_larger_than_the_pancreas_is_told_in_ml() -> None:
+def test_a_lesion_larger_than_the_pancreas_is_reported_in_ml() -> None:
     label = make_lesion()
     label[4:14, 4:16, 4:16] = 2
     (warning,) = check_lesions(label, SPACING)
     assert "tumor (8.6 ml) is larger than the pancreas around it (1.7 ml)" in warning
 
 
-def test_a_lesion_of_a_few_voxels_is_told() -> None:
+def test_a_lesion_of_a_few_voxels_is_reported() -> None:
     label = make_lesion()
     label[8, 8, 8:10] = 2
     (warning,) = check_lesions(label, SPACING)
     assert "its lesion has 2 voxels (12 mm3)" in warning
 
 
-def test_a_far_lesion_is_told_its_distance() -> None:
+def test_a_far_lesion_is_reported_its_distance() -> None:
     label = make_lesion()
     label[8:11, 8:11, 8:11] = 2
     label[8:11, 8:11, 50:54] = 2
@@ -121,7 +121,7 @@ def test_few_slices_are_told(slices: int) -> None:
     assert f"has {slices} slices in the direction head-feet" in warning
 
 
-def test_a_body_that_is_constant_after_the_window_is_told() -> None:
+def test_a_body_that_is_constant_after_the_window_is_reported() -> None:
     image = np.full((20, 40, 40), -1000, np.int16)
     assert "constant after the window of -100 to 240 HU" in check_image(image)[0]
     image[5:15, 10:30, 10:30] = 1000 + np.arange(20)  # bright beyond the window

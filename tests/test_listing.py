@@ -243,7 +243,7 @@ def test_nnunet_names_with_a_channel_too_few_or_too_many_are_refused(tmp_path: P
     assert "lacks nnU-Net's channel number" in problem_of(center, "b")
 
 
-def test_an_nnunet_ignore_label_is_told(tmp_path: Path) -> None:
+def test_an_nnunet_ignore_label_is_reported(tmp_path: Path) -> None:
     center = nnunet(tmp_path, {**NNUNET_LABELS, "ignore": 3})
     ((path, reason),) = list_center(center).left_out
     assert path == str(tmp_path / "dataset.json")

@@ -33,7 +33,7 @@ def test_msd_pairs_by_name_and_ignores_junk(tmp_path: Path) -> None:
     )
 
 
-def test_an_excluded_name_that_is_no_case_is_told(tmp_path: Path) -> None:
+def test_an_excluded_name_that_is_no_case_is_reported(tmp_path: Path) -> None:
     write_volume(tmp_path / "images" / "a.nii.gz", make_image_hu())
     with pytest.raises(DataError, match="C: exclude names aa, which is no case"):
         list_cases(folder_center(tmp_path, exclude=("aa",)))

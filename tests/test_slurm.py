@@ -54,7 +54,7 @@ class Cluster:
         )
 
 
-def test_a_stopped_job_saves_is_requeued_and_goes_on_to_its_end(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_stopped_job_saves_is_requeued_and_resumes_to_its_end(tiny: Tiny, tmp_path: Path) -> None:
     cluster = Cluster(tmp_path)
     args = tiny.args(tmp_path / "checkpoints", "--epochs", "100", "--checkpoint-seconds", "3600")
     job = cluster.start(*args)

@@ -141,7 +141,7 @@ def test_a_broken_checkpoint_is_refused_with_its_name(tiny_config: MakeConfig) -
         fit(config)
 
 
-def test_a_run_goes_on_only_with_as_many_processes(tiny_config: MakeConfig) -> None:
+def test_a_run_resumes_only_with_as_many_processes(tiny_config: MakeConfig) -> None:
     config = tiny_config(time="t")
     run = train(config)
     (run.folder / "done").unlink()

@@ -104,7 +104,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_weights(
     assert_equal(training, unbroken)
 
 
-def test_sigterm_saves_leaves_with_143_and_the_same_command_goes_on(
+def test_sigterm_saves_exits_with_143_and_the_same_command_resumes(
     tiny: Tiny, tmp_path: Path, unbroken: Training
 ) -> None:
     training = Training(tiny, tmp_path)
