@@ -43,7 +43,7 @@ def test_a_mirrored_label_is_called_mirrored_with_its_axes(
     assert f"fit its image better mirrored {words}" in warning
 
 
-def test_a_shifted_label_is_reported_the_way_back(phantom: Phantom) -> None:
+def test_a_shifted_label_is_reported_with_the_way_back(phantom: Phantom) -> None:
     moved = np.roll(phantom.label, round(16 / phantom.spacing[2]), axis=2)  # to the left
     (warning,) = check(phantom, moved)
     assert "16 mm toward the right: it is shifted" in warning
@@ -106,7 +106,7 @@ def test_a_lesion_of_a_few_voxels_is_reported() -> None:
     assert "its lesion has 2 voxels (12 mm3)" in warning
 
 
-def test_a_far_lesion_is_reported_its_distance() -> None:
+def test_a_far_lesion_is_reported_with_its_distance() -> None:
     label = make_lesion()
     label[8:11, 8:11, 8:11] = 2
     label[8:11, 8:11, 50:54] = 2
