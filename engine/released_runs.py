@@ -49,6 +49,8 @@ def record_released_run(evaluation: Evaluation, run: Run) -> None:
         "holdout": run.holdout,
         "released": str(evaluation.released),
         "released_sha256": sha256_of(evaluation.released),
+        "config_hash": run.config_hash,
+        "split_hash": run.split_hash,
         "test_cases": [],
         "heldout_cases": [],
         "dropped_cases": [],

@@ -134,7 +134,9 @@ def test_good_centers_pass_with_all_files_written(tmp_path: Path) -> None:
     found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stdout + found.stderr
     assert "refused: 0" in found.stdout
-    assert sorted(file.name for file in (tmp_path / "check").iterdir()) == [
+    files = {file.name for file in (tmp_path / "check").iterdir()}
+    pictures = {name for name in files if name.startswith(("A_", "B_"))}  # of cases with a warning
+    assert sorted(files - pictures) == [
         "cases.csv",
         "check.png",
         "check.txt",

@@ -37,7 +37,7 @@ def test_a_table_is_reproduced_by_the_papers_protocol_where_all_scripts_look(out
     asked = request("--what", "table5", "--centers", "my.toml")
     assert (asked.plan.preset, asked.plan.options) == ("paper", ())
     assert (asked.plan.checkpoints, asked.plan.cache) == (Path("checkpoints"), Path("cache"))
-    assert asked.plan.centers == Path("my.toml")
+    assert asked.plan.centers == Path("my.toml").absolute()
     assert asked.seeds == (2022,)
     assert (asked.devices, asked.executor) == (("auto",), "local")
     assert asked.phantoms is None

@@ -290,6 +290,7 @@ def test_a_script_runs_from_any_folder(number: int, tmp_path: Path) -> None:
     fill(plan, cell(plan, "tumor_fine", "MSD"), make_lines([70.0, 80.0]))
     script = ROOT / "reproduce" / f"table{number}.py"
     command = [sys.executable, str(script), "--centers", "centers.toml", "--seeds", "2022"]
+    command += ["--experiment", "reproduced", "--checkpoints", "checkpoints", "--time", plan.time]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert sorted(p.suffix for p in (tmp_path / "reproduced").iterdir()) == [".csv", ".md", ".tex"]

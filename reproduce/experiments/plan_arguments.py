@@ -56,8 +56,10 @@ def add_experiment_argument(parser: argparse.ArgumentParser) -> None:
 
 def given_settings(args: argparse.Namespace) -> dict[str, Any]:
     """What `add_plan_arguments` has read, typed, without what was not given."""
-    names = ("centers", "checkpoints", "cache", "preset", "holdout", "time")
-    given = {name: getattr(args, name, None) for name in names}
+    given = {name: getattr(args, name, None) for name in ("preset", "holdout", "time")}
+    for name in ("centers", "checkpoints", "cache"):  # noted, and read from other folders later
+        path = getattr(args, name, None)
+        given[name] = None if path is None else path.absolute()
     if args.options is not None:
         given["options"] = tuple(shlex.split(args.options))
     for name, choices in (("stage_options", STAGE_NAMES), ("method_options", tuple(METHODS))):
