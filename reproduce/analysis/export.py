@@ -19,7 +19,7 @@ from reproduce.analysis.paper_tables import ROW_NAMES, TABLE5_METHODS
 from reproduce.analysis.rows import EXPERIMENT, ResultKey, Rows, read_results, write_results
 from reproduce.analysis.tables import table_keys, thresholds_of
 from reproduce.experiments.cells import choose_targets, lesion_centers
-from reproduce.experiments.request import Request
+from reproduce.experiments.request import TRIALS, Request
 from utils.commands import ROOT
 from utils.files import write_json
 
@@ -77,7 +77,7 @@ def export_results(request: Request, folder: Path, commit: str | None = None) ->
 def export_keys(
     request: Request, centers: Sequence[str], targets: Sequence[str]
 ) -> list[ResultKey]:
-    """The results of a request's tables, the coarse stages, and the held-out cases of the fine."""
+    """The results of a request's tables, the coarse stages, and held-out cases of the last stage."""
     methods = [TABLE5_METHODS[row] for row in request.rows or TABLE5_METHODS]
     keys = [
         key
@@ -88,12 +88,13 @@ def export_keys(
         for key in of_seeds
         if request.rows is None or key.method in methods
     ]
+    is_trial = request.what == TRIALS
+    shown = ("tumor_coarse", "mask", "target") if is_trial else ("tumor_fine", "seg", "target")
     if request.plan.holdout > 0:
         keys += [
             replace(key, heldout=center)
             for key in keys
-            if (key.stage, key.roi_source, key.threshold) == ("tumor_fine", "seg", "target")
-            and not key.folds
+            if (key.stage, key.roi_source, key.threshold) == shown and not key.folds
             for center in centers
             if center != key.target
         ]

@@ -54,6 +54,14 @@ TABLE5_COARSE = Table(
     rows=tuple(replace(row, stage="tumor_coarse") for row in TABLE5.rows),
     baseline="BL",
 )
+# To choose a setting on: the stage that finds a lesion, in the pancreas of the labels, so that no
+# other training has a part in it.
+TRIAL = replace(
+    TABLE5_COARSE,
+    name="trial",
+    title="A trial: the rows of Table V at the coarse tumor stage, C-Mask",
+    rows=tuple(replace(row, roi_source="mask") for row in TABLE5_COARSE.rows),
+)
 # Row of Table VI -> method, and what a reader must know of it.
 TABLE6_METHODS = {m.table6: name for name, m in METHODS.items() if m.table6 is not None}
 TABLE6_NOTES = {

@@ -15,7 +15,7 @@ from typing import Any
 from data.case import Center
 from data.centers import load_centers
 from reproduce.analysis.collect import table_cells
-from reproduce.analysis.paper_tables import TABLE5_METHODS, TABLES
+from reproduce.analysis.paper_tables import TABLE5_METHODS, TABLES, TRIAL
 from reproduce.analysis.tables import Table, thresholds_of
 from reproduce.experiments.cells import Cell, choose_targets, make_cell
 from reproduce.experiments.plan import Plan
@@ -28,8 +28,10 @@ from reproduce.experiments.plan_arguments import (
 from reproduce.experiments.presets import PRESETS, Phantoms
 
 FIGURES, ALL, BENCHMARK, DEMO = "figures", "all", "benchmark", "demo"
-OWN_PRESET = {BENCHMARK: "small", DEMO: "demo"}  # these two draw their own synthetic centers
-HAVE_ROWS = ("table5", BENCHMARK)  # what compares methods, row by row
+TRIALS = "trial"
+# These draw their own synthetic centers.
+OWN_PRESET = {BENCHMARK: "small", DEMO: "demo", TRIALS: "small"}
+HAVE_ROWS = ("table5", BENCHMARK, TRIALS)  # what compares methods, row by row
 LOCAL = "local"
 
 
@@ -67,6 +69,8 @@ class Request:
             return [TABLES["table5"]]
         if self.what == DEMO:
             return [TABLES["table2"], TABLES["table3"]]
+        if self.what == TRIALS:
+            return [TRIAL]
         return [table for name, table in TABLES.items() if self.what in (name, ALL)]
 
     @property
@@ -108,7 +112,7 @@ def parse_request(description: str | None, argv: Sequence[str] | None = None) ->
         parser.error(f"--preset {plan.preset}: has no synthetic centers; choose small or full")
     if args.phantom_seed is not None:
         if phantoms is None:
-            parser.error(f"--phantom-seed: only for {' and '.join(OWN_PRESET)}")
+            parser.error(f"--phantom-seed: only for {', '.join(OWN_PRESET)}")
         phantoms = replace(phantoms, seed=args.phantom_seed)
     return Request(
         what=args.what,
@@ -147,7 +151,7 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         ),
         (
             args.rows is not None and args.what not in HAVE_ROWS,
-            f"--rows: only for {' and '.join(HAVE_ROWS)}",
+            f"--rows: only for {', '.join(HAVE_ROWS)}",
         ),
         (minutes is not None and minutes <= 0, f"--minutes {minutes or 0:g}: above 0"),
         (args.jobs is not None and not on_cluster, "--jobs: only with --executor, see --devices"),
