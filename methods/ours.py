@@ -33,7 +33,7 @@ from utils.stages import Stage
 class OursSettings(MethodSettings):
     """Settings of the views (Eq. 1) and of the terms of Eq. 11."""
 
-    views: ViewSettings = ViewSettings()
+    views: ViewSettings = ViewSettings(mode="as_run")
     view_count: int = setting(
         2,
         "views of a sample per step; 1 leaves Eq. 1 out",
