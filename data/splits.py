@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from data.case import Center, DataError
 from data.readers import list_cases
@@ -22,6 +23,9 @@ class Split:
 
     Raises `ValueError` where a test case, or without folds any case of the target, would train or
     choose the threshold, and where a held-out case would train.
+
+    `contents`: "center/case" -> content key (`PreparedCase.content_key`) of each case that trains
+    or is held out; empty before the cases are prepared.
     """
 
     sources: tuple[str, ...]
@@ -31,6 +35,7 @@ class Split:
     fold: int | None = None
     dropped_cases: tuple[CaseName, ...] = ()  # duplicates that their center drops
     heldout_cases: tuple[CaseName, ...] = ()  # of the sources; they choose a threshold, no more
+    contents: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         train, heldout, test = map(set, (self.train_cases, self.heldout_cases, self.test_cases))
@@ -47,7 +52,13 @@ class Split:
 
     @property
     def hash(self) -> str:
-        """sha256 over everything that defines the split; the same on every machine."""
+        """sha256 over the names and the contents of the cases; the same on every machine."""
+        content = [self.names_hash, *sorted(self.contents.items())]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    @property
+    def names_hash(self) -> str:
+        """sha256 over the names of the cases and what each is for, whatever is in their files."""
         content = [
             sorted(self.sources),
             self.target,
@@ -57,6 +68,19 @@ class Split:
             self.fold,
         ]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def split_from_plain(plain: Mapping[str, Any]) -> Split:
+    """The inverse of `utils.settings.to_plain` for a split."""
+    lists = ("train_cases", "test_cases", "dropped_cases", "heldout_cases")
+    named = {key: tuple((center, case_id) for center, case_id in plain[key]) for key in lists}
+    return Split(
+        sources=tuple(plain["sources"]),
+        target=plain["target"],
+        fold=plain["fold"],
+        contents=dict(plain.get("contents", {})),  # older checkpoints have none
+        **named,
+    )
 
 
 CaseLists = Mapping[str, Sequence[CaseFiles]]

@@ -16,7 +16,7 @@ from utils.metrics import centroid_distance, dsc, precision, recall, surface_met
 
 Row = dict[str, Any]
 METRICS = ("dsc", "asd_mm", "hd95_mm", "hd95_max_mm", "recall", "precision", "centroid_mm")
-TEXT_COLUMNS = ("case_id", "empty", "fallback", "arithmetic")
+TEXT_COLUMNS = ("case_id", "empty", "fallback", "arithmetic", "mask_sha256")
 # `windows`: into how many the crop was cut, 0: none. `arithmetic`: fp32, bf16 or fp16 (the metric
 # `precision` has that name already).
 COLUMNS = (
@@ -34,6 +34,7 @@ COLUMNS = (
     "arithmetic",
     "seconds",
     "peak_memory_mib",
+    "mask_sha256",
 )
 
 

@@ -23,17 +23,19 @@ from data.prepare.prepared_case import PreparedCase, PrepareSettings
 from data.readers import load_label
 from data.readers.masks import read_mask, write_mask
 from data.roi import Box
-from data.splits import CaseName
+from data.splits import Split
 from engine.cascade import Earlier, Prediction, mask_box, segment_stage
 from engine.case_metrics import Row, measure_case, read_cases, write_cases, write_summary
 from engine.inference import Predictor, load_predictor, load_released_predictor
-from engine.provenance import describe_origin, kept_rows
+from engine.provenance import describe_origin, kept_rows, written_by_evaluation
 from engine.released_runs import record_released_run
 from engine.results import Result, find_previous, pick_runs, result_folder, threshold_source
-from engine.run_folders import Run, locked, mark_done
+from engine.run_folders import Run, locked, mark_done, refuse_changed
 from engine.threshold_selection import best_threshold, heldout_sweeps, sweep_path, write_sweep
+from engine.verification import check_run
 from utils.config import Evaluation
 from utils.device import peak_memory_mib, reset_peak_memory
+from utils.files import sha256_of
 from utils.progress import Progress
 from utils.stages import Stage
 
@@ -75,7 +77,7 @@ def evaluate_run(evaluation: Evaluation, run: Run, center: Center, previous: Res
     threshold = choose_threshold(evaluation, run, predictor.stage, center)
     settings = PrepareSettings(spacing=predictor.config.spacing)
     prepared = prepare_centers([center], evaluation.cache, settings, evaluation.workers)
-    cases = select_cases(evaluation, run, center.name, prepared[center.name], predictor.train_cases)
+    cases = select_cases(evaluation, run, center.name, prepared[center.name], predictor.split)
     cases, leaked = leave_out_leaked(evaluation, predictor, cases)
     folder = result_folder(run, evaluation.stage, center.name, evaluation)
     result = Result(folder, evaluation.stage, center.name, previous)
@@ -90,7 +92,7 @@ def evaluate_run(evaluation: Evaluation, run: Run, center: Center, previous: Res
         there = {row["case_id"] for row in rows}
         evaluate_cases(work, [case for case in cases if case.case_id not in there], rows)
         write_summary(folder / "summary.json", read_cases(folder / "cases.csv"), origin)
-        mark_done(folder)
+        mark_done(folder, written_by_evaluation(folder))
     return folder
 
 
@@ -99,9 +101,12 @@ def open_predictor(evaluation: Evaluation, run: Run) -> Predictor:
     device, precision = evaluation.device, evaluation.precision
     window_voxels = evaluation.window_voxels
     if evaluation.released is None:
-        return load_predictor(
+        refuse_changed(run)
+        predictor = load_predictor(
             run.checkpoint, device, precision, stage=evaluation.stage, window_voxels=window_voxels
         )
+        check_run(run, predictor)
+        return predictor
     print(
         f"{evaluation.released}: nothing tells which cases have trained a released network, so "
         f"nothing checks that those of {evaluation.target} are unseen",
@@ -117,18 +122,21 @@ def select_cases(
     run: Run,
     center: str,
     prepared: Sequence[PreparedCase],
-    train_cases: frozenset[CaseName],
+    split: Split | None,
 ) -> list[PreparedCase]:
     """The cases of `center` to evaluate: all, a fold's test cases, or the held-out ones.
 
-    Raises ValueError where one of them has trained the run.
+    `split`: of the checkpoint, None where it is not known. Raises ValueError where one of the cases
+    has trained the run.
     """
-    wanted = {(center, case.case_id) for case in prepared} - run.dropped_cases
+    wanted = {(center, case.case_id) for case in prepared}
+    if split is not None:
+        wanted -= set(split.dropped_cases)
     if evaluation.cases == "heldout":
-        wanted &= run.heldout_cases
-    elif run.fold is not None:
-        wanted &= run.test_cases
-    leaked = sorted(case_id for name, case_id in wanted & train_cases)
+        wanted &= set(split.heldout_cases if split else ())
+    elif split is not None and split.fold is not None:
+        wanted &= set(split.test_cases)
+    leaked = sorted(case_id for _, case_id in wanted & set(split.train_cases if split else ()))
     if leaked:
         raise ValueError(
             f"{run.folder} was trained on {', '.join(leaked)} of {center}: a result on them would "
@@ -186,7 +194,8 @@ def evaluate_case(work: Work, item: PreparedCase) -> Row:
     reset_peak_memory(work.predictor.device)
     earlier = read_earlier(work, item)
     prediction = segment_stage(work.predictor, item, earlier, work.threshold)
-    write_mask(work.result.mask_path(item.case_id), prediction.mask, item.grid)
+    mask_path = work.result.mask_path(item.case_id)
+    write_mask(mask_path, prediction.mask, item.grid)
     seconds = time.monotonic() - started
     assert item.files is not None  # prepared from a center's files
     label = load_label(work.center, item.files, item.grid)
@@ -204,18 +213,20 @@ def evaluate_case(work: Work, item: PreparedCase) -> Row:
         "arithmetic": prediction.precision,
         "seconds": seconds,
         "peak_memory_mib": peak_memory_mib(work.predictor.device),
+        "mask_sha256": sha256_of(mask_path),
     }
 
 
 def read_earlier(work: Work, item: PreparedCase) -> list[Earlier]:
     """The masks of the stages before, nearest first, up to the first that holds anything.
 
-    With ROIs from labels the last of them is the pancreas of the label; a ValueError where the case
-    has none.
+    With ROIs from labels the last of them is the pancreas of the label. Raises ValueError where the
+    case has none, and where a mask is not the one that was evaluated.
     """
     earlier: list[Earlier] = []
     step = work.result.previous
     while step is not None:
+        step.check_mask(item.case_id)
         mask = read_mask(step.mask_path(item.case_id), item.grid)
         earlier.append((step.stage, mask_box(mask, item)))
         if earlier[-1][1] is not None:

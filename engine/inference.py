@@ -15,7 +15,7 @@ from torch import Tensor
 from data.intensity import PAD_HU, window_hu
 from data.prepare.signature import Signature, from_plain
 from data.roi import STRIDE, Box, bounding_box, central_window, expand_box, network_input, paste
-from data.splits import CaseName
+from data.splits import Split, split_from_plain
 from engine.checkpointing import load_checkpoint
 from methods import Method, MethodSettings, build_method, config_from_plain
 from models.backbone import ResidualEncoderDecoder
@@ -45,8 +45,7 @@ class Predictor:
     device: torch.device
     precision: str
     window_voxels: int | None = None
-    train_cases: frozenset[CaseName] = frozenset()
-    split_hash: str = ""
+    split: Split | None = None  # of its training; None: not known, of a released network
     signatures: Mapping[str, Sequence[Signature]] = field(default_factory=dict)  # trained scans
 
     @property
@@ -116,8 +115,7 @@ def load_predictor(
         device_,
         select_precision(precision, device_, training=False),
         window_voxels,
-        frozenset((center, case_id) for center, case_id in content["split"]["train_cases"]),
-        content["split_hash"],
+        split_from_plain(content["split"]),
         {kind: from_plain(plain) for kind, plain in content["signatures"].items()},
     )
 

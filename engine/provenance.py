@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from data.prepare.prepared_case import PreparedCase
 from engine.case_metrics import Row, read_cases, write_cases
 from engine.inference import Predictor
-from engine.results import Result, threshold_source
-from engine.run_folders import Run
+from engine.results import Result, digest_result, threshold_source
+from engine.run_folders import DONE, Run, changed_files
 from utils.config import Evaluation
-from utils.files import sha256_of, write_json
+from utils.files import digest_of, sha256_of, write_json
+
+log = logging.getLogger(__name__)
 
 
 def describe_origin(
@@ -32,7 +35,7 @@ def describe_origin(
         "tested_cases": evaluation.cases,
         "threshold_source": threshold_source(evaluation, predictor.stage),
         "roi_source": evaluation.roi_source,
-        "split_hash": predictor.split_hash,
+        "split_hash": None if predictor.split is None else predictor.split.hash,
         "threshold": threshold,
         "arithmetic": predictor.precision,
         "window_voxels": predictor.window_voxels,
@@ -42,27 +45,37 @@ def describe_origin(
     }
 
 
-def digest_result(folder: Path) -> str:
-    """Changes with every new evaluation into this folder."""
-    return sha256_of(folder / "origin.json", folder / "cases.csv")
+def written_by_evaluation(folder: Path) -> list[Path]:
+    """The files of a finished evaluation that must stay as they are; cases.csv names the masks'."""
+    own = [folder / name for name in ("cases.csv", "origin.json", "summary.json")]
+    return [*own, *folder.glob("sweeps/*.json")]
 
 
 def kept_rows(result: Result, origin: Row, prepared: Sequence[PreparedCase]) -> list[Row]:
     """Rows of an earlier call that are still true; the others leave cases.csv.
 
-    All are given up when the origin changed, and that of a case whose files or label map did.
+    All are given up when the origin or a file of the result changed, and that of a case whose
+    files, label map or mask did.
     """
     note, cases = result.folder / "origin.json", result.folder / "cases.csv"
-    (result.folder / "done").unlink(missing_ok=True)
-    keys = {case.case_id: case.folder.name for case in prepared if case.folder is not None}
+    changed = changed_files(result.folder)
+    if changed:
+        log.warning(
+            "%s: %s changed since the evaluation; every case is evaluated again",
+            *(result.folder, ", ".join(changed)),
+        )
+    keys = {case.case_id: case.content_key for case in prepared}
     before = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
     keys_before = before.pop("cases", {})
     rows = []
-    for row in read_cases(cases) if before == origin else []:
+    for row in read_cases(cases) if before == origin and not changed else []:
         name = row["case_id"]
         same = name in keys and keys[name] == keys_before.get(name)
-        if same and result.mask_path(name).is_file():
+        if same and digest_of(result.mask_path(name)) == row.get("mask_sha256", ""):
             rows.append(row)
-    write_cases(cases, rows)  # before the note that would make older rows look true
+    # In this order: cases.csv no longer fits `done` where the work ends between the two, and no
+    # older row looks true by the new note.
+    write_cases(cases, rows)
+    (result.folder / DONE).unlink(missing_ok=True)
     write_json(note, {**origin, "cases": keys})
     return rows

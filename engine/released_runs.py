@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from engine.run_folders import Run, find_runs, free_time, mark_done
 from models.released import RELEASED
 from utils.config import Evaluation
@@ -38,7 +40,7 @@ def released_run(evaluation: Evaluation) -> Run:
 def record_released_run(evaluation: Evaluation, run: Run) -> None:
     """Write what `find_runs` reads, and the mark of a finished training."""
     assert evaluation.released is not None
-    facts = {
+    facts: dict[str, Any] = {
         "stage": evaluation.stage,
         "method": run.method,
         "seed": run.seed,
@@ -51,6 +53,8 @@ def record_released_run(evaluation: Evaluation, run: Run) -> None:
         "released_sha256": sha256_of(evaluation.released),
         "config_hash": run.config_hash,
         "split_hash": run.split_hash,
+        "names_hash": run.names_hash,
+        "contents": {},
         "test_cases": [],
         "heldout_cases": [],
         "dropped_cases": [],

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from data.case import Center
+from engine.case_metrics import read_cases
 from engine.released_runs import released_run
-from engine.run_folders import Run, find_runs
+from engine.run_folders import DONE, Run, changed_files, find_runs
 from models.released import RELEASED
 from utils.commands import command_line, to_arguments
 from utils.config import Evaluation
+from utils.files import digest_of, sha256_of
 from utils.stages import Stage, stage_named
 
 
@@ -26,6 +29,16 @@ class Result:
     stage: str
     center: str
     previous: Result | None
+    masks: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)  # their sha256
+
+    def check_mask(self, case_id: str) -> None:
+        """Raise ValueError where the mask of a case is not the one that was measured."""
+        if digest_of(self.mask_path(case_id)) != self.masks.get(case_id):
+            raise ValueError(
+                f"{self.mask_path(case_id)}: missing, or changed since the evaluation of "
+                f"{self.stage}; evaluate {self.stage} on {self.center} again, which predicts this "
+                "case anew"
+            )
 
     def mask_path(self, case_id: str) -> Path:
         """Where the mask of a case is, on the grid of its image."""
@@ -34,7 +47,14 @@ class Result:
     @property
     def done(self) -> bool:
         """Whether every case is there; the mark is written last."""
-        return (self.folder / "done").is_file()
+        return (self.folder / DONE).is_file()
+
+
+def digest_result(folder: Path) -> str:
+    """Changes with what a result was made from and with its masks, not with the time it took."""
+    masks = [(row["case_id"], row.get("mask_sha256")) for row in read_cases(folder / "cases.csv")]
+    content = sha256_of(folder / "origin.json") + json.dumps(masks)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def threshold_source(evaluation: Evaluation, stage: Stage) -> str:
@@ -154,13 +174,37 @@ def find_previous(
         )
     earlier = finished[0]
     folder = result_folder(earlier, stage.previous, target, evaluation)
+    command = _command("evaluate", stage.previous, evaluation, earlier.sources, run, target)
+    again = f"give\n  {command} --time {earlier.time}"
     if not Result(folder, stage.previous, target, None).done:
-        command = _command("evaluate", stage.previous, evaluation, earlier.sources, run, target)
         raise FileNotFoundError(
             f"{evaluation.stage} reads the masks of {stage.previous} on {target}, and they are "
-            f"missing or unfinished in {folder}; give\n  {command} --time {earlier.time}"
+            f"missing or unfinished in {folder}; {again}"
         )
+    outdated = why_outdated(evaluation.checkpoints, folder)
+    if outdated:
+        raise ValueError(f"{evaluation.stage} reads {folder}, and {outdated}; {again}")
     return _chain(evaluation.checkpoints, folder)
+
+
+def why_outdated(checkpoints: Path, folder: Path) -> str:
+    """Why a finished result, or one that it was read from, no longer holds; "" where all do.
+
+    Of what lies in `checkpoints`: its own files, its weights' file, and the results before it.
+    """
+    changed = changed_files(folder)
+    if changed:
+        return f"{', '.join(changed)} in {folder} changed since the evaluation"
+    origin = json.loads((folder / "origin.json").read_text(encoding="utf-8"))
+    weights = folder.parent / "last.pt"
+    if weights.is_file() and digest_of(weights) != origin["checkpoint_sha256"]:
+        return f"{weights} changed since {folder} was predicted with it"
+    if origin["previous"] is None:
+        return ""
+    previous = checkpoints / origin["previous"]
+    if not (previous / DONE).is_file() or digest_result(previous) != origin["previous_sha256"]:
+        return f"{previous}, which {folder} was read from, was evaluated again since"
+    return why_outdated(checkpoints, previous)
 
 
 def _earlier_runs(evaluation: Evaluation, stage: Stage, run: Run, target: str) -> list[Run]:
@@ -265,4 +309,6 @@ def _chain(checkpoints: Path, folder: Path) -> Result:
     summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     previous = summary["previous"]
     before = None if previous is None else _chain(checkpoints, checkpoints / previous)
-    return Result(folder, summary["stage"], summary["target"], before)
+    rows = read_cases(folder / "cases.csv")
+    masks = {str(row["case_id"]): str(row.get("mask_sha256")) for row in rows}
+    return Result(folder, summary["stage"], summary["target"], before, masks)

@@ -7,9 +7,9 @@ import hashlib
 import json
 import platform
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -20,9 +20,11 @@ import torch
 
 from data.splits import CaseName, Split
 from utils.config import Config, StoppedError
-from utils.files import write_json, write_text
+from utils.files import digest_of, sha256_of, write_json, write_text
 from utils.settings import to_plain, weights_part
 
+DONE = "done"
+NAMED = 5  # a message names at most so many cases
 TIME_FORMAT = "%Y%m%d-%H%M%S"
 DEFAULT_SEED = next(f.default for f in fields(Config) if f.name == "seed")
 
@@ -44,11 +46,13 @@ class Run:
     dropped_cases: frozenset[CaseName] = frozenset()  # duplicates: never trained, never tested
     config_hash: str = ""
     split_hash: str = ""
+    names_hash: str = ""  # of the split's cases without their contents
+    contents: Mapping[str, str] = field(default_factory=dict, hash=False)  # as `Split.contents`
 
     @property
     def done(self) -> bool:
         """Whether training has ended; the mark is written last."""
-        return (self.folder / "done").is_file()
+        return (self.folder / DONE).is_file()
 
     @property
     def checkpoint(self) -> Path:
@@ -120,6 +124,8 @@ def create_run(config: Config, time: str, split: Split) -> Run:
         "holdout": config.holdout,
         "config_hash": config_hash(config),
         "split_hash": split.hash,
+        "names_hash": split.names_hash,
+        "contents": to_plain(split.contents),
         "test_cases": to_plain(split.test_cases),
         "heldout_cases": to_plain(split.heldout_cases),
         "dropped_cases": to_plain(split.dropped_cases),
@@ -131,13 +137,14 @@ def create_run(config: Config, time: str, split: Split) -> Run:
 def open_runs(config: Config, splits: Sequence[Split]) -> list[Run]:
     """A folder for each split, all of one timestamp: those of an unfinished experiment, or new.
 
-    Raises ValueError where --time names folders of another configuration or other cases.
+    Raises ValueError where --time names folders of another configuration or other cases, and where
+    files of the cases have changed since the run that would resume began.
     """
     same = {"config_hash": config_hash(config)}
     time = config.time
     if time is None and config.resume:
         for run in find_runs(config.checkpoints, config.stage.name, **same):
-            if not run.done and any(_fits(run, split) for split in splits):
+            if not run.done and any(run.names_hash == split.names_hash for split in splits):
                 time = run.time
                 break
     if time is None:
@@ -170,9 +177,37 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def mark_done(folder: Path) -> None:
-    """Write `done`, the last file of a run or an evaluation."""
-    write_text(folder / "done", new_time() + "\n")
+def mark_done(folder: Path, written: Iterable[Path] = ()) -> None:
+    """Write `done`, the last file of a run or an evaluation.
+
+    It names the files that were `written` there, with their sha256, in sha256sum's form.
+    """
+    names = sorted(path.relative_to(folder).as_posix() for path in written)
+    lines = [new_time(), *(f"{sha256_of(folder / name)}  {name}" for name in names)]
+    write_text(folder / DONE, "\n".join(lines) + "\n")
+
+
+def written_by_training(run: Run) -> list[Path]:
+    """The files of a finished training that must stay as they are."""
+    return [run.checkpoint, *(run.folder / name for name in ("config.json", "run.json", "log.csv"))]
+
+
+def refuse_changed(run: Run) -> None:
+    """Raise ValueError where files of a finished training are not as it left them."""
+    changed = changed_files(run.folder)
+    if changed:
+        raise ValueError(
+            f"{run.folder}: {', '.join(changed)} changed since the training ended; restore the "
+            "files, or delete the folder and train again"
+        )
+
+
+def changed_files(folder: Path) -> list[str]:
+    """The files that `done` names and that are no longer as they were then, or gone."""
+    note = folder / DONE
+    lines = note.read_text(encoding="utf-8").splitlines()[1:] if note.is_file() else []
+    named = [line.split("  ", 1) for line in lines if "  " in line]
+    return [name for digest, name in named if digest_of(folder / name) != digest]
 
 
 def environment() -> dict[str, Any]:
@@ -206,8 +241,9 @@ def folder_name(
 
 
 def _run(folder: Path, facts: dict[str, Any]) -> Run:
-    names = ("time", "target", "method", "seed", "fold", "config_hash", "split_hash")
-    values = {name: facts[name] for name in names}
+    names = ("time", "target", "method", "seed", "fold")
+    hashes = ("config_hash", "split_hash", "names_hash", "contents")
+    values = {name: facts[name] for name in (*names, *hashes)}
     values |= {
         name: frozenset((center, case_id) for center, case_id in facts[name])
         for name in ("test_cases", "heldout_cases", "dropped_cases")
@@ -215,20 +251,23 @@ def _run(folder: Path, facts: dict[str, Any]) -> Run:
     return Run(folder, sources=tuple(facts["sources"]), holdout=facts["holdout"], **values)
 
 
-def _facts(run: Run) -> dict[str, Any]:
-    return json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
-
-
-def _fits(run: Run, split: Split) -> bool:
-    return _facts(run)["split_hash"] == split.hash
-
-
 def _refuse_other(run: Run, wanted_hash: str, split: Split) -> None:
-    facts = _facts(run)
-    if facts["config_hash"] != wanted_hash:
+    if run.config_hash != wanted_hash:
         raise ValueError(
             f"{run.folder}: made with other settings (see its config.json); "
             "give the same ones, or another --time"
         )
-    if facts["split_hash"] != split.hash:
+    if run.names_hash != split.names_hash:
         raise ValueError(f"{run.folder}: made from other cases; give another --time")
+    if run.split_hash != split.hash:
+        raise ValueError(
+            f"{run.folder}: {name_changed(run.contents, split.contents)} changed since it began "
+            "(files, or settings of the center): restore them, or start a new run with --no-resume"
+        )
+
+
+def name_changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """The cases whose contents differ, the first of them by name."""
+    changed = sorted(case for case in {*before, *now} if before.get(case) != now.get(case))
+    more = f" and {len(changed) - NAMED} more cases" if len(changed) > NAMED else ""
+    return ", ".join(changed[:NAMED]) + more

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from data.case import Center
 from data.prepare.prepare_centers import prepare_centers
 from data.prepare.prepared_case import PreparedCase, PrepareSettings
-from data.splits import Split, four_folds, hold_out, make_split, round_robin
+from data.splits import CaseName, Split, four_folds, hold_out, make_split, round_robin
 from utils.config import Config
 
 
@@ -55,11 +55,19 @@ def _select_folds(config: Config, centers: dict[str, Center]) -> list[Split]:
     return [split for split in splits if config.fold in ("all", str(split.fold))]
 
 
+def with_contents(split: Split, keys: Mapping[CaseName, str]) -> Split:
+    """The split with the content keys of those of its source cases that `keys` has."""
+    names = sorted({*split.train_cases, *split.heldout_cases} & set(keys))
+    contents = {f"{center}/{case_id}": keys[center, case_id] for center, case_id in names}
+    return replace(split, contents=contents)
+
+
 def keep_prepared(split: Split, prepared: dict[str, list[PreparedCase]]) -> Split:
-    """The split without the duplicates that a center drops (its `drop_duplicates`)."""
-    kept = {(case.center, case.case_id) for cases in prepared.values() for case in cases}
+    """The split without the duplicates that a center drops, and with its cases' contents."""
+    there = [case for cases in prepared.values() for case in cases]
+    kept = {(case.center, case.case_id): case.content_key for case in there}
     return replace(
-        split,
+        with_contents(split, kept),
         train_cases=tuple(case for case in split.train_cases if case in kept),
         test_cases=tuple(case for case in split.test_cases if case in kept),
         heldout_cases=tuple(case for case in split.heldout_cases if case in kept),

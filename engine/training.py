@@ -19,7 +19,14 @@ from data.prepare.signature import signatures_of
 from data.splits import Split
 from engine.checkpointing import Checkpointer, State, build_state, load_state
 from engine.early_stopping import EarlyStopping
-from engine.run_folders import Run, locked, mark_done, open_runs
+from engine.run_folders import (
+    Run,
+    locked,
+    mark_done,
+    open_runs,
+    refuse_changed,
+    written_by_training,
+)
 from engine.split_selection import (
     heldout_cases,
     keep_prepared,
@@ -67,6 +74,7 @@ def fit(config: Config) -> list[Run]:
             runs = open_runs(replace(config, time=time_), splits)
         for run, split in zip(runs, splits, strict=True):
             if run.done:
+                refuse_changed(run)
                 _say(processes, f"{run.folder}: done already")
                 continue
             train_split(config, run, split, prepared, processes)
@@ -110,7 +118,7 @@ def train_split(
         finally:
             save.log.close()
         if processes.first:
-            mark_done(run.folder)
+            mark_done(run.folder, written_by_training(run))
     processes.wait()
 
 

@@ -10,7 +10,14 @@ import numpy as np
 
 from engine.case_metrics import Row
 from reproduce.analysis.paper_tables import ROW_NAMES, TABLE5_METHODS
-from reproduce.analysis.rows import EXPERIMENT, Network, ResultKey, Rows, write_results
+from reproduce.analysis.rows import (
+    EXPERIMENT,
+    Network,
+    ResultKey,
+    Rows,
+    digest_files,
+    write_results,
+)
 from reproduce.analysis.tables import Report, Table, make_report, table_keys
 from utils.files import write_json
 
@@ -121,6 +128,7 @@ def write_experiment(folder: Path, rows: Rows) -> Path:
         "preset": "small",
         "centers": list(rows.centers),
         "phantoms": "Phantoms(cases=3)",
+        "files": digest_files(folder),
         "exports": [
             {
                 "command": "python reproduce/run.py --what benchmark",

@@ -133,7 +133,7 @@ def test_what_is_finished_is_exported_and_can_be_shown_without_checkpoints(
     line = csv_lines(report)["target", "Ours", "mean", "dsc"]
     assert (float(line["ours"]), float(line["gain"])) == (19, 4)
     facts = json.loads((folder / "experiment.json").read_text())
-    assert set(facts) == {"experiment", *SETTINGS, *ARGUMENTS, "exports"}
+    assert set(facts) == {"experiment", *SETTINGS, *ARGUMENTS, "files", "exports"}
     assert (facts["preset"], facts["centers"]) == ("paper", list(NAMES))
     (export,) = facts["exports"]
     assert export["commit"] == "abc1234"

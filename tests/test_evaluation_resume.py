@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -160,8 +159,7 @@ def test_two_evaluations_of_one_result_at_a_time_are_refused(evaluated: Place) -
 
 
 def test_duplicates_that_the_split_dropped_are_not_tested(place: Place) -> None:
-    run = write_run(place.checkpoints, small_stage("pancreas_coarse"), hu_window(PANCREAS_CUT))
-    note = run.folder / "run.json"
-    facts = json.loads(note.read_text(encoding="utf-8"))
-    note.write_text(json.dumps({**facts, "dropped_cases": [["C", CASES[0]], ["A", CASES[1]]]}))
+    dropped = {"dropped_cases": (("C", CASES[0]), ("A", CASES[1]))}
+    stage, weights = small_stage("pancreas_coarse"), hu_window(PANCREAS_CUT)
+    write_run(place.checkpoints, stage, weights, cases=dropped)
     assert tuple(read_rows(place.evaluate("pancreas_coarse"))) == CASES[1:]

@@ -58,7 +58,7 @@ def evaluate(place: Place, file: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
 def test_the_probability_is_that_of_the_released_network(file: Path) -> None:
     predictor = load_released_predictor(file, "tumor_fine", "cpu")
     assert (predictor.stage, predictor.precision) == (TUMOR_FINE, "fp32")
-    assert predictor.train_cases == frozenset()
+    assert predictor.split is None
     image = torch.rand(1, 1, 8, 16, 16, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         found = predictor.predict(image)

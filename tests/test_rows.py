@@ -65,9 +65,9 @@ def test_a_file_holds_a_method_and_stage_with_a_line_for_each_case(tmp_path: Pat
     assert "recall" not in header  # a metric that no case has
 
 
-def test_every_metric_of_a_run_is_kept_but_the_machines_memory() -> None:
+def test_every_metric_of_a_run_is_kept_but_what_is_of_the_machine_and_its_files() -> None:
     assert set(CASE_COLUMNS) == (
-        (set(COLUMNS) | {"threshold_value"}) - {"threshold", "peak_memory_mib"}
+        (set(COLUMNS) | {"threshold_value"}) - {"threshold", "peak_memory_mib", "mask_sha256"}
     )
     assert not set(CASE_COLUMNS) & set(KEY_COLUMNS)
 
@@ -150,3 +150,17 @@ def test_a_damaged_line_is_named(old: str, new: str, message: str, tmp_path: Pat
 def test_a_folder_that_was_not_exported_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="export_results"):
         read_results(tmp_path)
+
+
+def test_rows_that_were_edited_since_the_export_are_not_read(tmp_path: Path) -> None:
+    folder = write_experiment(tmp_path / "mine", rows_of_all())
+    path = folder / "ours_tumor_fine.csv"
+    text = path.read_text()
+    path.write_text("\n".join(text.splitlines()[:-1]) + "\n")  # a case less, another mean
+    with pytest.raises(ValueError, match=r"ours_tumor_fine\.csv changed since the export"):
+        read_results(folder)
+    path.write_text(text)
+    assert read_results(folder).evaluations == rows_of_all().evaluations
+    path.unlink()
+    with pytest.raises(ValueError, match=r"ours_tumor_fine\.csv changed since the export"):
+        read_results(folder)

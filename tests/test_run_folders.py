@@ -13,7 +13,16 @@ import pytest
 
 from data.splits import Split
 from engine import run_folders as module
-from engine.run_folders import Run, config_hash, create_run, find_runs, locked, mark_done, open_runs
+from engine.run_folders import (
+    Run,
+    changed_files,
+    config_hash,
+    create_run,
+    find_runs,
+    locked,
+    mark_done,
+    open_runs,
+)
 from methods import make_config, read_config
 from tests.conftest import ROOT
 from utils.config import Config, StoppedError
@@ -87,6 +96,37 @@ def test_an_unfinished_run_of_the_same_settings_and_cases_is_resumed(config: Con
     first = open_runs(config, [AB_C, BC_A])
     assert open_runs(config, [AB_C, BC_A]) == first
     assert open_runs(config, [BC_A]) == first[1:]
+
+
+def test_a_run_whose_cases_have_changed_since_is_not_resumed(config: Config) -> None:
+    began = replace(AB_C, contents={"A/1": "x", "B/1": "y", "B/2": "z"})
+    (run,) = open_runs(config, [began])
+    assert open_runs(config, [began]) == [run]
+    changed = replace(began, contents={"A/1": "x", "B/1": "other", "B/2": "another"})
+    for given in (config, replace(config, time=run.time)):
+        with pytest.raises(ValueError, match=r"B/1, B/2 changed since it began .*--no-resume"):
+            open_runs(given, [changed])
+    (fresh,) = open_runs(replace(config, resume=False), [changed])
+    assert fresh.folder != run.folder
+    assert fresh.split_hash == changed.hash != run.split_hash
+
+
+def test_what_a_finished_folder_wrote_is_compared_with_what_is_there(tmp_path: Path) -> None:
+    for name in ("a.csv", "b c.json"):
+        (tmp_path / name).write_text(name)
+    mark_done(tmp_path, [tmp_path / "a.csv", tmp_path / "b c.json"])
+    assert changed_files(tmp_path) == []
+    listed = (tmp_path / "done").read_text().split("\n", 1)[1]
+    checked = subprocess.run(
+        ["sha256sum", "--check", "-"], cwd=tmp_path, input=listed, text=True, check=False
+    )
+    assert checked.returncode == 0
+    (tmp_path / "a.csv").write_text("A.csv")
+    (tmp_path / "b c.json").unlink()
+    assert changed_files(tmp_path) == ["a.csv", "b c.json"]
+    mark_done(tmp_path)
+    assert changed_files(tmp_path) == []
+    assert changed_files(tmp_path / "nothing") == []
 
 
 def test_what_does_not_change_the_weights_does_not_hinder_a_resume(config: Config) -> None:

@@ -140,7 +140,10 @@ def test_a_center_that_drops_its_duplicates_trains_without_them(
     add_double(tmp_path)
     run = train(tiny_config(centers=centers, cache=tmp_path / "cache"))
     assert {row["cases"] for row in read_log(run)} == {"A/a0", "A/a1", "B/b0"}
-    assert ["A", "other"] not in load_checkpoint(run.checkpoint)["split"]["train_cases"]
+    split = load_checkpoint(run.checkpoint)["split"]
+    assert ["A", "other"] not in split["train_cases"]
+    assert set(split["contents"]) == {"A/a0", "A/a1", "B/b0"}
+    assert {len(key) for key in split["contents"].values()} == {16}
     assert run.dropped_cases == {("A", "other")}
 
 

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from data.case import Center, DataError
 from data.readers.files import CaseFiles
-from data.splits import Split, four_folds, hold_out, make_split, round_robin
+from data.splits import (
+    Split,
+    four_folds,
+    hold_out,
+    make_split,
+    round_robin,
+    split_from_plain,
+)
+from utils.settings import to_plain
 
 
 def files_of(ids: Sequence[str], patients: Sequence[str] | None = None) -> list[CaseFiles]:
@@ -79,7 +89,16 @@ def test_the_hash_of_a_split_knows_its_cases_and_not_their_order() -> None:
     assert split.hash != make_split(CENTERS, ["B", "C"], "A", "tumor", CASES | {"A": []}).hash
     literal = Split(("B",), "A", (("B", "1"),), (("A", "2"),))
     content = b'[["B"], "A", [["B", "1"]], [["A", "2"]], [], null]'
-    assert literal.hash == hashlib.sha256(content).hexdigest()
+    assert literal.names_hash == hashlib.sha256(content).hexdigest()
+
+
+def test_the_hash_of_a_split_knows_what_is_in_its_cases() -> None:
+    split = Split(("B",), "A", (("B", "1"), ("B", "2")), (("A", "2"),), contents={"B/1": "x"})
+    same = replace(split, contents=dict(split.contents))
+    other = replace(split, contents={"B/1": "y"})
+    assert split.hash == same.hash != other.hash
+    assert split.names_hash == other.names_hash
+    assert split_from_plain(json.loads(json.dumps(to_plain(split)))) == split
 
 
 def test_four_folds_take_every_fourth_case_and_test_each_case_once() -> None:

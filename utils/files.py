@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
+
+SETTLED_SECONDS = 2.0  # the times of some file systems are this coarse
 
 
 def write_atomic(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
@@ -45,6 +49,26 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically; NaN is an error, since other readers refuse it."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def digest_of(path: Path) -> str | None:
+    """`sha256_of` one file; None where it cannot be read.
+
+    The bytes are read again only where size or times of the file changed, or have been set so
+    recently that a change might not show in them.
+    """
+    try:
+        found = path.stat()
+        settled = time.time() - max(found.st_mtime, found.st_ctime) > SETTLED_SECONDS
+        state = (found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        return _digest_in_state(path, state) if settled else sha256_of(path)
+    except OSError:
+        return None
+
+
+@functools.lru_cache(maxsize=4096)
+def _digest_in_state(path: Path, state: tuple[int, int, int]) -> str:
+    return sha256_of(path)
 
 
 def sha256_of(*paths: Path) -> str:

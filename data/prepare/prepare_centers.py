@@ -32,10 +32,10 @@ from data.prepare.prepared_case import (
 )
 from data.prepare.signature import signatures_of
 from data.quality.label_check import judge_case
-from data.readers import load_case
+from data.readers import list_cases, load_case
 from data.readers.files import CaseFiles
 from data.readers.header import estimate_voxels
-from data.splits import list_all_cases
+from data.splits import CaseName, list_all_cases
 
 BYTES_PER_VOXEL = 3  # int16 image and uint8 label
 MAX_WARNINGS = 20  # lines; the check lists all
@@ -82,6 +82,24 @@ def prepare_centers(
     kept = [case for case in cases if (case.center, case.case_id) not in dropped]
     _print_warnings(kept)
     return {c.name: [case for case in kept if case.center == c.name] for c in centers}
+
+
+def content_keys(
+    centers: Iterable[Center], cache: Path, settings: PrepareSettings
+) -> dict[CaseName, str]:
+    """What each case of the centers would be prepared from now: its `PreparedCase.content_key`.
+
+    Nothing is prepared. A case whose files cannot be read has the key "".
+    """
+    keys: dict[CaseName, str] = {}
+    for center in centers:
+        for files in list_cases(center):
+            job = _Job(center, files, cache, settings)
+            try:
+                keys[center.name, files.case_id] = "" if files.problem else job.place()[1]
+            except Exception:  # of any library that reads a header: preparing names the problem
+                keys[center.name, files.case_id] = ""
+    return keys
 
 
 @dataclass(frozen=True)

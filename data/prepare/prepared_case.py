@@ -70,6 +70,11 @@ class PreparedCase:
     arrays: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     @property
+    def content_key(self) -> str:
+        """16 hex digits that change with its files and its center's settings; "" in memory."""
+        return "" if self.folder is None else self.folder.name.removeprefix(f"{self.case_id}-")
+
+    @property
     def image_hu(self) -> np.ndarray:
         """int16 (z, y, x), HU; a read-only memory map where the case is cached."""
         return self._array(IMAGE)

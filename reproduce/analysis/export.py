@@ -16,7 +16,14 @@ from data.centers import load_centers
 from engine.run_folders import environment, new_time
 from reproduce.analysis.collect import collect_rows, with_earlier
 from reproduce.analysis.paper_tables import ROW_NAMES, TABLE5_METHODS
-from reproduce.analysis.rows import EXPERIMENT, ResultKey, Rows, read_results, write_results
+from reproduce.analysis.rows import (
+    EXPERIMENT,
+    ResultKey,
+    Rows,
+    digest_files,
+    read_results,
+    write_results,
+)
 from reproduce.analysis.tables import table_keys, thresholds_of
 from reproduce.experiments.cells import choose_targets, lesion_centers
 from reproduce.experiments.request import TRIALS, Request
@@ -68,7 +75,8 @@ def export_results(request: Request, folder: Path, commit: str | None = None) ->
         e for e in before if (e["command"], e["commit"]) != (export["command"], export["commit"])
     ]
     paths = write_results(folder, rows, ROW_NAMES)
-    facts = {"experiment": folder.name, **settings, "exports": [*kept, export]}
+    files = digest_files(folder)
+    facts = {"experiment": folder.name, **settings, "files": files, "exports": [*kept, export]}
     write_json(folder / EXPERIMENT, facts)
     written = (*paths, folder / EXPERIMENT)
     return Exported(written, len(newer.evaluations), tuple(export["not_run"]))
@@ -77,7 +85,7 @@ def export_results(request: Request, folder: Path, commit: str | None = None) ->
 def export_keys(
     request: Request, centers: Sequence[str], targets: Sequence[str]
 ) -> list[ResultKey]:
-    """The results of a request's tables, the coarse stages, and held-out cases of the last stage."""
+    """The results of a request's tables, of coarse stages, and of held-out cases at the last."""
     methods = [TABLE5_METHODS[row] for row in request.rows or TABLE5_METHODS]
     keys = [
         key

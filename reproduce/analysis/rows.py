@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.case_metrics import COLUMNS, Row
-from utils.files import write_text
+from utils.files import sha256_of, write_text
 
 THRESHOLDS = ("target", "source-val")
 NETWORKS, EXPERIMENT = "networks.csv", "experiment.json"
@@ -27,8 +27,9 @@ KEY_COLUMNS = (
 )
 # In cases.csv of a run `threshold` is the number; here that name says how it was chosen.
 RENAMED = {"threshold": "threshold_value"}
-MACHINE_COLUMNS = ("peak_memory_mib",)  # says more of the machine than of the method
-CASE_COLUMNS = tuple(RENAMED.get(c, c) for c in COLUMNS if c not in MACHINE_COLUMNS)
+# What says more of a machine and its files than of a method is not exported.
+NOT_EXPORTED = ("peak_memory_mib", "mask_sha256")
+CASE_COLUMNS = tuple(RENAMED.get(c, c) for c in COLUMNS if c not in NOT_EXPORTED)
 TEXT_COLUMNS = ("case_id", "empty", "fallback", "arithmetic")
 NETWORK_COLUMNS = ("method", "stage", "parameters", "macs")
 
@@ -101,7 +102,8 @@ def read_results(folder: Path) -> Rows:
     """The rows of `results/<experiment>/`.
 
     Raises FileNotFoundError where it is no such folder, and ValueError, naming file and line, for a
-    line that cannot be read or a case that is listed twice.
+    line that cannot be read or a case that is listed twice, and for a file that was changed since
+    it was exported.
     """
     note = folder / EXPERIMENT
     if not note.is_file():
@@ -109,6 +111,7 @@ def read_results(folder: Path) -> Rows:
             f"{folder}: no {EXPERIMENT} there, so these are no exported results; "
             "reproduce/export_results.py makes them"
         )
+    facts = json.loads(note.read_text(encoding="utf-8"))
     evaluations: dict[ResultKey, list[Row]] = {}
     listed: set[tuple[ResultKey, str]] = set()
     for path in sorted(folder.glob("*.csv")):
@@ -123,8 +126,24 @@ def read_results(folder: Path) -> Rows:
                 raise ValueError(f"{path}, line {number}: {row['case_id']} is listed twice ({key})")
             listed.add((key, row["case_id"]))
             evaluations.setdefault(key, []).append(row)
-    centers = tuple(json.loads(note.read_text(encoding="utf-8"))["centers"])
-    return Rows(evaluations, _read_networks(folder / NETWORKS), centers)
+    refuse_changed_files(folder, facts["files"])
+    return Rows(evaluations, _read_networks(folder / NETWORKS), tuple(facts["centers"]))
+
+
+def digest_files(folder: Path) -> dict[str, str]:
+    """sha256 of each CSV of an experiment's folder, by name, as experiment.json holds them."""
+    return {path.name: sha256_of(path) for path in sorted(folder.glob("*.csv"))}
+
+
+def refuse_changed_files(folder: Path, noted: Mapping[str, str]) -> None:
+    """Raise ValueError where the CSV files are not those that experiment.json names."""
+    now = digest_files(folder)
+    changed = sorted(name for name in {*noted, *now} if noted.get(name) != now.get(name))
+    if changed:
+        raise ValueError(
+            f"{folder}: {', '.join(changed)} changed since the export (see {EXPERIMENT}); restore "
+            "the files, or export them again by reproduce/export_results.py"
+        )
 
 
 def write_results(folder: Path, rows: Rows, names: Mapping[str, str]) -> list[Path]:

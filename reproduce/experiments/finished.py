@@ -6,7 +6,9 @@ that the plan asks for, a result with all that it was read from, as that is now.
 
 from __future__ import annotations
 
+import functools
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,17 +16,19 @@ from typing import Any
 
 from data.case import Center
 from data.centers import load_centers
+from data.prepare.prepare_centers import content_keys
+from data.prepare.prepared_case import PrepareSettings
 from data.splits import CaseName, Split
 from engine.case_metrics import Row, read_cases
 from engine.evaluation import choose_threshold
-from engine.provenance import digest_result
-from engine.results import result_folder
-from engine.run_folders import Run, config_hash, locked, read_run
-from engine.split_selection import select_splits
+from engine.results import digest_result, result_folder
+from engine.run_folders import DONE, Run, changed_files, config_hash, locked, read_run
+from engine.split_selection import select_splits, with_contents
 from reproduce.experiments.cells import TRAIN, Cell, Step, evaluations_of, steps_of
 from reproduce.experiments.plan import Plan
 from utils.config import Config
 
+log = logging.getLogger(__name__)
 SUPERSEDED = "superseded"  # beside the run folders: what is no longer true, but computed
 
 
@@ -34,6 +38,7 @@ class Splits:
     def __init__(self, centers: Path) -> None:
         self.centers = load_centers(centers)
         self._known: dict[tuple[object, ...], Split] = {}
+        self._contents: dict[tuple[object, ...], dict[CaseName, str]] = {}
 
     def of(self, config: Config) -> Split:
         """The one split that a step's configuration selects."""
@@ -41,6 +46,18 @@ class Splits:
         if key not in self._known:
             (self._known[key],) = select_splits(config, self.centers)
         return self._known[key]
+
+    def contents(self, config: Config) -> dict[CaseName, str]:
+        """The content keys, as the files are now, of the cases of every center of its split."""
+        split = self.of(config)
+        keys: dict[CaseName, str] = {}
+        for name in (*split.sources, split.target):
+            place = (name, config.spacing, config.cache)
+            if place not in self._contents:
+                settings = PrepareSettings(spacing=config.spacing)
+                self._contents[place] = content_keys([self.centers[name]], config.cache, settings)
+            keys |= self._contents[place]
+        return keys
 
 
 def find_folders(plan: Plan, cell: Cell) -> list[Path]:
@@ -71,14 +88,20 @@ def is_done(step: Step, splits: Splits | None = None) -> bool:
 
 
 def find_run(step: Step, splits: Splits | None = None) -> Run | None:
-    """The run of a step's training, finished or not; None where there is none, or another."""
+    """The run of a step's training, finished or not; None where there is none, or another.
+
+    Another is also one whose files are not as the training left them, and, with `splits`, one whose
+    cases have changed.
+    """
     folder, config = step.folder, step.training.config
     run = read_run(folder)
     if run is None or config_hash(with_precision_of(config, folder)) != run.config_hash:
         return None
-    if splits is not None and without_dropped(splits.of(config), run).hash != run.split_hash:
-        return None
-    return run
+    if splits is not None:
+        split = without_dropped(splits.of(config), run)
+        if with_contents(split, splits.contents(config)).hash != run.split_hash:
+            return None
+    return None if is_changed(folder) else run
 
 
 def with_precision_of(config: Config, folder: Path) -> Config:
@@ -109,18 +132,40 @@ def find_result(step: Step, splits: Splits | None = None) -> dict[str, Path]:
         origin = read_origin(folder)
         if origin is None or not _was_read_from(origin, earlier.get(center)):
             return {}
-        if splits is not None and not _has_threshold(step, run, splits.centers[center], origin):
+        if splits is None:
+            continue
+        if not _has_threshold(step, run, splits.centers[center], origin):
+            return {}
+        now = splits.contents(step.training.config)
+        if any(now.get((center, case)) != key for case, key in origin.get("cases", {}).items()):
             return {}
     return result
 
 
 def read_origin(folder: Path) -> dict[str, Any] | None:
-    """What a finished result was made from; None where it is not finished."""
-    if not (folder / "done").is_file():
+    """What a finished result was made from; None where it is not finished, or was changed since."""
+    if not (folder / DONE).is_file() or is_changed(folder):
         return None
     note = folder / "origin.json"
     origin: dict[str, Any] = json.loads(note.read_text("utf-8")) if note.is_file() else {}
     return origin
+
+
+def is_changed(folder: Path) -> bool:
+    """Whether files of a finished run or result are not as they were written; a warning says so."""
+    changed = tuple(changed_files(folder))
+    if changed:
+        _warn_once(folder, changed)
+    return bool(changed)
+
+
+@functools.cache
+def _warn_once(folder: Path, changed: tuple[str, ...]) -> None:
+    log.warning(
+        "%s: %s changed since it was finished, so it counts as missing; restore the files, or let "
+        "reproduce/run.py make it again",
+        *(folder, ", ".join(changed)),
+    )
 
 
 def _has_threshold(step: Step, run: Run, center: Center, origin: Mapping[str, Any]) -> bool:
