@@ -6,7 +6,7 @@ TEST_PROCESSES ?= 2
 INSTALLED := $(VENV)/installed
 INSTALLED_DEV := $(VENV)/installed-dev
 
-.PHONY: demo test quick-demo install install-dev format clean
+.PHONY: demo test quick-demo mutation install install-dev format clean
 
 demo: install
 	$(RUN) demo.py
@@ -21,6 +21,10 @@ test: install-dev
 # The demo with one epoch of few cases a stage: it shows that everything runs, not that it learns.
 quick-demo: install
 	out=$$(mktemp -d) && $(RUN) demo.py --quick --out $$out && rm -r $$out
+
+# Changes one thing at a time in the code that matters most: does a test notice? Not part of `test`.
+mutation: install-dev
+	$(RUN) tests/_mutation.py
 
 install: $(INSTALLED)
 

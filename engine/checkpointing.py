@@ -18,7 +18,7 @@ import torch
 from data.prepare.signature import Signature
 from data.prepare.signature import to_plain as signatures_to_plain
 from data.splits import Split
-from engine.run_folders import Run, environment
+from engine.run_folders import Run, environment, name_differences
 from engine.run_log import RunLog
 from methods import Method, build_method
 from utils.config import Config
@@ -78,7 +78,10 @@ def build_state(config: Config, device: torch.device, sources: tuple[str, ...] =
 
 
 def load_state(state: State, run: Run, processes: Distributed) -> None:
-    """Return to the run's last state; a ValueError where other processes shared its samples."""
+    """Return to the run's last state; a ValueError where other processes shared its samples.
+
+    Says what is another than when the state was saved and can change the last bits of a result.
+    """
     content = load_checkpoint(run.checkpoint, state.device)
     if content["processes"] != processes.size:
         raise ValueError(
@@ -86,6 +89,13 @@ def load_state(state: State, run: Run, processes: Distributed) -> None:
             f"{processes.size}: start as many again, or a new run with --no-resume"
         )
     state.load(content)
+    different = name_differences(content["environment"], environment())
+    if different and processes.first:
+        print(
+            f"{run.folder}: resumes with {', '.join(different)}: its weights may differ in the "
+            "last bits from those of an unbroken run",
+            flush=True,
+        )
 
 
 class Checkpointer:

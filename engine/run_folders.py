@@ -9,7 +9,7 @@ import platform
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from data.splits import CaseName, Split
-from utils.config import Config, StoppedError
+from utils.config import PRECISIONS, Config, StoppedError
 from utils.files import digest_of, sha256_of, write_json, write_text
 from utils.settings import to_plain, weights_part
 
@@ -147,6 +147,8 @@ def open_runs(config: Config, splits: Sequence[Split]) -> list[Run]:
             if not run.done and any(run.names_hash == split.names_hash for split in splits):
                 time = run.time
                 break
+        else:
+            _say_of_other_precision(config, splits)
     if time is None:
         time = free_time(config.checkpoints, config.stage.name)
     runs = []
@@ -220,9 +222,30 @@ def environment() -> dict[str, Any]:
         "packages": {name: version(name) for name in names},
         "cuda": torch.version.cuda,
         "gpus": devices,
+        "processor": processor(),
         "threads": torch.get_num_threads(),
         "command": sys.argv,
     }
+
+
+def processor() -> str:
+    """The name of the CPU's model."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def name_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What of two `environment`s differs so that a computation may differ in its last bits."""
+    named = [
+        *((key, before.get(key), now.get(key)) for key in ("processor", "gpus", "cuda", "threads")),
+        *(
+            (name, before.get("packages", {}).get(name), version_)
+            for name, version_ in now["packages"].items()
+        ),
+    ]
+    return [f"{key} {old} -> {new}" for key, old, new in named if old != new]
 
 
 def folder_name(
@@ -249,6 +272,19 @@ def _run(folder: Path, facts: dict[str, Any]) -> Run:
         for name in ("test_cases", "heldout_cases", "dropped_cases")
     }
     return Run(folder, sources=tuple(facts["sources"]), holdout=facts["holdout"], **values)
+
+
+def _say_of_other_precision(config: Config, splits: Sequence[Split]) -> None:
+    """Name an unfinished run that differs in the precision alone, as `auto` on another machine."""
+    for precision in PRECISIONS:
+        other = config_hash(replace(config, precision=precision))
+        for run in find_runs(config.checkpoints, config.stage.name, config_hash=other):
+            if not run.done and any(run.names_hash == split.names_hash for split in splits):
+                print(
+                    f"{run.folder} is unfinished and was begun in {precision}; here it is "
+                    f"{config.precision}, which starts a new run (--precision {precision} resumes)",
+                    flush=True,
+                )
 
 
 def _refuse_other(run: Run, wanted_hash: str, split: Split) -> None:

@@ -312,6 +312,28 @@ def test_too_small_a_disk_is_reported_before_anything_is_made(
     assert not (tmp_path / "cache" / "A").exists()
 
 
+def test_the_disk_that_is_asked_for_is_what_the_cases_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    center = make_center(tmp_path, "A", (1, 2))
+    taken = sum(
+        array.nbytes
+        for case in prepare(center, tmp_path)
+        for array in (case.image_hu, case.label)
+        if array is not None
+    )
+    usage = shutil.disk_usage(tmp_path)
+    for part, fits in ((0.9, False), (1.1, True)):
+        free = usage._replace(free=int(part * taken))
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: free)
+        fresh = tmp_path / f"cache_{fits}"
+        if fits:
+            assert len(prepare_centers([center], fresh, PrepareSettings())["A"]) == 2
+        else:
+            with pytest.raises(DataError, match="too little space"):
+                prepare_centers([center], fresh, PrepareSettings())
+
+
 SCRIPT = """
 import sys
 from pathlib import Path

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+import engine.evaluation
 from engine.results import result_folder
 from engine.run_folders import locked
 from tests import _killed_evaluation
@@ -89,6 +90,24 @@ def test_a_finished_evaluation_is_not_done_again(evaluated: Place, predicted: li
     assert predicted == []
     assert {stage: stable(folder) for stage, folder in folders.items()} == before
     assert all((folder / "done").is_file() for folder in folders.values())
+
+
+def test_an_evaluation_that_is_made_again_is_not_done_while_it_works(
+    evaluated: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = run_of(evaluated, "tumor_coarse").folder / "evaluation_C_seg_target"
+    (folder / "predictions" / "case_2.nii.gz").unlink()
+    there: list[bool] = []
+    predict = engine.evaluation.segment_stage
+
+    def note(*words: Any) -> Any:
+        there.append((folder / "done").is_file())
+        return predict(*words)
+
+    monkeypatch.setattr(engine.evaluation, "segment_stage", note)
+    evaluated.evaluate("tumor_coarse")
+    assert there == [False]
+    assert (folder / "done").is_file()
 
 
 def test_a_missing_mask_is_predicted_again_and_no_other(

@@ -18,9 +18,11 @@ from engine.run_folders import (
     changed_files,
     config_hash,
     create_run,
+    environment,
     find_runs,
     locked,
     mark_done,
+    name_differences,
     open_runs,
 )
 from methods import make_config, read_config
@@ -127,6 +129,28 @@ def test_what_a_finished_folder_wrote_is_compared_with_what_is_there(tmp_path: P
     mark_done(tmp_path)
     assert changed_files(tmp_path) == []
     assert changed_files(tmp_path / "nothing") == []
+
+
+def test_an_unfinished_run_of_another_precision_is_named(
+    config: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run,) = open_runs(replace(config, precision="bf16"), [AB_C])
+    open_runs(replace(config, precision="fp32"), [AB_C])
+    out = capsys.readouterr().out
+    assert f"{run.folder} is unfinished and was begun in bf16; here it is fp32" in out
+    open_runs(replace(config, precision="fp32"), [AB_C])  # its own is there now
+    assert capsys.readouterr().out == ""
+
+
+def test_what_can_change_the_last_bits_is_named_and_nothing_else() -> None:
+    now = environment()
+    assert name_differences(now, now) == []
+    before = {**now, "threads": 64, "command": ["other"], "packages": {**now["packages"]}}
+    before["packages"]["torch"] = "1.0"
+    assert name_differences(before, now) == [
+        f"threads 64 -> {now['threads']}",
+        f"torch 1.0 -> {now['packages']['torch']}",
+    ]
 
 
 def test_what_does_not_change_the_weights_does_not_hinder_a_resume(config: Config) -> None:

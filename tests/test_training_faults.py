@@ -151,6 +151,24 @@ def test_a_run_resumes_only_with_as_many_processes(tiny_config: MakeConfig) -> N
         fit(config)
 
 
+def test_a_resume_under_other_threads_or_another_torch_says_so(
+    tiny_config: MakeConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny_config(time="t")
+    run = train(config)
+    (run.folder / "done").unlink()
+    train(config)
+    assert "resumes with" not in capsys.readouterr().out
+    (run.folder / "done").unlink()
+    content = load_checkpoint(run.checkpoint)
+    made = content["environment"]
+    changed = {**made, "threads": 77, "packages": {**made["packages"], "torch": "1.0"}}
+    save_checkpoint(run.checkpoint, {**content, "environment": changed})
+    train(config)
+    out = capsys.readouterr().out
+    assert f"{run.folder}: resumes with threads 77 -> {made['threads']}, torch 1.0 -> " in out
+
+
 def test_a_run_that_is_done_is_passed_over(
     tiny_config: MakeConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from data.centers import load_centers
-from engine.run_folders import environment, new_time
+from engine.run_folders import environment, new_time, processor
 from reproduce.analysis.collect import collect_rows, with_earlier
 from reproduce.analysis.paper_tables import ROW_NAMES, TABLE5_METHODS
 from reproduce.analysis.rows import (
@@ -160,17 +160,10 @@ def machine() -> dict[str, Any]:
     gpus = ", ".join(facts["gpus"])
     cores = len(os.sched_getaffinity(0))
     return {
-        "machine": gpus or f"{cores} cores of {_processor()}",
+        "machine": gpus or f"{cores} cores of {processor()}",
         "system": f"{platform.system()} {platform.machine()}, Python {facts['python']}",
         "packages": facts["packages"],
     }
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _read_older(
