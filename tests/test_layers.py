@@ -1,8 +1,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from models.layers import (
+    HalfNormReLU,
     NormReLU,
     ResidualBlock,
     SameConv3d,
@@ -188,3 +190,50 @@ def test_a_voxel_head_begins_with_outputs_of_unit_size_on_features_of_the_decode
     feature = torch.randn(1, channels, 8, 8, 8) * (27 * channels / 2) ** 0.5
     heads = [voxel_head(channels)(feature).detach() for _ in range(200)]
     assert float(torch.cat(heads).square().mean()) == pytest.approx(0.5, rel=0.2)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_norm_of_16_bits_is_the_float32_norm_of_the_same_input_rounded_once(
+    dtype: torch.dtype,
+) -> None:
+    torch.manual_seed(3)
+    x = (torch.randn(2, 16, 3, 4, 5) * 3 + 50).to(dtype)  # a mean that 8 bits could not keep
+    norm = NormReLU(16)
+    nn.init.normal_(norm.weight, 1, 0.3)
+    nn.init.normal_(norm.bias, 0, 0.3)
+    exact = x.float().requires_grad_()
+    expected = norm(exact)
+    upstream = torch.randn_like(expected).to(dtype)
+    expected.backward(upstream.float())
+    assert norm.weight.grad is not None
+    assert norm.bias.grad is not None
+    assert exact.grad is not None
+    expected_grads = [exact.grad, norm.weight.grad.clone(), norm.bias.grad.clone()]
+    norm.zero_grad()
+    half = x.clone().requires_grad_()
+    found = HalfNormReLU.apply(half, norm.weight, norm.bias, norm.num_groups, norm.eps)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found, expected.to(dtype), rtol=0, atol=0)
+    found.backward(upstream)
+    assert half.grad is not None
+    assert half.grad.dtype == dtype
+    assert half.grad.abs().max() > 0
+    torch.testing.assert_close(half.grad, expected_grads[0].to(dtype), rtol=1e-2, atol=1e-3)
+    for parameter, expected_grad in zip((norm.weight, norm.bias), expected_grads[1:], strict=True):
+        torch.testing.assert_close(parameter.grad, expected_grad, rtol=1e-5, atol=1e-5)
+
+
+def test_the_norm_of_16_bits_keeps_two_bytes_of_its_input_and_what_the_convolution_keeps() -> None:
+    x = torch.randn(1, 8, 4, 8, 8).bfloat16().requires_grad_()
+    norm = NormReLU(8)
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        out = HalfNormReLU.apply(x, norm.weight, norm.bias, norm.num_groups, norm.eps)
+        F.conv3d(out, torch.randn(8, 8, 1, 1, 1).bfloat16().requires_grad_())
+    large = [size for size in kept.values() if size >= x.numel()]
+    assert large == [2 * x.numel()] * 2
