@@ -98,6 +98,20 @@ def canonical_matrix(grid: Grid, mapping: AxisMap | None = None) -> np.ndarray:
     return grid_matrix(grid) @ index
 
 
+def canonical_grid(grid: Grid) -> Grid:
+    """The grid of the canonical array itself: a file on it needs no permuting and no mirroring."""
+    matrix = canonical_matrix(grid)
+    axes = matrix[:3, :3]
+    size, spacing = np.empty(3, int), np.linalg.norm(axes, axis=0)
+    size[::-1] = np.asarray(grid.size_xyz[::-1])[list(grid_axis_map(grid).axes)]
+    return Grid(
+        size_xyz=(int(size[0]), int(size[1]), int(size[2])),
+        spacing_xyz=_triple(tuple(spacing)),
+        origin_xyz=_triple(tuple(matrix[:3, 3])),
+        direction=tuple(float(cosine) for cosine in (axes / spacing).ravel()),
+    )
+
+
 def read_volume(path: Path) -> Volume:
     """A 3-D image file of one of `VOLUME_SUFFIXES`; trailing axes of length 1 are dropped.
 
