@@ -36,6 +36,7 @@ def test_a_center_is_read_back_voxel_by_voxel(tmp_path: Path, layout: str) -> No
     folder = tmp_path / "out" / "Dataset501_C"
     exported = export_centers({"C": center}, folder, layout)
     assert exported.problems == ()
+    assert (folder / "imagesTs").is_dir()
     copy = Center("C", READER[layout], folder)
     cases, copies = list_cases(center), list_cases(copy)
     assert [files.case_id for files in copies] == [files.case_id for files in cases]

@@ -142,7 +142,8 @@ def write_cases(
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(f"{folder}: two cases would be called {', '.join(twice)}; rename one")
     try:
-        (folder / RECORDS).mkdir(parents=True, exist_ok=True)
+        for name in (RECORDS, *FOLDERS):  # tools for MSD want imagesTs, even if it is empty
+            (folder / name).mkdir(parents=True, exist_ok=True)
         _remove_leftovers(folder)
         _remove_others(folder, set(names), layout)
         for name in (DATASET, SPLITS):

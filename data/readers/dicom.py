@@ -76,14 +76,7 @@ def read_dicom_folder(folder: Path, wanted: str | None = None) -> Volume:
 
 def read_slices(files: Sequence[str], folder: Path) -> Volume:
     """The volume of the series that consists of these files. Raises `DataError`."""
-    slices = [_read_header(Path(file)) for file in files]
-    _check_unread(slices, folder)
-    _check_alike(slices, folder)
-    normal = np.cross(slices[0].cosines[:3], slices[0].cosines[3:])
-    slices.sort(key=lambda one: float(one.position @ normal))
-    step, notes = check_positions(slices, normal, folder)
-    grid = _grid(slices, normal, step)
-    notes = (*notes, *check_grid(grid, folder), *_tag_notes(slices))
+    slices, grid, notes = place_slices(files, folder)
     shape = (len(slices), *slices[0].size[::-1])
     array = np.empty(shape, np.int16 if all(one.is_whole for one in slices) else np.float32)
     for place, one in enumerate(slices):
@@ -95,6 +88,21 @@ def read_slices(files: Sequence[str], folder: Path) -> Volume:
         array[place] = plane
         notes = (*notes, *(text for text in said if text not in notes))
     return Volume(array, grid, notes, acquisition(slices))
+
+
+def place_slices(files: Sequence[str], folder: Path) -> tuple[list[Slice], Grid, tuple[str, ...]]:
+    """The headers of a series in the order of the volume's slices, its grid, and notes.
+
+    Raises `DataError` where they form no volume.
+    """
+    slices = [_read_header(Path(file)) for file in files]
+    _check_unread(slices, folder)
+    _check_alike(slices, folder)
+    normal = np.cross(slices[0].cosines[:3], slices[0].cosines[3:])
+    slices.sort(key=lambda one: float(one.position @ normal))
+    step, notes = check_positions(slices, normal, folder)
+    grid = _grid(slices, normal, step)
+    return slices, grid, (*notes, *check_grid(grid, folder), *_tag_notes(slices))
 
 
 def _fits_int16(plane: np.ndarray) -> bool:
