@@ -7,11 +7,26 @@ from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, RTStructureSetStorage
 
 SPACING = (2.5, 0.8, 0.7)  # mm, (between slices, between rows, between columns)
 ORIGIN = (-31.5, 12.25, -404.0)
 STUDY, SERIES, FRAME = "1.2.826.0.1.1", "1.2.826.0.1.1.2", "1.2.826.0.1.1.3"
+
+
+def rotation(axis: tuple[float, float, float], degrees: float) -> np.ndarray:
+    """Rodrigues' formula."""
+    x, y, z = np.divide(axis, np.linalg.norm(axis))
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    angle = np.deg2rad(degrees)
+    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+
+
+def stored_values(seed: int = 0, shape: tuple[int, int, int] = (5, 6, 7)) -> np.ndarray:
+    """HU, every voxel another one, so that a mask by threshold has a known place in the files."""
+    rng = np.random.default_rng(seed)
+    count = int(np.prod(shape))
+    return (rng.permutation(count) * 4 - 2 * count).reshape(shape).astype(np.int16)
 
 
 def new_dataset(sop_class: str, instance: str) -> Dataset:
@@ -75,5 +90,51 @@ def write_series(
     return paths
 
 
-def new_uid() -> str:
-    return str(generate_uid())
+AXES = {  # of a series: columns are the world directions of x (along a row), y and z
+    "head first, supine": np.eye(3),
+    "head first, prone": np.diag([-1.0, -1.0, 1.0]),
+    "feet first, supine": np.diag([-1.0, 1.0, -1.0]),
+    "feet first, prone": np.diag([1.0, -1.0, -1.0]),
+    "on the side": np.array([[0.0, 1, 0], [-1, 0, 0], [0, 0, 1]]),
+    "sagittal": np.array([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]]),
+    "coronal": np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]]),
+    "oblique": rotation((1, 2, 3), 25),
+}
+Loop = tuple[str, float, list[tuple[float, float]]]  # type, slice, (row, column) of each point
+
+
+def write_structure_set(
+    path: Path,
+    regions: Mapping[str, Sequence[Loop]],
+    axes: np.ndarray | None = None,
+    frame: str = FRAME,
+    series: str = SERIES,
+) -> Path:
+    """An RTSTRUCT for a series of `write_series`, with contours in voxels of that."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    axes = np.eye(3) if axes is None else axes
+    ds = new_dataset(RTStructureSetStorage, f"{SERIES}.900")
+    ds.Modality, ds.PatientID, ds.StructureSetLabel = "RTSTRUCT", "P-17", "labels"
+    ds.StudyInstanceUID, ds.SeriesInstanceUID = STUDY, f"{SERIES}.901"
+    named, study, reference = Dataset(), Dataset(), Dataset()
+    named.SeriesInstanceUID = series
+    study.RTReferencedSeriesSequence = [named]
+    reference.FrameOfReferenceUID, reference.RTReferencedStudySequence = frame, [study]
+    ds.ReferencedFrameOfReferenceSequence = [reference]
+    ds.StructureSetROISequence, ds.ROIContourSequence = [], []
+    for number, (name, loops) in enumerate(regions.items(), 1):
+        region, drawn = Dataset(), Dataset()
+        region.ROINumber, region.ROIName = number, name
+        region.ReferencedFrameOfReferenceUID, region.ROIGenerationAlgorithm = frame, "MANUAL"
+        drawn.ReferencedROINumber, drawn.ContourSequence = number, []
+        for kind, slice_, points in loops:
+            contour = Dataset()
+            contour.ContourGeometricType, contour.NumberOfContourPoints = kind, len(points)
+            voxels = [(c * SPACING[2], r * SPACING[1], slice_ * SPACING[0]) for r, c in points]
+            places = np.asarray(ORIGIN) + np.array(voxels) @ axes.T
+            contour.ContourData = [f"{mm:.6f}" for mm in places.ravel()]
+            drawn.ContourSequence.append(contour)
+        ds.StructureSetROISequence.append(region)
+        ds.ROIContourSequence.append(drawn)
+    ds.save_as(path, enforce_file_format=True)
+    return path

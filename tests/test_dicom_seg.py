@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,40 +17,13 @@ from data.case import Case, DataError, Grid
 from data.readers import load_image
 from data.readers.volume import canonical_matrix
 from engine.dicom_seg import Producer, write_dicom_seg
-from tests.dicom_files import ORIGIN, SERIES, SPACING, write_series
+from tests.dicom_files import AXES, ORIGIN, SERIES, SPACING, stored_values, write_series
 
 pydicom = pytest.importorskip("pydicom")
 hd = pytest.importorskip("highdicom", reason="highdicom is not installed (requirements-dicom.txt)")
 
 PRODUCER = Producer("0.1.0", parameters={"tumor_fine": "sha256 " + "ab" * 32})
 SHAPE = (5, 6, 7)
-
-
-def rotation(axis: tuple[float, float, float], degrees: float) -> np.ndarray:
-    """Rodrigues' formula."""
-    x, y, z = np.divide(axis, np.linalg.norm(axis))
-    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    angle = np.deg2rad(degrees)
-    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
-
-
-AXES = {
-    "head first, supine": np.eye(3),
-    "head first, prone": np.diag([-1.0, -1.0, 1.0]),
-    "feet first, supine": np.diag([-1.0, 1.0, -1.0]),
-    "feet first, prone": np.diag([1.0, -1.0, -1.0]),
-    "on the side": np.array([[0.0, 1, 0], [-1, 0, 0], [0, 0, 1]]),
-    "sagittal": np.array([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]]),
-    "coronal": np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]]),
-    "oblique": rotation((1, 2, 3), 25),
-}
-
-
-def stored_values(seed: int = 0, shape: tuple[int, int, int] = SHAPE) -> np.ndarray:
-    """HU, every voxel another one, so that a mask by threshold has a known place in the files."""
-    rng = np.random.default_rng(seed)
-    count = int(np.prod(shape))
-    return (rng.permutation(count) * 4 - 2 * count).reshape(shape).astype(np.int16)
 
 
 def masks_of(case: Case) -> dict[str, np.ndarray]:
@@ -144,6 +118,20 @@ def test_masks_of_a_resampled_series_have_a_geometry_of_their_own(tmp_path: Path
     assert len(series.ReferencedInstanceSequence) == len(files)
     for frame in seg.PerFrameFunctionalGroupsSequence:  # no frame claims a slice's pixels
         assert len(frame.DerivationImageSequence) == 0
+
+
+def test_a_grid_of_the_same_size_elsewhere_is_not_that_of_the_slices(tmp_path: Path) -> None:
+    files = write_series(tmp_path / "ct", stored_values())
+    case = load_image(tmp_path / "ct", "a")
+    x, y, z = case.grid.origin_xyz
+    grid = replace(case.grid, origin_xyz=(x, y + 0.8, z))
+    write_dicom_seg(tmp_path / "seg.dcm", masks_of(case), files, grid, PRODUCER)
+    volume = hd.seg.segread(tmp_path / "seg.dcm").get_volume()
+    np.testing.assert_allclose(
+        points(volume.array[..., 0] > 0, volume.affine),
+        points(masks_of(case)["pancreas"], zyx(canonical_matrix(grid))),
+        atol=2e-3,
+    )
 
 
 def test_a_segment_says_what_it_is_and_who_made_it(tmp_path: Path) -> None:

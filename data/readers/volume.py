@@ -40,12 +40,17 @@ class AxisMap:
 
 @dataclass(frozen=True)
 class Volume:
-    """An image file as stored: `array` (z, y, x) in the file's own order, with its geometry."""
+    """An image file as stored: `array` (z, y, x) in the file's own order, with its geometry.
+
+    `frame_of_reference`, `series`: UIDs of a DICOM series, by which a label is known to be its own.
+    """
 
     array: np.ndarray
     grid: Grid
     notes: tuple[str, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
+    frame_of_reference: str = ""
+    series: str = ""
 
 
 def axis_map(matrix: np.ndarray) -> AxisMap:
