@@ -103,6 +103,13 @@ AXES = {  # of a series: columns are the world directions of x (along a row), y 
 Loop = tuple[str, float, list[tuple[float, float]]]  # type, slice, (row, column) of each point
 
 
+def box(slice_: float, rows: tuple[int, int], columns: tuple[int, int], kind: str = "") -> Loop:
+    """A rectangle around the pixels from the first up to, without, the last row and column."""
+    (top, bottom), (left, right) = rows, columns
+    corners = [(top, left), (top, right), (bottom, right), (bottom, left)]
+    return kind or "CLOSED_PLANAR", slice_, [(r - 0.5, c - 0.5) for r, c in corners]
+
+
 def write_structure_set(
     path: Path,
     regions: Mapping[str, Sequence[Loop]],
