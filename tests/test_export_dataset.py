@@ -233,6 +233,20 @@ def test_one_bad_case_is_named_and_left_out(
     ]
 
 
+def test_where_no_case_is_left_the_reasons_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = write_centers(tmp_path), tmp_path / "raw"
+    (tmp_path / "B" / "images" / "case_2.nii.gz").write_bytes(b"")
+    assert main([str(path), "--out", str(out)]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 2
+    assert told[0].startswith("B/case_2: ")
+    assert told[0].endswith("copy or download the file again")
+    assert told[1].startswith(f"{out / 'Dataset502_B'}: no case with a label could be written")
+    assert (out / "Dataset501_A" / "dataset.json").is_file()
+
+
 def test_each_center_alone_has_a_number_of_its_own(tmp_path: Path) -> None:
     path = write_centers(tmp_path)
     assert main([str(path), "--out", str(tmp_path / "raw"), "--id", "7", "--center", "B", "A"]) == 0

@@ -76,9 +76,10 @@ def export_centers(
         }
         for split in splits
     ]
-    write_description(kept, folder, layout, folds or None)
+    problems += same
+    write_description(kept, folder, layout, folds or None, problems)
     tested = tuple(s.target if s.fold is None else f"fold {s.fold}" for s in splits)
-    return Exported(folder, tuple(kept), tested, tuple(dropped), tuple([*problems, *same]))
+    return Exported(folder, tuple(kept), tested, tuple(dropped), tuple(problems))
 
 
 def _without_duplicates(

@@ -123,7 +123,7 @@ def write_nnunet_dataset(
     those left out. Raises `DataError` where `folder` holds other images, or nothing could be read.
     """
     written, problems = write_cases(items, folder, "nnunet", workers)
-    write_description(written, folder, "nnunet", splits)
+    write_description(written, folder, "nnunet", splits, problems)
     return written, problems
 
 
@@ -170,14 +170,17 @@ def write_description(
     folder: Path,
     layout: str,
     splits: Sequence[Mapping[str, Sequence[str]]] | None = None,
+    problems: Sequence[str] = (),
 ) -> None:
     """dataset.json, which makes the data set complete, and splits_final.json before it.
 
-    Raises `DataError` where there is no labeled case, which none of these tools takes.
+    Raises `DataError`, which begins with the `problems` of cases that were left out, where there is
+    no labeled case, which none of these tools takes.
     """
     labeled = {case.item.name for case in cases if case.labeled}
     if not labeled:
-        raise DataError(f"{folder}: no case with a label could be written; there is no data set")
+        reason = f"{folder}: no case with a label could be written; there is no data set"
+        raise DataError([*problems, reason])
     if splits is not None:
         kept = [
             {kind: sorted(labeled.intersection(names)) for kind, names in split.items()}
