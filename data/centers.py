@@ -97,7 +97,7 @@ _READERS_OF = {  # other layouts have their folders' names fixed
     "label_suffix": ("folder",),
     "label_map": tuple(name for name in READERS if name != "structures"),
     "series": ("folder", "nih"),
-    "structures": ("structures",),
+    "structures": ("structures", "folder"),
 }
 _NEEDS = {  # a key that says nothing without another
     "sites": "site",

@@ -133,7 +133,7 @@ def test_dicom_labels_are_named_with_the_cure(tmp_path: Path) -> None:
     assert "convert labels to .nii.gz" in problem_of(center, "b")
     ((path, reason),) = list_center(center).left_out
     assert path == str(tmp_path / "labels")
-    assert "holds 1 files, each of which is DICOM" in reason
+    assert "holds 1 files, each of which is a DICOM image" in reason
 
 
 def test_links_are_followed_once_and_loops_are_not(tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""The requirements files hold what is imported: requirements.txt for use, -dev for the rest."""
+"""The requirements files hold what is imported: requirements.txt for use, -dev for the rest.
+
+What only one feature needs is in a file of its own, requirements-dicom.txt for one.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from tests._sources import ROOT, imports, our_imports, package_of, source_files
 # By us: torch.utils.tensorboard imports the first, the others are called as a command.
 NOT_IMPORTED = {"tensorboard", "snakemake", "snakemake-executor-plugin-slurm"}
 NOT_FOR_USE = ("tests", "benchmarks")
+OPTIONAL = ("requirements-dicom.txt",)
 
 
 def requirements(name: str) -> dict[str, str]:
@@ -34,18 +38,25 @@ def distributions(paths: Iterable[Path]) -> set[str]:
     return {names[0].lower() for names in found.values()}
 
 
+def optional() -> set[str]:
+    return {name for file in OPTIONAL for name in requirements(file)}
+
+
 def is_for_use(path: Path) -> bool:
     return path.relative_to(ROOT).parts[0] not in NOT_FOR_USE
 
 
 def test_a_user_gets_what_the_code_imports_and_no_more_than_that() -> None:
     imported = distributions(path for path in source_files() if is_for_use(path))
-    assert imported | NOT_IMPORTED == set(requirements("requirements.txt"))
+    assert optional() <= imported
+    assert (imported | NOT_IMPORTED) - optional() == set(requirements("requirements.txt"))
 
 
 def test_a_developer_gets_what_tests_and_benchmarks_import_beside_it() -> None:
     use, develop = requirements("requirements.txt"), requirements("requirements-dev.txt")
     assert not use.keys() & develop.keys()
     imported = distributions(source_files(tests=True))
-    assert imported <= use.keys() | develop.keys() | NOT_IMPORTED
-    assert "-r requirements.txt" in (ROOT / "requirements-dev.txt").read_text().splitlines()
+    assert imported <= use.keys() | develop.keys() | optional() | NOT_IMPORTED
+    assert not (use.keys() | develop.keys()) & optional()
+    lines = (ROOT / "requirements-dev.txt").read_text().splitlines()
+    assert {f"-r {file}" for file in ("requirements.txt", *OPTIONAL)} <= set(lines)

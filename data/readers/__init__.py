@@ -194,7 +194,7 @@ def _read_image(path: Path, rescale: tuple[float, float], series: str | None) ->
     """The volume with int16 HU as its array, still in the file's order."""
     volume = read_dicom_folder(path, series) if path.is_dir() else read_volume(path)
     image_hu, notes = to_hu(volume.array, path, *rescale)
-    return Volume(image_hu, volume.grid, (*volume.notes, *notes), volume.tags)
+    return replace(volume, array=image_hu, notes=(*volume.notes, *notes))
 
 
 def _make_case(volume: Volume, case_id: str, center: str, label: np.ndarray | None) -> Case:

@@ -16,6 +16,7 @@ import SimpleITK as sitk
 
 from data.case import DataError, Grid
 from data.readers.content import FETCH_AGAIN
+from data.readers.dicom_kind import is_dicom_label
 from data.readers.geometry import check_grid
 from data.readers.listing import SLICE_SUFFIXES
 from data.readers.series import choose_series
@@ -37,6 +38,7 @@ GEOMETRY = {  # tag -> (its name, how many numbers)
     PIXEL_SPACING: ("pixel spacing (PixelSpacing)", 2),
 }
 MODALITY, FRAMES, ACQUISITION = "0008|0060", "0028|0008", "0020|0012"
+FRAME_OF_REFERENCE, SERIES = "0020|0052", "0020|000e"
 IN_ACQUISITION, SLOPE, INTERCEPT = "0020|1002", "0028|1053", "0028|1052"
 PHOTOMETRIC, BITS_STORED, SIGNED = "0028|0004", "0028|0101", "0028|0103"
 
@@ -76,14 +78,7 @@ def read_dicom_folder(folder: Path, wanted: str | None = None) -> Volume:
 
 def read_slices(files: Sequence[str], folder: Path) -> Volume:
     """The volume of the series that consists of these files. Raises `DataError`."""
-    slices = [_read_header(Path(file)) for file in files]
-    _check_unread(slices, folder)
-    _check_alike(slices, folder)
-    normal = np.cross(slices[0].cosines[:3], slices[0].cosines[3:])
-    slices.sort(key=lambda one: float(one.position @ normal))
-    step, notes = check_positions(slices, normal, folder)
-    grid = _grid(slices, normal, step)
-    notes = (*notes, *check_grid(grid, folder), *_tag_notes(slices))
+    slices, grid, notes = place_slices(files, folder)
     shape = (len(slices), *slices[0].size[::-1])
     array = np.empty(shape, np.int16 if all(one.is_whole for one in slices) else np.float32)
     for place, one in enumerate(slices):
@@ -94,7 +89,23 @@ def read_slices(files: Sequence[str], folder: Path) -> Volume:
             array = array.astype(np.int32)
         array[place] = plane
         notes = (*notes, *(text for text in said if text not in notes))
-    return Volume(array, grid, notes, acquisition(slices))
+    uids = (slices[0].tags.get(tag, "") for tag in (FRAME_OF_REFERENCE, SERIES))
+    return Volume(array, grid, notes, acquisition(slices), *uids)
+
+
+def place_slices(files: Sequence[str], folder: Path) -> tuple[list[Slice], Grid, tuple[str, ...]]:
+    """The headers of a series in the order of the volume's slices, its grid, and notes.
+
+    Raises `DataError` where they form no volume.
+    """
+    slices = [_read_header(Path(file)) for file in files]
+    _check_unread(slices, folder)
+    _check_alike(slices, folder)
+    normal = np.cross(slices[0].cosines[:3], slices[0].cosines[3:])
+    slices.sort(key=lambda one: float(one.position @ normal))
+    step, notes = check_positions(slices, normal, folder)
+    grid = _grid(slices, normal, step)
+    return slices, grid, (*notes, *check_grid(grid, folder), *_tag_notes(slices))
 
 
 def _fits_int16(plane: np.ndarray) -> bool:
@@ -158,6 +169,8 @@ def _check_unread(slices: list[Slice], folder: Path) -> None:
         named = file.suffix.lower() in SLICE_SUFFIXES
         other = _ANY_CLASS in head and _CT_CLASSES not in head  # a report, a plan
         if (not named and head[128:132] != b"DICM") or other or file.name.upper() == "DICOMDIR":
+            continue
+        if is_dicom_label(file):
             continue
         reader = _reader(file)
         try:

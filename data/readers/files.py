@@ -14,10 +14,25 @@ VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 
 
 @dataclass(frozen=True)
+class SegmentChoice:
+    """Which segments or regions of a DICOM label are which class; () each: the known names.
+
+    `names`: (class, its segments' names); others are ignored, but each class must be found.
+    `numbers`: (class, its segments' numbers); others are refused. `tumor_needed`: whether a tumor
+    that `names` names must be there.
+    """
+
+    names: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    numbers: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    tumor_needed: bool = True
+
+
+@dataclass(frozen=True)
 class CaseFiles:
     """The files of one case. `problem`: why it cannot be read, raised by `load_case`.
 
     `masks`: (class, file) where the label is a folder of masks, one for each structure.
+    `segments`: where the label is a DICOM segmentation or structure set.
     """
 
     case_id: str
@@ -26,6 +41,7 @@ class CaseFiles:
     patient_id: str
     problem: str | None = None
     masks: tuple[tuple[str, Path], ...] = ()
+    segments: SegmentChoice | None = None
 
 
 def volume_stem(path: Path) -> str | None:

@@ -11,8 +11,11 @@ import numpy as np
 import SimpleITK as sitk
 
 from data.case import LABEL_BACKGROUND, LABEL_PANCREAS, LABEL_TUMOR, DataError, Grid, LabelMap
-from data.readers.files import CaseFiles
+from data.readers.dicom_label import is_structure_set, read_dicom_label, reference_notes
+from data.readers.dicom_segments import place_segments, read_segments
+from data.readers.files import CaseFiles, SegmentChoice
 from data.readers.narrow import narrowed
+from data.readers.rtstruct import draw_contours
 from data.readers.volume import (
     AxisMap,
     Volume,
@@ -39,10 +42,12 @@ def read_label(
 
     `geometry`: "strict" wants the label on the image's grid (any orientation of it); "image"
     ignores the label's header, voxel n is the image's voxel n; "resample" takes the nearest label
-    voxel; "flip_y" is NIH's (see `data.readers.nih`). Where the label is a folder of masks, they
-    are joined, and the tumor wins over the pancreas.
+    voxel; "flip_y" is NIH's (see `data.readers.nih`). Where the label is a folder of masks, or the
+    segments of a DICOM object, they are joined, and the tumor wins over the pancreas.
     """
     assert files.label is not None
+    if files.segments is not None:
+        return _read_dicom(files.label, image, files.segments, geometry)
     if not files.masks:
         return _read_file(files.label, image, label_map, geometry)
     joined, notes = np.zeros((), np.uint8), dict[str, None]()
@@ -76,6 +81,31 @@ def _read_file(
     else:
         raise DataError(f"{path}: {_describe_difference(label, image, offset_mm)}")
     return np.ascontiguousarray(placed), notes
+
+
+def _read_dicom(
+    path: Path, image: Volume, choice: SegmentChoice, geometry: str
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The label of a DICOM segmentation or structure set, which know their place themselves."""
+    if geometry not in ("strict", "resample"):
+        raise DataError(
+            f"{path}: is DICOM, whose place is in the object itself; take label_geometry = "
+            f'"{geometry}" out of the center'
+        )
+    dataset = read_dicom_label(path, image)
+    if is_structure_set(dataset):
+        values, notes = draw_contours(dataset, image, choice, path)
+    else:
+        segments = read_segments(dataset, choice, path)
+        notes = segments.notes
+        if geometry == "strict":
+            values = place_segments(segments, image, path)
+        else:
+            label = segments.to_volume(path)
+            notes = (*notes, *_check_overlap(label, image, path))
+            values = _resample(label.array, label, image)
+    placed = grid_axis_map(image.grid).to_canonical(values)
+    return np.ascontiguousarray(placed), (*reference_notes(dataset, image), *notes)
 
 
 def _read_narrow(path: Path) -> Volume:

@@ -24,12 +24,26 @@ def write_mask(path: Path, mask: np.ndarray, grid: Grid) -> None:
     read from; its suffix chooses the format. A reader sees the old file or the whole new one.
     Raises `ValueError` where the mask is not of the grid's size or the suffix is unknown.
     """
-    on_disk = grid_axis_map(grid).to_file(mask)
+    write_array(path, mask.astype(np.uint8, copy=False), grid)
+
+
+def to_file_order(array: np.ndarray, grid: Grid, name: str | Path) -> np.ndarray:
+    """(z, y, x) canonical -> (z, y, x) in the order of the file with this grid; a view.
+
+    Raises `ValueError`, beginning with `name`, where the array is not of the grid's size.
+    """
+    on_disk = grid_axis_map(grid).to_file(array)
     if on_disk.shape != grid.size_xyz[::-1]:
         raise ValueError(
-            f"{path}: mask is {on_disk.shape} in the file's order, its image "
+            f"{name}: mask is {on_disk.shape} in the file's order, its image "
             f"{grid.size_xyz[::-1]}; restore it to the original grid first"
         )
+    return on_disk
+
+
+def write_array(path: Path, array: np.ndarray, grid: Grid) -> None:
+    """`write_mask` for any integer or float type, which is kept: images, labels."""
+    on_disk = to_file_order(array, grid, path)
     stem = volume_stem(path)
     if stem is None:
         raise ValueError(f"{path}: unknown format; choose from {', '.join(VOLUME_SUFFIXES)}")
@@ -37,7 +51,7 @@ def write_mask(path: Path, mask: np.ndarray, grid: Grid) -> None:
     suffix = path.name[len(stem) :]
     unfinished = path.with_name(f".{stem}.{os.getpid()}.{uuid.uuid4().hex}{suffix}")
     try:
-        _write(unfinished, np.ascontiguousarray(on_disk, np.uint8), grid)
+        _write(unfinished, np.ascontiguousarray(on_disk), grid)
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)

@@ -15,7 +15,10 @@ LABEL_GEOMETRY = "strict"
 NAMES = {
     "background": {"background"},
     "pancreas": {"pancreas", "normal pancreas", "pancreas parenchyma"},
-    "tumor": {"tumor", "tumour", "cancer", "lesion", "pancreatic cancer", "pdac", "pda"},
+    "tumor": {
+        *("tumor", "tumour", "cancer", "lesion", "pdac", "pda", "pancreatic cancer"),
+        *("pancreatic tumor", "pancreatic tumour", "pancreatic lesion"),
+    },
 }
 IGNORE = "ignore"  # nnU-Net leaves such voxels out of its loss; here there is no such thing
 

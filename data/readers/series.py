@@ -10,6 +10,7 @@ from pathlib import Path
 import SimpleITK as sitk
 
 from data.case import Center, DataError
+from data.readers.dicom_kind import is_dicom_label
 from data.readers.listing import is_slice, list_folder, normal, walk
 
 UID, NUMBER, DESCRIPTION, IMAGE_TYPE = "0020|000e", "0020|0011", "0008|103e", "0008|0008"
@@ -33,11 +34,12 @@ class Series:
 def slice_folders(folder: Path) -> list[Path]:
     """The folders at or below this one that hold slices themselves, sorted; links are followed.
 
+    DICOM segmentations and structure sets are no slices.
     Raises `DataError` where a folder cannot be listed.
     """
     found: dict[Path, None] = {}
     for path in walk(folder):
-        if path.parent not in found and is_slice(path):
+        if path.parent not in found and is_slice(path) and not is_dicom_label(path):
             found[path.parent] = None
     return list(found)
 
@@ -51,7 +53,7 @@ def _series_in(folder: Path) -> Iterator[Series]:
     for uid in sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)):
         names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid)
         files = tuple(name for name in names if is_slice(Path(name)))
-        if not files:
+        if not files or is_dicom_label(Path(files[0])):
             continue
         reader = sitk.ImageFileReader()
         reader.SetFileName(files[0])

@@ -40,12 +40,17 @@ class AxisMap:
 
 @dataclass(frozen=True)
 class Volume:
-    """An image file as stored: `array` (z, y, x) in the file's own order, with its geometry."""
+    """An image file as stored: `array` (z, y, x) in the file's own order, with its geometry.
+
+    `frame_of_reference`, `series`: UIDs of a DICOM series, by which a label is known to be its own.
+    """
 
     array: np.ndarray
     grid: Grid
     notes: tuple[str, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
+    frame_of_reference: str = ""
+    series: str = ""
 
 
 def axis_map(matrix: np.ndarray) -> AxisMap:
@@ -96,6 +101,20 @@ def canonical_matrix(grid: Grid, mapping: AxisMap | None = None) -> np.ndarray:
         index[row, column] = -1 if flipped else 1
         index[row, 3] = grid.size_xyz[row] - 1 if flipped else 0
     return grid_matrix(grid) @ index
+
+
+def canonical_grid(grid: Grid) -> Grid:
+    """The grid of the canonical array itself: a file on it needs no permuting and no mirroring."""
+    matrix = canonical_matrix(grid)
+    axes = matrix[:3, :3]
+    size, spacing = np.empty(3, int), np.linalg.norm(axes, axis=0)
+    size[::-1] = np.asarray(grid.size_xyz[::-1])[list(grid_axis_map(grid).axes)]
+    return Grid(
+        size_xyz=(int(size[0]), int(size[1]), int(size[2])),
+        spacing_xyz=_triple(tuple(spacing)),
+        origin_xyz=_triple(tuple(matrix[:3, 3])),
+        direction=tuple(float(cosine) for cosine in (axes / spacing).ravel()),
+    )
 
 
 def read_volume(path: Path) -> Volume:
