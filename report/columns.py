@@ -1,0 +1,58 @@
+"""The measures that a page knows: how each is called, rounded and read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Column:
+    """`better`: 1 where higher is better, -1 where lower is, 0 where neither is."""
+
+    label: str
+    digits: int = 2
+    better: int = 0
+    explained: str = ""
+
+
+COLUMNS = {
+    "dsc": Column("DSC (%)", 1, 1, "Dice similarity coefficient, label against result"),
+    "asd_mm": Column("ASD (mm)", 2, -1, "average surface distance"),
+    "hd95_mm": Column("HD (mm)", 1, -1, "Hausdorff distance, 95th percentile"),
+    "centroid_mm": Column("centroid (mm)", 1, -1, "distance between the centers of mass"),
+    "recall": Column("recall", 2, 1, "part of the label that was found"),
+    "precision": Column("precision", 2, 1, "part of the result that is in the label"),
+    "label_ml": Column("label (ml)", 1, 0, "volume of the label"),
+    "pred_ml": Column("result (ml)", 1, 0, "volume of the result"),
+    "roi_coverage": Column("in ROI", 2, 1, "part of the label that lies in the region of interest"),
+    "empty": Column("empty", explained="which of label and result has no voxel"),
+    "fallback": Column("fallback", explained="what gave the region where a stage found nothing"),
+    "threshold": Column("threshold", 2, 0, "probability above which a voxel is foreground"),
+    "seconds": Column("seconds", 1, -1, "time of this stage"),
+}
+# Told once a page or not at all: these say more of the machine and of the crop than of the case.
+LEFT_OUT = ("case_id", "center", "hd95_max_mm", "roi_coverage_margin", "rounds", "windows")
+LEFT_OUT += ("arithmetic", "peak_memory_mib", "threshold_value", "fold")
+DISTRIBUTIONS = ("dsc", "asd_mm", "hd95_mm", "centroid_mm")
+
+
+def column_of(name: str) -> Column:
+    """A known measure, or one under its own name."""
+    return COLUMNS.get(name, Column(name.replace("_", " ")))
+
+
+def columns_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The measures to show of these rows: known ones in the order above, then the others."""
+    there = dict.fromkeys(
+        key for row in rows for key, value in row.items() if value is not None and value != ""
+    )
+    known = [name for name in COLUMNS if name in there]
+    return known + [name for name in there if name not in COLUMNS and name not in LEFT_OUT]
+
+
+def rank(row: Mapping[str, Any]) -> float | None:
+    """By what best and worst are told: DSC; None where the case cannot be compared."""
+    value = row.get("dsc")
+    return None if value is None or "label" in str(row.get("empty", "")).split() else float(value)
