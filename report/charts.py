@@ -110,7 +110,7 @@ def draw_curve(curve: Curve) -> str:
     return f'{_svg(title, CURVE_HEIGHT, "".join(parts))}<p class="legend">{"".join(legend)}</p>'
 
 
-def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
+def nice_ticks(low: float, high: float, count: int = 6) -> list[float]:
     """Round numbers from at most `low` to at least `high`, about `count` of them."""
     rough = max(high - low, 1e-12) / count
     power = 10.0 ** math.floor(math.log10(rough))

@@ -52,7 +52,11 @@ def columns_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return known + [name for name in there if name not in COLUMNS and name not in LEFT_OUT]
 
 
-def rank(row: Mapping[str, Any]) -> float | None:
-    """By what best and worst are told: DSC; None where the case cannot be compared."""
-    value = row.get("dsc")
-    return None if value is None or "label" in str(row.get("empty", "")).split() else float(value)
+def is_comparable(row: Mapping[str, Any]) -> bool:
+    """Whether a case can be best or worst: it has a label, and not an empty one."""
+    return row.get("dsc") is not None and "label" not in str(row.get("empty", "")).split()
+
+
+def rank(row: Mapping[str, Any]) -> tuple[float, float]:
+    """Sorts from the worst case to the best: by DSC, where that is the same by surface distance."""
+    return float(row["dsc"]), -float(row.get("asd_mm", 0.0))

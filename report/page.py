@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from report.charts import draw_curve, draw_distribution
-from report.columns import COLUMNS, DISTRIBUTIONS, column_of, columns_of, rank
+from report.columns import COLUMNS, DISTRIBUTIONS, column_of, columns_of, is_comparable, rank
 from report.contents import CaseImages, Contents, ReportCase, ReportTable, ResultRows
 from report.pictures import draw_planes
 from report.volumes import MAX_LAYERS, choose_box, encode_image, encode_masks, find_foci
@@ -74,9 +74,9 @@ def by_importance(contents: Contents) -> list[int]:
     numbers = {(case.center, case.case_id): n for n, case in enumerate(contents.cases)}
     rows = contents.results[0].rows if contents.results else ()
     ranked = [
-        (value, numbers[row.get("center", ""), row["case_id"]])
+        (rank(row), numbers[row.get("center", ""), row["case_id"]])
         for row in rows
-        if (value := rank(row)) is not None
+        if is_comparable(row)
     ]
     up = [number for _, number in sorted(ranked)]
     down = up[::-1]
@@ -145,7 +145,7 @@ def _inside(at: Sequence[int], box: Any) -> bool:
 
 def render(contents: Contents, carried: Carried, order: Sequence[int]) -> str:
     """The page's text."""
-    style, app = _asset("style.css"), _asset("app.js")
+    style, app = _asset("style.css"), _asset("outlines.js") + _asset("app.js")
     viewer = niivue_script() if carried.volumes else ""
     scripts = " ".join(_hash(text) for text in (viewer, app) if text)
     policy = (
@@ -239,7 +239,7 @@ def distributions(contents: Contents) -> str:
             result.name: [
                 (numbers[row.get("center", ""), row["case_id"]], float(row[measure]))
                 for row in result.rows
-                if _plain(row.get(measure)) is not None and rank(row) is not None
+                if _plain(row.get(measure)) is not None and is_comparable(row)
             ]
             for result in contents.results
         }

@@ -165,7 +165,8 @@ def _key(item: Evaluated) -> ResultKey:
 
 
 def paper_tables(rows: Rows) -> list[ReportTable]:
-    """The paper's tables that have a number of ours; those that compare methods need two."""
+    """The paper's tables that have a number of ours; those that compare methods need another
+    than the default one."""
     found = []
     for table in TABLES.values():
         report = make_report(table, rows, keys_of_results(table, rows))
@@ -179,6 +180,8 @@ def _is_worth_it(table: Table, report: Report) -> bool:
     measured = {line.row for line in report.lines if line.ours is not None and line.center}
     methods = {row.method for row in table.rows if row.stage is not None}
     ours = {row.method for row in table.rows if row.name in measured and row.stage is not None}
+    if len(methods) > 1 and table.baseline is not None:
+        return bool(ours - {"ours"})
     return len(ours) >= min(len(methods), 2)
 
 
@@ -215,6 +218,8 @@ def epoch_means(path: Path) -> tuple[list[float], dict[str, list[float]]]:
                 float(np.mean(part)) if len(part := _finite(known[of_epoch == e])) else math.nan
                 for e in epochs
             ]
+    if len(lines) == 2 and lines.get("total") in list(lines.values())[1:]:
+        del lines["total"]  # of one term alone it is that term
     return [float(epoch) + 1 for epoch in epochs], lines
 
 

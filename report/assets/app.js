@@ -13,7 +13,7 @@
   };
   const LABEL_COLORS = ["#009e73", "#d55e00"];
   const PRESETS = [
-    ["pancreas, as the network sees it", -100, 240], ["soft tissue", -160, 240],
+    ["as the network sees it", -100, 240], ["soft tissue", -160, 240],
     ["narrow", 10, 160], ["all that is stored", -192, 318],
   ];
   const AXES = ["z", "y", "x"];
@@ -34,7 +34,10 @@
     if (typeof value === "boolean") return value ? "yes" : "no";
     return typeof value === "number" ? value.toFixed(column.digits) : value;
   };
-  const nameOf = (number) => `${data.cases[number].center} ${data.cases[number].id}`.trim();
+  const nameOf = (number) => {
+    const { center, id } = data.cases[number];
+    return id.startsWith(center) ? id : `${center} ${id}`;
+  };
   const result = () => data.results[state.result] || { name: "", columns: [], rows: [] };
   const indexOf = (name) => result().columns.findIndex((column) => column.name === name) + 1;
   const hasWebGL = (() => {
@@ -82,7 +85,7 @@
   function drawExtremes() {
     const at = indexOf("dsc"), place = $("extremes");
     place.replaceChildren();
-    const ranked = at ? result().rows.filter((row) => numbers("dsc").length && typeof row[at] === "number").sort((a, b) => a[at] - b[at]) : [];
+    const ranked = at ? result().rows.filter((row) => numbers("dsc").length && typeof row[at] === "number").sort((a, b) => a[at] - b[at] || b[indexOf("asd_mm")] - a[indexOf("asd_mm")]) : [];
     const count = Math.min(3, Math.floor(ranked.length / 2));
     const groups = count ? [["Worst", ranked.slice(0, count)], ["Best", ranked.slice(-count).reverse()]]
       : [["Cases", result().rows.filter((row) => $(`pictures-${row[0]}`)).slice(0, 6)]];
@@ -148,6 +151,7 @@
     const wanted = $("find").value.trim().toLowerCase(), at = indexOf(state.sort);
     state.rows = result().rows.filter((row) => nameOf(row[0]).toLowerCase().includes(wanted));
     if (state.sort !== null) state.rows.sort(compare(at));
+    if (state.sort === "dsc" && !state.down) state.rows.sort((a, b) => compare(at)(a, b) || (b[indexOf("asd_mm")] ?? 0) - (a[indexOf("asd_mm")] ?? 0));
     const head = element("tr");
     head.append(headCell("case", "case"), ...result().columns.map((column) => headCell(column.name, column.label, column.explained)));
     $("table").tHead.replaceChildren(head);
@@ -260,29 +264,56 @@
     for (const key of "RGBAI") map[key].push(key === "I" ? 255 : map[key].at(-1));
     return map;
   }
-  /** Writes the topmost overlay's code into each voxel: what is filled, and edges in the slice. */
-  function compose(overlays) {
-    const { bits, one } = viewer, [fill, edges] = viewer.volumes.slice(1).map((volume) => volume.img);
-    const [, height, width] = one.crop, area = width * height;
-    const shown = overlays.map((overlay, n) => ({ ...overlay, code: 16 * (n + 1) })).filter(isOn);
-    const rank = ({ kind, target, bit }) => (kind === "label") * 100 + (target === "tumor") * 10 + bit;
-    shown.sort((a, b) => rank(b) - rank(a)); // the topmost first
-    for (let at = 0; at < bits.length; at += 1) {
-      fill[at] = edges[at] = 0;
-      if (!bits[at]) continue;
-      const x = at % width, y = Math.floor((at % area) / width);
-      const isEdge = (bit) => (x > 0 && !((bits[at - 1] >> bit) & 1)) || (x < width - 1 && !((bits[at + 1] >> bit) & 1))
-        || (y > 0 && !((bits[at - width] >> bit) & 1)) || (y < height - 1 && !((bits[at + width] >> bit) & 1));
-      for (const { bit, kind, code } of shown) {
-        if (!((bits[at] >> bit) & 1)) continue;
-        if (kind === "result" && !fill[at]) fill[at] = code;
-        if (!edges[at] && isEdge(bit)) edges[at] = code;
-      }
-    }
+  /** Writes the code of the topmost result into each voxel of what is filled. */
+  function fill(overlays) {
+    const { bits } = viewer, image = viewer.volumes[1].img;
+    const shown = overlays.map((overlay, n) => ({ ...overlay, code: 16 * (n + 1) })).filter((one) => one.kind === "result" && isOn(one));
+    const rank = ({ target, bit }) => (target === "tumor") * 10 + bit;
+    shown.sort((a, b) => rank(a) - rank(b)); // the topmost last
+    const codes = Array.from({ length: 256 }, (_, value) => shown.findLast(({ bit }) => (value >> bit) & 1)?.code ?? 0);
+    for (let at = 0; at < bits.length; at += 1) image[at] = codes[bits[at]];
   }
+  /** The plane's two axes in the viewer's voxels (x right, y front, z head), by niivue's number. */
+  const PLANE_AXES = [[0, 1], [0, 2], [1, 2]];
+  viewer.outline = () => {
+    const { nv, one, bits } = viewer, canvas = $("outlines"), context = canvas.getContext("2d");
+    context.clearRect(0, 0, canvas.width, canvas.height);
+    if (!viewer.ready) return;
+    if (canvas.width !== nv.canvas.width || canvas.height !== nv.canvas.height) [canvas.width, canvas.height] = [nv.canvas.width, nv.canvas.height];
+    const size = [...one.crop].reverse(), spacing = [...one.spacing].reverse(), here = toViewer(viewer.at());
+    const steps = [1, size[0], size[0] * size[1]], thick = window.devicePixelRatio || 1;
+    const overlays = overlaysOf(one).filter(isOn).sort((a, b) => (a.kind === "label") - (b.kind === "label"));
+    for (const slice of nv.screenSlices) {
+      const [across, up] = PLANE_AXES[slice.axCorSag] || [], through = 3 - across - up;
+      if (across === undefined) continue;
+      let [left, top, width, height] = slice.leftTopWidthHeight;
+      const mirrored = width < 0;
+      if (mirrored) [left, width] = [left + width, -width];
+      const toX = (at) => { const part = (at * spacing[across] - slice.leftTopMM[0]) / slice.fovMM[0]; return left + (mirrored ? 1 - part : part) * width; };
+      const toY = (at) => top + (1 - (at * spacing[up] - slice.leftTopMM[1]) / slice.fovMM[1]) * height;
+      context.save();
+      context.beginPath();
+      context.rect(left, top, width, height);
+      context.clip();
+      for (const overlay of overlays) {
+        const start = here[through] * steps[through];
+        const inside = (x, y) => (bits[start + x * steps[across] + y * steps[up]] >> overlay.bit) & 1;
+        context.beginPath();
+        for (const [x0, y0, x1, y1] of outlinePieces(inside, size[across], size[up])) {
+          context.moveTo(toX(x0), toY(y0));
+          context.lineTo(toX(x1), toY(y1));
+        }
+        context.strokeStyle = overlay.color;
+        context.lineWidth = (overlay.kind === "label" ? 2 : 1.4) * thick;
+        context.lineCap = "round";
+        context.stroke();
+      }
+      context.restore();
+    }
+  };
   viewer.paint = () => {
     const { nv, one, volumes } = viewer, overlays = overlaysOf(one);
-    compose(overlays);
+    fill(overlays);
     nv.addColormap("report", colormap(overlays.map(({ color }) => color)));
     volumes[1].opacity = state.opacity;
     nv.updateGLVolume();
@@ -342,8 +373,10 @@
       tiles = [[0, 0, 0, 1, axial / height], [1, 0, axial / height, 0.5, low / height], [2, 0.5, axial / height, 0.5, low / height]];
       return viewer.place(tiles, Math.min(height, 1.2 * most));
     } else {
-      height = Math.max((0.6 * width * deep) / wide, 0.55 * width);
-      tiles = [[0, 0, 0, 0.6, 1], [1, 0.6, 0, 0.4, 0.5], [2, 0.6, 0.5, 0.4, 0.5]];
+      // The axial plane as high as the two others, one above the other.
+      const beside = (2 * high) / Math.max(wide, deep), part = Math.min(Math.max(beside / (beside + deep / wide), 0.55), 0.7);
+      height = Math.max((part * width * deep) / wide, (1 - part) * width * beside);
+      tiles = [[0, 0, 0, part, 1], [1, part, 0, 1 - part, 0.5], [2, part, 0.5, 1 - part, 0.5]];
     }
     return viewer.place(tiles, Math.min(Math.max(height, 260), most));
   };
@@ -359,13 +392,18 @@
       logLevel: "error", loadingText: "", dragAndDropEnabled: false, isRadiologicalConvention: true,
       backColor: [0, 0, 0, 1], fontColor: [0.75, 0.8, 0.85, 1], fontMinPx: 11, fontSizeScaling: 0, crosshairColor: [1, 1, 1, 0.55],
       crosshairWidthUnit: "percent", crosshairWidth: 0.15, crosshairGap: 4, dragMode: DRAG_MODE.windowing,
-      multiplanarShowRender: 0, show3Dcrosshair: false, isForceMouseClickToVoxelCenters: true,
+      multiplanarShowRender: 0, show3Dcrosshair: false, sagittalNoseLeft: true, isForceMouseClickToVoxelCenters: true,
       viewModeHotKey: "", clipPlaneHotKey: "", cycleClipPlaneHotKey: "",
     });
     nv.onLocationChange = () => viewer.tell();
     nv.onIntensityChange = (volume) => {
       if (!viewer.ready || volume !== viewer.volumes[0]) return;
       setWindow(volume.cal_min, volume.cal_max, false);
+    };
+    const draw = nv.drawScene.bind(nv);
+    nv.drawScene = () => { // whatever draws the planes draws the outlines over them
+      draw();
+      viewer.outline();
     };
     await nv.attachToCanvas($("canvas"));
     viewer.nv = nv;
@@ -379,7 +417,6 @@
     const volumes = [
       await read("image", { colormap: "gray", cal_min: state.low, cal_max: state.high }),
       await read("masks", { colormap: "report", cal_min: 0, cal_max: 255 }),
-      await read("masks", { colormap: "report", cal_min: 0, cal_max: 255 }),
     ];
     if (state.current !== number) return; // another case was opened meanwhile
     for (const old of [...nv.volumes]) nv.removeVolume(old);
@@ -387,7 +424,7 @@
     viewer.volumes = volumes;
     viewer.bits = new Uint8Array(volumes[1].img);
     for (const volume of volumes) nv.addVolume(volume);
-    for (const volume of volumes.slice(1)) [volume.cal_min, volume.cal_max] = [0, 255];
+    [volumes[1].cal_min, volumes[1].cal_max] = [0, 255];
     AXES.forEach((axis, n) => {
       $(`slice-${axis}`).min = viewer.one.start[n];
       $(`slice-${axis}`).max = viewer.one.start[n] + viewer.one.crop[n] - 1;
@@ -409,6 +446,14 @@
   }
 
   // ---- open a case
+  function showMode(live, pictures, told) {
+    for (const id of ["stage", "sliders", "windowing", "keys", "foci"]) $(id).hidden = !live;
+    $("layout").parentElement.hidden = !live;
+    $("pictures").hidden = live || !pictures;
+    $("tools").hidden = !live && !pictures;
+    $("viewer-hint").textContent = told;
+    $("viewer-hint").hidden = !told;
+  }
   async function open(number, scroll) {
     const one = data.cases[number], live = one.volume && hasWebGL;
     state.current = number;
@@ -423,20 +468,15 @@
     const template = $(`pictures-${number}`), planes = element("div", undefined, "planes");
     if (template) planes.append(template.content.cloneNode(true));
     $("pictures").replaceChildren(planes);
-    for (const id of ["sliders", "windowing", "keys"]) $(id).hidden = !live;
-    $("layout").parentElement.hidden = !live;
     $("foci").replaceChildren(...(live ? one.foci : []).map((focus, n) => {
       const button = element("button", n ? `Go to the ${focus.name}` : `Go to the ${focus.name.startsWith("tumor") ? "tumor" : focus.name}`, n ? "second" : "");
       button.type = "button";
       button.addEventListener("click", () => viewer.goTo(focus.at));
       return button;
     }));
-    $("stage").hidden = !live;
-    $("pictures").hidden = live || !template;
-    $("tools").hidden = !live && !template;
     let told = live ? "" : "This page carries no image of this case.";
     if (!live && template) told = one.volume ? "This browser has no WebGL 2: three planes through the tumor stand in for the viewer." : "Three planes through the tumor; this page carries the volumes of the best and worst cases only.";
-    $("viewer-hint").textContent = told;
+    showMode(live, Boolean(template), told);
     repaint();
     if (scroll && $("viewer").getBoundingClientRect().top > 0.6 * window.innerHeight) $("viewer").scrollIntoView();
     else if (scroll && $("viewer").getBoundingClientRect().bottom < 200) $("viewer").scrollIntoView();
@@ -444,9 +484,7 @@
     try {
       await viewer.open(number);
     } catch (error) {
-      $("stage").hidden = true;
-      $("pictures").hidden = !template;
-      $("viewer-hint").textContent = `The viewer could not start (${error.message}); pictures stand in for it.`;
+      showMode(false, Boolean(template), `The viewer could not start (${error.message}); pictures stand in for it.`);
     }
   }
   const step = (by) => {
