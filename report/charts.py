@@ -18,6 +18,7 @@ from report.contents import Curve
 WIDTH, LEFT, RIGHT, ROW_HEIGHT, AXIS_HEIGHT = 640, 190, 16, 46, 30
 CURVE_HEIGHT = 220
 MAX_POINTS = 200  # of a curve
+MAX_DOTS = 300  # of a row: dots of more cases cover each other, and the page grows
 Points = Sequence[tuple[int, float]]  # number of the case on the page, value
 
 
@@ -55,7 +56,7 @@ def _row(
         f"quartiles {low:.{column.digits}f} and {high:.{column.digits}f}, mean "
         f"{values.mean():.{column.digits}f}, {len(values)} values</title></line>",
     ]
-    for number, (case, value) in enumerate(points):
+    for number, (case, value) in enumerate(thin_out(points)):
         shift = (number * 7 % 11 - 5) * 1.6  # apart from each other, the same in every page
         parts.append(
             f'<circle class="dot" data-case="{case}" cx="{LEFT + value * scale:.1f}" '
@@ -63,6 +64,14 @@ def _row(
             f"{value:.{column.digits}f}</title></circle>"
         )
     return parts
+
+
+def thin_out(points: Points, most: int = MAX_DOTS) -> Points:
+    """At most so many points, evenly through their order by value, lowest and highest kept."""
+    if len(points) <= most:
+        return points
+    ordered = sorted(points, key=lambda point: point[1])
+    return [ordered[int(n)] for n in np.linspace(0, len(ordered) - 1, most).round()]
 
 
 def draw_curve(curve: Curve) -> str:
@@ -103,7 +112,9 @@ def draw_curve(curve: Curve) -> str:
         )
         if len(points) == 1:  # a line of one point shows nothing
             x, y = place(*points[0])
-            parts.append(f'<circle class="end series{number % 8}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>')
+            parts.append(
+                f'<circle class="end series{number % 8}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>'
+            )
         key = f'<svg viewBox="0 0 26 8"><path class="line series{number % 8}" d="M0 4H26"/></svg>'
         legend.append(f"<span>{key}{escape(name)}</span>")
     title = escape(f"{curve.title}, over epochs")

@@ -33,8 +33,10 @@ COLUMNS = {
     "seconds": Column("seconds", 1, -1, "time of this stage"),
 }
 # Told once a page or not at all: these say more of the machine and of the crop than of the case.
-LEFT_OUT = ("case_id", "center", "hd95_max_mm", "roi_coverage_margin", "rounds", "windows")
-LEFT_OUT += ("arithmetic", "peak_memory_mib", "threshold_value", "fold")
+LEFT_OUT = (
+    *("case_id", "center", "hd95_max_mm", "roi_coverage_margin", "rounds", "windows"),
+    *("arithmetic", "peak_memory_mib", "threshold_value", "fold"),
+)
 DISTRIBUTIONS = ("dsc", "asd_mm", "hd95_mm", "centroid_mm")
 
 

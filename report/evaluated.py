@@ -166,7 +166,9 @@ class Images:
         listed = {name: list_cases(known[name]) for name in names}
         return cls(known, {name: {f.case_id: f for f in files} for name, files in listed.items()})
 
-    def load(self, center: str, case_id: str, layers: Sequence[tuple[str, Evaluated]]) -> CaseImages:
+    def load(
+        self, center: str, case_id: str, layers: Sequence[tuple[str, Evaluated]]
+    ) -> CaseImages:
         """The arrays of a case, with the masks of these evaluations under their names."""
         known, files = self.centers[center], self.files[center]
         if case_id not in files:

@@ -7,19 +7,20 @@ else: what a case's name smuggled in could not run, and no request leaves the pa
 from __future__ import annotations
 
 import base64
+import functools
 import gzip
 import hashlib
 import json
 import string
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from report.charts import draw_curve, draw_distribution
+from report.charts import MAX_DOTS, draw_curve, draw_distribution
 from report.columns import COLUMNS, DISTRIBUTIONS, column_of, columns_of, is_comparable, rank
 from report.contents import CaseImages, Contents, ReportCase, ReportTable, ResultRows
 from report.pictures import draw_planes
@@ -33,7 +34,7 @@ HERE = Path(__file__).resolve().parent
 NIIVUE = "0.69.0"
 NIIVUE_SHA256 = "47b896b77ec4a5be3ef1949c33ad393b6f45629921f326c279000bcf51bdb4af"
 MAX_BYTES = 25_000_000  # of a page
-BESIDE_IMAGES = 4_000_000  # the viewer's script, and room for tables and charts
+FACTS_BYTES = 2_000  # what the page's script knows of a case with images, at most
 VIEWERS = 6  # cases with volumes: the three worst and the three best
 PICTURES = 100  # cases with pictures
 MAX_GROUPS = 12  # rows of a chart
@@ -61,10 +62,22 @@ def build_report(
 
     The worst and the best cases of the first result come first: `viewers` of them get volumes, all
     up to `pictures` pictures of three planes, as far as the page stays under `max_bytes`. Raises
-    ValueError where the viewer's script is not the one that its checksum names.
+    ValueError where the numbers alone take more than that, or the viewer's script is not the one
+    that its checksum names.
     """
     order = by_importance(contents)
-    carried = carry_images(contents.cases, order, viewers, pictures, max_bytes - BESIDE_IMAGES)
+    numbers = len(render(contents, Carried(), order).encode("utf-8"))
+    room = max_bytes - numbers - FACTS_BYTES * len(contents.cases)
+    if room < 0:
+        raise ValueError(
+            f"{path}: its numbers alone take {numbers / 1e6:.1f} MB; allow more than "
+            f"{max_bytes / 1e6:.1f} MB, or give fewer results"
+        )
+    if room < len(niivue_script()):
+        viewers = 0
+    elif viewers:
+        room -= len(niivue_script())
+    carried = carry_images(contents.cases, order, viewers, pictures, room)
     write_text(path, render(contents, carried, order))
     return path
 
@@ -251,7 +264,8 @@ def distributions(contents: Contents) -> str:
             charts.append(f"<figure><figcaption>{head}</figcaption>{chart}</figure>")
     if not charts:
         return ""
-    told = "A dot is a case (click: open it), the box reaches from quartile to quartile, the line is the median."
+    told = "A dot is a case (click: open it), the box goes from quartile to quartile, "
+    told += f"the line is the median. Of more than {MAX_DOTS} values every so many are drawn."
     if len(contents.results) > MAX_GROUPS:
         told += f" The first {MAX_GROUPS} of {len(contents.results)} results are drawn."
     return f'<p class="hint">{told}</p><div class="charts">{"".join(charts)}</div>'
@@ -313,6 +327,7 @@ def script_safe(data: Any) -> str:
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
+@functools.cache
 def niivue_script() -> str:
     """The viewer's script, as its authors published it. Raises ValueError where it is not."""
     path = HERE / "vendor" / f"niivue-{NIIVUE}.umd.js.gz"
@@ -336,6 +351,3 @@ def _asset(name: str) -> str:
 def _hash(text: str) -> str:
     digest = hashlib.sha256(text.encode("utf-8")).digest()
     return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
-
-
-__all__: Iterable[str] = ("Contents", "build_report")

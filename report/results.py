@@ -53,10 +53,11 @@ def read_contents(folder: Path, centers: Path | None = None, images: bool = True
         raise FileNotFoundError(f"{folder}: no such folder; give {WHAT}")
     if _is_export(folder):
         return exported_contents(folder)
-    evaluations = sorted(with_previous(_find(folder)), key=page_order)
+    found, own_centers = _find(folder)
+    evaluations = sorted(with_previous(found), key=page_order)
     if not evaluations:
         raise FileNotFoundError(f"{folder}: no finished evaluation there; give {WHAT}")
-    pictured = Images.of(evaluations, centers) if images else None
+    pictured = Images.of(evaluations, centers or own_centers) if images else None
     return evaluated_contents(folder.resolve().name, evaluations, pictured)
 
 
@@ -65,15 +66,16 @@ def _is_export(folder: Path) -> bool:
     return note.is_file() and "exports" in json.loads(note.read_text(encoding="utf-8"))
 
 
-def _find(folder: Path) -> list[Evaluated]:
+def _find(folder: Path) -> tuple[list[Evaluated], Path | None]:
+    """The evaluations of a folder, and an experiment's centers.toml."""
     if (folder / "cases.csv").is_file():
-        return [read_evaluated(folder)]
+        return [read_evaluated(folder)], None
     if (folder / "run.json").is_file():
-        return find_evaluated([folder])
+        return find_evaluated([folder]), None
     plan = read_experiment(folder)
     if plan is None:
         raise FileNotFoundError(f"{folder}: holds no results; give {WHAT}")
-    return find_evaluated(sorted(plan.checkpoints.glob(f"{plan.time}_*")))
+    return find_evaluated(sorted(plan.checkpoints.glob(f"{plan.time}_*"))), plan.centers
 
 
 def evaluated_contents(
@@ -126,7 +128,9 @@ def describe(evaluations: Sequence[Evaluated]) -> str:
     sources = " and ".join(first.origin["sources"])
     what = f"Method {told}" if len(methods) == 1 else f"Methods {told}"
     if len({item.center for item in evaluations}) > 1:
-        return f"{what}, tested on {centers}, each of them unseen by the training it was tested with."
+        return (
+            f"{what}, tested on {centers}, each of them unseen by the training it was tested with."
+        )
     return f"{what}, tested on {centers}; the tumor was trained on {sources}."
 
 
@@ -134,11 +138,12 @@ def evaluated_rows(evaluations: Sequence[Evaluated]) -> Rows:
     """As the tables of `reproduce/` read them; four folds make one result, fewer make none."""
     found: dict[ResultKey, dict[int, list[Row]]] = {}
     networks = {}
+    compares = len({item.origin["method"] for item in evaluations}) > 1  # else no table of costs
     for item in evaluations:
         key, fold = _key(item), item.run.fold or 0
         found.setdefault(key, {})[fold] = [name_columns(row, key, fold) for row in item.rows]
         place = (key.method, key.stage)
-        if key.stage in COUNTED_AT and place not in networks:
+        if compares and key.stage in COUNTED_AT and place not in networks:
             networks[place] = count_network(item.run.folder / "config.json", key.stage)
     whole = {
         key: [row for _, rows in sorted(folds.items()) for row in rows]
@@ -167,8 +172,8 @@ def _key(item: Evaluated) -> ResultKey:
 def paper_tables(rows: Rows) -> list[ReportTable]:
     """The paper's tables that have a number of ours; those that compare methods need another
     than the default one."""
-    found = []
-    for table in TABLES.values():
+    found: list[ReportTable] = []
+    for table in TABLES.values() if rows.centers else ():
         report = make_report(table, rows, keys_of_results(table, rows))
         if _is_worth_it(table, report):
             missing = [f"Not measured: {line}." for line in name_missing(report.missing)]
