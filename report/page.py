@@ -220,6 +220,7 @@ def page_data(contents: Contents, carried: Carried, order: Sequence[int]) -> dic
             for number, case in enumerate(contents.cases)
         ],
         "results": [_result_data(result, numbers) for result in contents.results],
+        "failed": _without_rows(contents, numbers),
         "order": order,
     }
 
@@ -234,10 +235,22 @@ def _result_data(result: ResultRows, numbers: Mapping[tuple[str, str], int]) -> 
     return {"name": result.name, "columns": columns, "rows": rows}
 
 
+def _without_rows(contents: Contents, numbers: Mapping[tuple[str, str], int]) -> list[int]:
+    """The cases that no result has measured: they are listed all the same."""
+    measured = {
+        numbers[row.get("center", ""), row["case_id"]]
+        for result in contents.results
+        for row in result.rows
+    }
+    return [number for number in numbers.values() if number not in measured]
+
+
 def _plain(value: Any) -> Any:
-    """A cell as JSON has it: numbers with six digits, None for what is unknown."""
+    """A cell as JSON has it: numbers with six digits, several as a text, None for the unknown."""
     if value is None or isinstance(value, (bool, str)):
         return value
+    if isinstance(value, (list, tuple)):
+        return ", ".join(f"{part:.1f}" if isinstance(part, float) else str(part) for part in value)
     number = float(value)
     return float(f"{number:.6g}") if abs(number) != float("inf") and number == number else None
 

@@ -38,7 +38,11 @@
     const { center, id } = data.cases[number];
     return id.startsWith(center) ? id : `${center} ${id}`;
   };
-  const result = () => data.results[state.result] || { name: "", columns: [], rows: [] };
+  for (const one of data.results) { // cases without any result are listed too
+    one.rows.push(...data.failed.map((number) => [number, ...one.columns.map(() => null)]));
+  }
+  const NO_RESULT = { name: "", columns: [], rows: data.failed.map((number) => [number]) };
+  const result = () => data.results[state.result] || NO_RESULT;
   const indexOf = (name) => result().columns.findIndex((column) => column.name === name) + 1;
   const hasWebGL = (() => {
     try { return Boolean(document.createElement("canvas").getContext("webgl2")); } catch { return false; }
@@ -57,15 +61,17 @@
     return made;
   };
   function drawTiles() {
-    const rows = result().rows, tiles = [tile(String(new Set(rows.map((row) => row[0])).size), "cases")];
+    const rows = result().rows, count = new Set(rows.map((row) => row[0])).size;
+    const tiles = count > 1 ? [tile(String(count), "cases")] : [];
+    if (data.failed.length) tiles.push(tile(String(data.failed.length), "without a result"));
     const dice = numbers("dsc");
     for (const column of result().columns.filter((one) => numbers(one.name).length)) {
       if (dice.length && !["dsc", "asd_mm", "hd95_mm", "centroid_mm"].includes(column.name)) continue;
       if (tiles.length > 4) break;
       const values = numbers(column.name);
-      tiles.push(tile((values.reduce((a, b) => a + b, 0) / values.length).toFixed(column.digits), `mean ${column.label}`));
+      tiles.push(tile((values.reduce((a, b) => a + b, 0) / values.length).toFixed(column.digits), values.length > 1 ? `mean ${column.label}` : column.label));
     }
-    if (dice.length) tiles.push(tile(`${dice.filter((one) => one < MISSED).length} of ${dice.length}`, "missed (DSC below 1 %)"));
+    if (dice.length > 1) tiles.push(tile(`${dice.filter((one) => one < MISSED).length} of ${dice.length}`, "missed (DSC below 1 %)"));
     $("tiles").replaceChildren(...tiles);
   }
   const card = (row) => {
@@ -89,6 +95,7 @@
     const count = Math.min(3, Math.floor(ranked.length / 2));
     const groups = count ? [["Worst", ranked.slice(0, count)], ["Best", ranked.slice(-count).reverse()]]
       : [["Cases", result().rows.filter((row) => $(`pictures-${row[0]}`)).slice(0, 6)]];
+    if (data.cases.length === 1) return; // the viewer shows it
     for (const [title, rows] of groups.filter((group) => group[1].length)) {
       const group = element("div"), cards = element("div", undefined, "extremes");
       cards.append(...rows.map(card));
@@ -133,6 +140,11 @@
       const mark = element("span", undefined, carried === "viewer" ? "dotmark full" : "dotmark");
       mark.title = carried === "viewer" ? "to scroll through" : "pictures";
       button.prepend(mark);
+    }
+    if (one.warnings.length) {
+      const mark = element("span", " \u26a0");
+      mark.title = one.warnings.join("\n");
+      button.append(mark);
     }
     button.type = "button";
     head.scope = "row";
@@ -228,7 +240,7 @@
     place.hidden = !overlays.length;
   }
   function drawFacts() {
-    const one = data.cases[state.current], facts = [["result", result().name]];
+    const one = data.cases[state.current], facts = result().name ? [["result", result().name]] : [];
     const row = result().rows.find((other) => other[0] === state.current);
     if (row) result().columns.forEach((column, n) => { if (row[n + 1] !== null) facts.push([column.label, show(row[n + 1], column)]); });
     if (one.spacing) {
@@ -543,7 +555,7 @@
   $("opacity-text").textContent = "40 %";
   setWindow(state.low, state.high, false);
   $("cases").hidden = $("overview").hidden = !data.cases.length;
-  if (data.results.length) chooseResult(0);
+  chooseResult(0);
   if (data.cases.length) open(state.rows.length ? state.rows[0][0] : data.order[0], false);
   window.reportPage = { viewer, state, open }; // for the tests
 })();
