@@ -56,7 +56,9 @@ def make_contents(
         ],
         results=[
             ResultRows("tumor fine", rows),
-            ResultRows("tumor coarse", [{**row, "dsc": 100 - row["dsc"]} for row in rows]),
+            ResultRows(
+                "tumor coarse", [{**row, "dsc": 100 - d} for row, d in zip(rows, dice, strict=True)]
+            ),
         ],
         tables=[ReportTable("Table III", (Sheet("Threshold", ("", "C"), (group,)),), ("A note.",))],
         curves=[Curve("tumor fine", [1, 2, 3], {"total": [3, 2, 1.5], "seg": [1, 0.5, 0.4]})],

@@ -86,7 +86,7 @@ class Page:
         self.element(f"#table tr[data-case='{case}'] button").click()
         self.wait(f"reportPage.state.current === {case} && reportPage.viewer.ready")
 
-    def set_value(self, selector: str, value: float) -> None:
+    def set_value(self, selector: str, value: float | str) -> None:
         script = "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input'))"
         self.run(script, self.element(selector), value)
 
@@ -114,7 +114,9 @@ class Page:
         """
         x, y = self.run(script, list(voxel), plane)
         picture = np.frombuffer(base64.b64decode(self.browser.get_screenshot_as_base64()), np.uint8)
-        blue, green, red = cv2.imdecode(picture, cv2.IMREAD_COLOR)[round(y), round(x)].tolist()
+        shown = cv2.imdecode(picture, cv2.IMREAD_COLOR)
+        assert shown is not None
+        blue, green, red = shown[round(y), round(x)].tolist()
         return red, green, blue
 
 

@@ -20,7 +20,10 @@ WHOLE = Box((0, 0, 0), SHAPE)
 def decode(address: str) -> np.ndarray:
     head, content = address.split(",")
     assert head == "data:image/png;base64"
-    return cv2.imdecode(np.frombuffer(base64.b64decode(content), np.uint8), cv2.IMREAD_UNCHANGED)
+    stored = np.frombuffer(base64.b64decode(content), np.uint8)
+    picture = cv2.imdecode(stored, cv2.IMREAD_UNCHANGED)
+    assert picture is not None
+    return picture
 
 
 def test_the_window_of_the_paper_fills_the_gray_range() -> None:

@@ -69,7 +69,7 @@
       if (dice.length && !["dsc", "asd_mm", "hd95_mm", "centroid_mm"].includes(column.name)) continue;
       if (tiles.length > 4) break;
       const values = numbers(column.name);
-      tiles.push(tile((values.reduce((a, b) => a + b, 0) / values.length).toFixed(column.digits), values.length > 1 ? `mean ${column.label}` : column.label));
+      tiles.push(tile((values.reduce((a, b) => a + b, 0) / values.length).toFixed(column.digits), values.length > 1 && !column.label.startsWith("mean") ? `mean ${column.label}` : column.label));
     }
     if (dice.length > 1) tiles.push(tile(`${dice.filter((one) => one < MISSED).length} of ${dice.length}`, "missed (DSC below 1 %)"));
     $("tiles").replaceChildren(...tiles);
@@ -97,7 +97,7 @@
       : [["Cases", result().rows.filter((row) => $(`pictures-${row[0]}`)).slice(0, 6)]];
     if (data.cases.length === 1) return; // the viewer shows it
     for (const [title, rows] of groups.filter((group) => group[1].length)) {
-      const group = element("div"), cards = element("div", undefined, "extremes");
+      const group = element("div"), cards = element("div", undefined, count ? "extremes" : "extremes few");
       cards.append(...rows.map(card));
       group.append(element("h3", title), cards);
       place.append(group);
@@ -556,6 +556,7 @@
   setWindow(state.low, state.high, false);
   $("cases").hidden = $("overview").hidden = !data.cases.length;
   chooseResult(0);
-  if (data.cases.length) open(state.rows.length ? state.rows[0][0] : data.order[0], false);
+  const first = state.rows.find((row) => data.cases[row[0]].pictures) || state.rows[0];
+  if (first) open(first[0], false);
   window.reportPage = { viewer, state, open }; // for the tests
 })();
