@@ -101,7 +101,7 @@ def draw_curve(curve: Curve) -> str:
     parts += [
         f'<text x="{place(tick, 1)[0]:.1f}" y="{bottom + 18}" text-anchor="middle">{tick:g}</text>'
         for tick in nice_ticks(x_low, x_high)
-        if x_low <= tick <= x_high
+        if x_low <= tick <= x_high and tick == round(tick)  # epochs are whole
     ]
     legend = []
     for number, (name, points) in enumerate(shown.items()):
@@ -158,7 +158,7 @@ def _axis(top: float, scale: float, height: int) -> str:
     )
 
 
-def _shorten(name: str, most: int = 27) -> str:
+def _shorten(name: str, most: int = 24) -> str:
     return name if len(name) <= most else name[: most - 1] + "…"
 
 

@@ -278,7 +278,9 @@ def distributions(contents: Contents) -> str:
     if not charts:
         return ""
     told = "A dot is a case (click: open it), the box goes from quartile to quartile, "
-    told += f"the line is the median. Of more than {MAX_DOTS} values every so many are drawn."
+    told += "the line is the median."
+    if any(len(result.rows) > MAX_DOTS for result in contents.results):
+        told += f" Of more than {MAX_DOTS} cases every so many are drawn."
     if len(contents.results) > MAX_GROUPS:
         told += f" The first {MAX_GROUPS} of {len(contents.results)} results are drawn."
     return f'<p class="hint">{told}</p><div class="charts">{"".join(charts)}</div>'

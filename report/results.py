@@ -131,7 +131,8 @@ def describe(evaluations: Sequence[Evaluated]) -> str:
         return (
             f"{what}, tested on {centers}, each of them unseen by the training it was tested with."
         )
-    return f"{what}, tested on {centers}; the tumor was trained on {sources}."
+    stage = str(first.origin["stage"]).replace("_", " ")
+    return f"{what}, tested on {centers}; {stage} was trained on {sources}."
 
 
 def evaluated_rows(evaluations: Sequence[Evaluated]) -> Rows:

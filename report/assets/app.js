@@ -261,7 +261,7 @@
   };
 
   // ---- the viewer (niivue)
-  const viewer = { nv: null, ready: false, one: null, volumes: [], bits: null };
+  const viewer = { nv: null, starting: null, ready: false, one: null, volumes: [], bits: null };
   const rgb = (color) => [1, 3, 5].map((at) => parseInt(color.slice(at, at + 2), 16));
   /** Colors by code: a code's value is 16 times it, with a plateau around it, so none is mixed. */
   function colormap(colors) {
@@ -398,7 +398,6 @@
     viewer.nv.resizeListener();
   };
   viewer.start = async () => {
-    if (viewer.nv) return;
     const { Niivue, DRAG_MODE } = window.niivue;
     const nv = new Niivue({
       logLevel: "error", loadingText: "", dragAndDropEnabled: false, isRadiologicalConvention: true,
@@ -421,8 +420,8 @@
     viewer.nv = nv;
   };
   viewer.open = async (number) => {
-    viewer.ready = false;
-    await viewer.start();
+    viewer.starting ??= viewer.start();
+    await viewer.starting;
     const { nv } = viewer, { NVImage } = window.niivue;
     const read = (kind, options) => NVImage.loadFromBase64({ base64: $(`${kind}-${number}`).textContent, name: `${kind}.nii.gz`, ...options });
     nv.addColormap("report", colormap([]));
@@ -469,6 +468,7 @@
   async function open(number, scroll) {
     const one = data.cases[number], live = one.volume && hasWebGL;
     state.current = number;
+    viewer.ready = false;
     $("viewer-title").textContent = nameOf(number);
     for (const line of $("table").tBodies[0].rows) {
       if (Number(line.dataset.case) === number) line.setAttribute("aria-current", "true");
