@@ -47,6 +47,7 @@
   const hasWebGL = (() => {
     try { return Boolean(document.createElement("canvas").getContext("webgl2")); } catch { return false; }
   })();
+  const anyPicture = data.cases.some((one) => one.pictures);
   const severalCenters = new Set(data.cases.map((one) => one.center)).size > 1;
 
   // ---- overview
@@ -82,7 +83,8 @@
     if (template) {
       thumb.append(template.content.querySelector(".axial svg").cloneNode(true));
       paintPictures(thumb, data.cases[row[0]], false);
-    } else thumb.append(element("span", "no picture", "blank"));
+    } else if (anyPicture) thumb.append(element("span", "no picture", "blank"));
+    else thumb.hidden = true;
     if (at) text.append(element("small", `DSC ${show(row[at], result().columns[at - 1])} %`));
     made.append(thumb, text);
     made.addEventListener("click", () => open(row[0], true));
