@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "methods": ("models", "losses", "data", "utils"),
     "engine": ("methods", "models", "losses", "data", "utils"),
     "reproduce": ("engine", "methods", "models", "losses", "data", "utils"),
+    "report": ("reproduce", "engine", "methods", "models", "losses", "data", "utils"),
     "benchmarks": ("reproduce", "engine", "methods", "models", "losses", "data", "utils"),
     **dict.fromkeys(SCRIPT_FOLDERS, ("engine", "utils")),
 }

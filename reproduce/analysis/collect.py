@@ -77,7 +77,7 @@ def collect_rows(
         if not folders:
             continue
         evaluations[key] = [
-            _name_columns(row, key, fold)
+            name_columns(row, key, fold)
             for fold, folder in enumerate(folders)
             for row in read_cases(folder / "cases.csv")
         ]
@@ -106,7 +106,7 @@ def count_network(config: Path, stage: str) -> Network:
     return Network(counted.parameters, counted.macs)
 
 
-def _name_columns(row: Row, key: ResultKey, fold: int) -> Row:
+def name_columns(row: Row, key: ResultKey, fold: int) -> Row:
     """A line of cases.csv with its center, its fold and the columns' names in `Rows`."""
     named = {RENAMED.get(column, column): value for column, value in row.items()}
     where: Row = {"center": key.heldout or key.target}

@@ -1,0 +1,54 @@
+"""Results as one page to open in a browser: python report/build.py RESULTS
+
+RESULTS is the folder of an experiment (--out of demo.py or reproduce/run.py), of an evaluation
+(checkpoints/RUN/evaluation_...), of a run, or of exported cases (results/NAME). The page,
+RESULTS/report.html unless --out says else, needs nothing beside itself: no network, no server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from engine.command_line import run_script
+from report.page import MAX_BYTES, PICTURES, VIEWERS, build_report
+from report.results import read_contents
+
+
+def build(args: argparse.Namespace) -> None:
+    """Write the page, and say where it is and how large."""
+    for name in ("viewers", "pictures"):
+        if getattr(args, name) < 0:
+            raise ValueError(f"--{name} {getattr(args, name)}: 0 or more")
+    contents = read_contents(args.results, args.centers, images=not args.no_images)
+    path = build_report(
+        args.out or args.results / "report.html",
+        contents,
+        viewers=args.viewers,
+        pictures=args.pictures,
+        max_bytes=args.megabytes * 1_000_000,
+    )
+    print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("results", type=Path, metavar="RESULTS", help="folder of results")
+    add("--out", type=Path, metavar="FILE", help="the page; default: RESULTS/report.html")
+    add("--centers", type=Path, help="where the images are; default: as the runs were trained")
+    add("--no-images", action="store_true", help="numbers only: no patient's image in the page")
+    add("--viewers", type=int, default=VIEWERS, help="cases to scroll through, worst and best")
+    add("--pictures", type=int, default=PICTURES, help="cases with pictures of three planes")
+    add("--megabytes", type=int, default=MAX_BYTES // 1_000_000, help="size of the page at most")
+    run_script(build, parser.parse_args(argv))
+
+
+if __name__ == "__main__":
+    main()
