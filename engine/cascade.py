@@ -14,6 +14,7 @@ from data.prepare.prepared_case import (
     PreparedCase,
     PrepareSettings,
     prepare_case,
+    restore_mask,
     restore_prob,
     to_prepared_mask,
 )
@@ -65,7 +66,7 @@ class Prediction:
     @property
     def prob(self) -> np.ndarray:
         """Probability of the target, float32 on the mask's grid; computed each time it is read."""
-        return restore_prob(self.on_prepared.prob, self.prepared)
+        return restore_prob(self.on_prepared.crop_prob, self.prepared, self.box)
 
 
 def segment(
@@ -122,7 +123,7 @@ def segment_stage(
     started = time.monotonic()
     roi = choose_roi(predictor.stage, earlier)
     found = predict_prepared(predictor, prepared.image_hu, roi.box, threshold)
-    mask = keep_components(restore_prob(found.prob, prepared) > threshold)
+    mask = keep_components(restore_mask(found.crop_prob, prepared, threshold, found.box))
     return Prediction(
         stage=predictor.stage.name,
         target=predictor.stage.target,
