@@ -106,9 +106,7 @@ def prepare_case(case: Case, settings: PrepareSettings) -> PreparedCase:
     return replace(prepared_from_meta(meta, None, None), arrays=arrays)
 
 
-def restore_prob(
-    prob: np.ndarray, prepared: PreparedCase, box: Box | None = None
-) -> np.ndarray:
+def restore_prob(prob: np.ndarray, prepared: PreparedCase, box: Box | None = None) -> np.ndarray:
     """Probability on the prepared grid -> float32 on the original canonical grid, linear.
 
     `box`: the part of the prepared grid that `prob` fills, elsewhere it is 0; None: all of it.
