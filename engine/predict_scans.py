@@ -77,8 +77,9 @@ def predict_scans(work: Work, scans: Sequence[Scan]) -> Failures:
         try:
             kept = predict_scan(work, scan, place)
         except Exception as error:
-            failures[scan.case_id] = " ".join(str(case_error(scan.case_id, error)).split())
-            work.say(f"{place}: FAILED: {failures[scan.case_id]}")
+            failures[scan.case_id] = _cause(scan, error)
+            if len(scans) > 1:
+                work.say(f"{place}: FAILED: {failures[scan.case_id]}")
             continue
         if kept:
             work.say(f"{place}: is done already")
@@ -86,6 +87,12 @@ def predict_scans(work: Work, scans: Sequence[Scan]) -> Failures:
             write_table(work.out)
     write_table(work.out)
     return failures
+
+
+def _cause(scan: Scan, error: Exception) -> str:
+    """One line, whatever was raised."""
+    known = isinstance(error, (ValueError, FileNotFoundError))
+    return " ".join(str(error if known else case_error(scan.case_id, error)).split())
 
 
 def predict_scan(work: Work, scan: Scan, place: str) -> bool:
@@ -140,10 +147,12 @@ def describe_request(work: Work, scan: Scan) -> dict[str, Any]:
     Raises OSError where a file of the scan cannot be read.
     """
     masked = scan.pancreas is not None
+    out = work.out.resolve()
+    files = [path for path in files_of(scan.image) if out not in path.resolve().parents]
     return {
         "software": work.stamp.software,
         "checkpoints_sha256": dict(work.stamp.checkpoints),
-        "input_sha256": sha256_of(*files_of(scan.image)),
+        "input_sha256": sha256_of(*files),
         "pancreas_sha256": sha256_of(scan.pancreas) if scan.pancreas is not None else None,
         "pancreas_label": work.read.pancreas_label if masked else None,
         "series": work.read.series,

@@ -59,6 +59,34 @@ def list_scans(
     return sorted(_with_own_names(scans), key=lambda scan: scan.case_id), left_out
 
 
+def give_masks(scans: Sequence[Scan], where: Path) -> list[Scan]:
+    """The scans with their pancreas masks: `where` is the mask of the one scan, or a folder with
+    `<case>.nii.gz` (any format) or `<case>/pancreas.nii.gz` for each; of one scan `pancreas.nii.gz`
+    will do. A scan without a mask there carries that as its problem. Raises `DataError`.
+    """
+    if where.is_file():
+        if len(scans) > 1:
+            raise DataError(
+                f"{where}: is one mask for {len(scans)} scans; give a folder of masks named as the "
+                "scans, or name them in a column pancreas of a CSV file"
+            )
+        return [replace(scans[0], pancreas=where)]
+    if not where.is_dir():
+        raise DataError(f"{where}: no such file or folder; correct the path of the mask")
+    masks = {volume_stem(path): path for path in list_folder(where) if volume_stem(path)}
+    given = []
+    for scan in scans:
+        inner = where / scan.case_id
+        own = [path for path in (inner.iterdir() if inner.is_dir() else ()) if volume_stem(path)]
+        mask = masks.get(scan.case_id) or (masks.get("pancreas") if len(scans) == 1 else None)
+        mask = mask or next((path for path in sorted(own) if volume_stem(path) == "pancreas"), None)
+        if mask is None:
+            given.append(replace(scan, problem=f"{where}: has no mask of {scan.case_id}; add it"))
+        else:
+            given.append(replace(scan, pancreas=mask))
+    return given
+
+
 def _from_file(path: Path) -> Scan:
     stem = volume_stem(path)
     if stem:
