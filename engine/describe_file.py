@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from data.case import Case, DataError
-from data.readers import load_image
-from data.readers.scans import list_scans
+from data.case import Case
+from data.readers.scans import Scan, list_scans, load_scan
 from data.readers.series import list_series, slice_folders
 from data.readers.volume import grid_axis_map
 from engine.checkpointing import load_checkpoint
@@ -38,10 +37,7 @@ def describe_file(path: Path, series: str | None = None, repair: bool = False) -
         facts: Facts = {"scans": len(scans)}
         facts |= {f"scan {scan.case_id}": scan.problem or scan.image for scan in scans}
         return facts | {f"left out {name}": reason for name, reason in left_out}
-    (scan,) = scans
-    if scan.problem is not None:
-        raise DataError(scan.problem)
-    return describe_scan(scan.image, scan.case_id, series, repair)
+    return describe_scan(scans[0], series, repair)
 
 
 def describe_checkpoint(path: Path) -> Facts:
@@ -73,18 +69,16 @@ def describe_checkpoint(path: Path) -> Facts:
     }
 
 
-def describe_scan(
-    path: Path, case_id: str, series: str | None = None, repair: bool = False
-) -> Facts:
+def describe_scan(scan: Scan, series: str | None = None, repair: bool = False) -> Facts:
     """A CT as it is read: its grid, its HU, what was unusual; of DICOM also its series."""
-    facts: Facts = {"scan": path}
-    if path.is_dir():
-        found = list_series(slice_folders(path))
+    facts: Facts = {"scan": scan.image}
+    if scan.image.is_dir() and scan.problem is None:
+        found = list_series(slice_folders(scan.image))
         facts |= {f"series #{number}": one for number, one in enumerate(found, 1)}
         usable = [one for one in found if not one.is_scout] or found
         if series is None and len(usable) > 1:
             return facts | {"to read one": "--series with its UID, or its number in this list"}
-    return facts | describe_case(load_image(path, case_id, series=series, repair=repair))
+    return facts | describe_case(load_scan(scan, series, repair))
 
 
 def describe_case(case: Case) -> Facts:

@@ -13,10 +13,8 @@ import numpy as np
 from data.case import Case
 from data.prepare.data_files import files_of
 from data.prepare.one_case import case_error
-from data.readers import load_image
 from data.readers.given_mask import read_given_mask
-from data.readers.scans import Scan
-from data.readers.slices import IrregularError
+from data.readers.scans import Scan, load_scan
 from engine.cascade import Prediction, segment
 from engine.run_folders import environment
 from engine.scan_measures import trained_before
@@ -167,14 +165,10 @@ def describe_request(work: Work, scan: Scan) -> dict[str, Any]:
 
 def read_scan(work: Work, scan: Scan) -> tuple[Case, np.ndarray | None, list[str]]:
     """The CT, the given pancreas on its voxels if there is one, and what was unusual in both."""
-    options = work.read
-    try:
-        case = load_image(scan.image, scan.case_id, series=options.series, repair=options.repair)
-    except IrregularError as error:
-        raise ValueError(f"{error}; or let --repair do it") from error
+    case = load_scan(scan, work.read.series, work.read.repair)
     if scan.pancreas is None:
         return case, None, list(case.notes)
-    mask, notes = read_given_mask(scan.pancreas, case.grid, options.pancreas_label)
+    mask, notes = read_given_mask(scan.pancreas, case.grid, work.read.pancreas_label)
     return case, mask, [*case.notes, *notes]
 
 

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from data.case import DataError
+from data.case import Case, DataError
+from data.readers import load_image
 from data.readers.files import VOLUME_SUFFIXES, volume_stem
 from data.readers.listing import NO_FORMAT, Found, add_file, is_slice, list_folder, names_of, walk
 from data.readers.series import UID, slice_folders
+from data.readers.slices import IrregularError
 
 PATH_COLUMNS = ("path", "image", "ct", "file")
 CASE_COLUMNS = ("case", "case_id", "id", "name")
@@ -57,6 +59,16 @@ def list_scans(
         formats = f"{', '.join(VOLUME_SUFFIXES)} or DICOM slices"
         raise DataError(f"{where}: holds no CT ({formats}); correct the path{reasons}")
     return sorted(_with_own_names(scans), key=lambda scan: scan.case_id), left_out
+
+
+def load_scan(scan: Scan, series: str | None = None, repair: bool = False) -> Case:
+    """The CT of a scan, see `load_image`. Raises `DataError`, also for a known problem."""
+    if scan.problem is not None:
+        raise DataError(scan.problem)
+    try:
+        return load_image(scan.image, scan.case_id, series=series, repair=repair)
+    except IrregularError as error:
+        raise DataError(f"{error}; or let --repair resample it") from error
 
 
 def give_masks(scans: Sequence[Scan], where: Path) -> list[Scan]:
