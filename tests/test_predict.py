@@ -120,7 +120,8 @@ def test_masks_lie_on_the_grid_of_the_input_and_on_its_organs(
         assert mask.GetSize() == given.GetSize()
         for get in ("GetSpacing", "GetOrigin", "GetDirection"):
             assert getattr(mask, get)() == pytest.approx(getattr(given, get)(), abs=1e-5), get
-        assert overlap(path, label, 2 if stage in TUMOR_STAGES else 1) > 0.86
+        least = 0.8 if stage == "pancreas_coarse" else 0.86  # it sees every second voxel
+        assert overlap(path, label, 2 if stage in TUMOR_STAGES else 1) > least
         if suffix == "nii.gz" and ".nii" in name:
             file, source = nib.load(path), nib.load(tmp_path / name)
             np.testing.assert_allclose(file.affine, source.affine, atol=1e-4)
