@@ -100,7 +100,8 @@ def predict_scan(work: Work, scan: Scan, place: str) -> bool:
         remove_outputs(folder)
         raise ValueError(scan.problem)
     request = describe_request(work, scan)
-    if read_manifest(folder).get("request") == request:
+    before = read_manifest(folder)
+    if before.get("request") == request and (work.read.repair or not before["repaired"]):
         return True
     remove_outputs(folder)
     started = time.monotonic()
@@ -154,7 +155,6 @@ def describe_request(work: Work, scan: Scan) -> dict[str, Any]:
         "pancreas_sha256": sha256_of(scan.pancreas) if scan.pancreas is not None else None,
         "pancreas_label": work.read.pancreas_label if masked else None,
         "series": work.read.series,
-        "repair": work.read.repair,
         "thresholds": dict(work.thresholds),
         "window_voxels": work.predictors.window_voxels,
         "arithmetic": work.predictors.precision,

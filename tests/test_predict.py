@@ -92,6 +92,11 @@ def overlap(path: Path, label: sitk.Image, least_value: int) -> float:
     return 2 * np.count_nonzero(found & wanted) / (found.sum() + wanted.sum())
 
 
+def load_nifti(path: Path) -> Any:
+    """As nibabel reads it."""
+    return nib.load(path)
+
+
 def measures_of(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "measures.json").read_text())
 
@@ -123,7 +128,7 @@ def test_masks_lie_on_the_grid_of_the_input_and_on_its_organs(
         least = 0.8 if stage == "pancreas_coarse" else 0.86  # it sees every second voxel
         assert overlap(path, label, 2 if stage in TUMOR_STAGES else 1) > least
         if suffix == "nii.gz" and ".nii" in name:
-            file, source = nib.load(path), nib.load(tmp_path / name)
+            file, source = load_nifti(path), load_nifti(tmp_path / name)
             np.testing.assert_allclose(file.affine, source.affine, atol=1e-4)
             assert file.shape == source.shape
             assert nib.aff2axcodes(file.affine) == nib.aff2axcodes(source.affine)
@@ -140,7 +145,7 @@ def test_every_output_says_what_made_it(
     hashes = {stage: sha256_of(run.checkpoint) for stage, run in runs.items()}
     for stage in STAGE_NAMES:
         for name in (stage, f"{stage}_probability"):
-            text = str(nib.load(tmp_path / "n" / "ct" / f"{name}.nii.gz").header["descrip"])
+            text = str(load_nifti(tmp_path / "n" / "ct" / f"{name}.nii.gz").header["descrip"])
             assert NOTICE in text
             assert software() in text
             assert hashes[stage][:12] in text
@@ -148,8 +153,8 @@ def test_every_output_says_what_made_it(
         assert mask.GetMetaData("notice") == NOTICE
         assert mask.GetMetaData("checkpoint_sha256") == hashes[stage]
         assert mask.GetMetaData("software") == software()
-    prob = nib.load(tmp_path / "n" / "ct" / "tumor_fine_probability.nii.gz").get_fdata()
-    mask = nib.load(tmp_path / "n" / "ct" / "tumor_fine.nii.gz").get_fdata() > 0
+    prob = load_nifti(tmp_path / "n" / "ct" / "tumor_fine_probability.nii.gz").get_fdata()
+    mask = load_nifti(tmp_path / "n" / "ct" / "tumor_fine.nii.gz").get_fdata() > 0
     assert prob.max() == pytest.approx(0.95, abs=1e-5)
     np.testing.assert_array_equal(mask, prob > 0.6)
     manifest = json.loads((tmp_path / "n" / "ct" / "manifest.json").read_text())
@@ -214,7 +219,7 @@ def test_a_folder_with_a_broken_scan_gives_the_others_and_says_so(
 
     write_scan(broken, seed=2)  # restored: the same command does that one
     before = {path: path.stat().st_mtime_ns for path in out.glob("*/*.nii.gz")}
-    assert run_predict(tmp_path / "in", "-o", out) == 0
+    assert run_predict(tmp_path / "in", "-o", out, "--repair") == 0  # none needs it
     assert capsys.readouterr().out.count("is done already") == 3
     assert {path: path.stat().st_mtime_ns for path in before} == before
     with (out / "measures.csv").open(newline="") as stream:
@@ -288,6 +293,8 @@ def test_irregular_dicom_is_refused_or_repaired_and_said_so(
     assert "5 mm apart, the others 2.5 mm: a slice is missing" in line
     assert "--repair" in line
     assert run_predict(tmp_path / "ct", *options, "--repair") == 0
+    assert run_predict(tmp_path / "ct", *options, "--repair") == 0
+    assert "is done already" in capsys.readouterr().out
     for name in ("measures.json", "manifest.json"):
         (note,) = json.loads((tmp_path / "out" / "ct" / name).read_text())["repaired"]
         assert note.startswith("resampled onto a rectangular grid: slices 7 and 8 are 5 mm apart")
