@@ -148,4 +148,7 @@ def parse_thresholds(words: Sequence[str]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    run_script(main, parse())
+    try:
+        run_script(main, parse())
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

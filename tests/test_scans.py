@@ -66,6 +66,16 @@ def test_a_study_is_one_scan_and_patients_are_several(tmp_path: Path) -> None:
     assert load_scan(scans[0], series="1.2.0.1").image_hu.shape == (9, 6, 7)
 
 
+def test_a_report_is_no_case_but_what_is_broken_is_one(tmp_path: Path) -> None:
+    write_series(tmp_path / "p" / "ct", series="1.2.3")
+    other = tmp_path / "p" / "x" / "1.dcm"
+    other.parent.mkdir()
+    other.write_bytes(bytes(128) + b"DICM" + b"1.2.840.10008.5.1.4.1.1.88.22")
+    assert [scan.case_id for scan in list_scans(tmp_path / "p")[0]] == ["p"]
+    other.write_bytes(bytes(128) + b"DICM")
+    assert [scan.case_id for scan in list_scans(tmp_path / "p")[0]] == ["ct", "x"]
+
+
 def test_folders_of_one_series_uid_are_cases(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_series(tmp_path / name)  # a careless writer: all UIDs the same

@@ -194,8 +194,11 @@ def _check_unread(slices: list[Slice], folder: Path) -> None:
         with file.open("rb") as stream:
             head = stream.read(1024)
         named = file.suffix.lower() in SLICE_SUFFIXES
-        other = _ANY_CLASS in head and _CT_CLASSES not in head  # a report, a plan
-        if (not named and head[128:132] != b"DICM") or other or file.name.upper() == "DICOMDIR":
+        if (
+            (not named and head[128:132] != b"DICM")
+            or is_no_ct(head)
+            or file.name.upper() == "DICOMDIR"
+        ):
             continue
         reader = _reader(file)
         try:
@@ -205,6 +208,11 @@ def _check_unread(slices: list[Slice], folder: Path) -> None:
             raise DataError(
                 f"{file}: {what}, so a slice of its series is missing; copy the series again"
             ) from error
+
+
+def is_no_ct(head: bytes) -> bool:
+    """Whether a DICOM file, by its first bytes, is something else than a CT: a report, a plan."""
+    return _ANY_CLASS in head and _CT_CLASSES not in head
 
 
 def _check_alike(slices: list[Slice], folder: Path) -> None:

@@ -13,6 +13,7 @@ import SimpleITK as sitk
 
 from data.case import Case, DataError
 from data.readers import load_image
+from data.readers.dicom import is_no_ct
 from data.readers.files import VOLUME_SUFFIXES, volume_stem
 from data.readers.listing import NO_FORMAT, Found, add_file, is_slice, list_folder, names_of, walk
 from data.readers.series import UID, slice_folders
@@ -153,10 +154,11 @@ def _from_case_folder(folder: Path, left_out: list[tuple[str, str]]) -> list[Sca
 def _is_one_study(folders: Sequence[Path]) -> bool:
     """Whether all DICOM below is of one patient's study: series to choose from, not cases.
 
-    Told by the first slice of each folder. What says nothing of its study is none.
+    Told by the first slice of each folder. What says nothing of its study is none, but reports
+    and plans are passed over.
     """
     places = [place for folder in folders for place in slice_folders(folder)]
-    heads = [_identity(place) for place in places]
+    heads = [head for place in places if (head := _identity(place)) is not None]
     studies = {(patient, study) for patient, study, _ in heads}
     series = Counter(uid for _, _, uid in heads)
     return (
@@ -166,15 +168,19 @@ def _is_one_study(folders: Sequence[Path]) -> bool:
     )
 
 
-def _identity(folder: Path) -> tuple[str, str, str]:
-    """Patient, study and series of the first slice in a folder, "" for what it does not say."""
+def _identity(folder: Path) -> tuple[str, str, str] | None:
+    """Patient, study and series of the first slice in a folder, "" for what it does not say.
+
+    None where that is no image.
+    """
     first = next(path for path in list_folder(folder) if is_slice(path))
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(first))
     try:
         reader.ReadImageInformation()
     except RuntimeError:
-        return "", "", ""
+        with first.open("rb") as stream:
+            return None if is_no_ct(stream.read(1024)) else ("", "", "")
     patient, study, series = (
         reader.GetMetaData(tag).strip() if reader.HasMetaDataKey(tag) else ""
         for tag in (PATIENT, STUDY, UID)
