@@ -89,7 +89,7 @@ def segment(
     at. Raises ValueError for stages that do not fit together and for an ROI without a voxel or of
     another shape.
     """
-    order = _order_stages(predictors, thresholds, has_roi=roi is not None)
+    order = order_stages([*predictors], thresholds, has_roi=roi is not None)
     if roi is not None and (roi.shape != case.image_hu.shape or not roi.any()):
         raise ValueError(
             f"{case.case_id}: the given pancreas has {np.count_nonzero(roi)} voxels in "
@@ -177,17 +177,20 @@ def choose_roi(stage: Stage, earlier: Sequence[Earlier]) -> Roi:
     return Roi(None, WHOLE_VOLUME)
 
 
-def _order_stages(
-    predictors: Mapping[str, Predictor], thresholds: Mapping[str, float], *, has_roi: bool
+def order_stages(
+    stages: Sequence[str], thresholds: Mapping[str, float], *, has_roi: bool
 ) -> list[str]:
-    """The stages to run, in order. Raises ValueError where they cannot be, with what to do."""
-    unknown = sorted({*predictors, *thresholds} - set(STAGES))
+    """The stages to run, in order. Raises ValueError where they cannot be, with what to do.
+
+    `stages`: those that a predictor is there for. `has_roi`: the pancreas is given.
+    """
+    unknown = sorted({*stages, *thresholds} - set(STAGES))
     if unknown:
         raise ValueError(f"unknown stage {', '.join(unknown)}; choose from {', '.join(STAGES)}")
     order = [
         name
         for name, stage in STAGES.items()
-        if name in predictors and not (has_roi and stage.target == "pancreas")
+        if name in stages and not (has_roi and stage.target == "pancreas")
     ]
     if not order:
         raise ValueError("no stage to run; give a predictor of at least one")

@@ -15,7 +15,7 @@ from data.prepare.data_files import files_of
 from data.prepare.one_case import case_error
 from data.readers.given_mask import read_given_mask
 from data.readers.scans import Scan, load_scan
-from engine.cascade import Prediction, segment
+from engine.cascade import Prediction, order_stages, segment
 from engine.run_folders import environment
 from engine.scan_measures import trained_before
 from engine.scan_output import (
@@ -67,8 +67,12 @@ def predict_scans(work: Work, scans: Sequence[Scan]) -> Failures:
     """Predict every scan into `out/<case>/`; which failed, and why. One never ends the others.
 
     A scan whose outputs are there, made of the same input by the same checkpoints and options, is
-    skipped.
+    skipped. Raises ValueError where the stages do not fit together for any scan, and what
+    `load_predictor` does where a checkpoint cannot be read.
     """
+    any_given = any(scan.pancreas is not None for scan in scans)
+    for stage in order_stages([*work.predictors], work.thresholds, has_roi=any_given):
+        work.predictors.on_host(stage)
     failures: Failures = {}
     for number, scan in enumerate(scans, 1):
         place = f"[{number}/{len(scans)}] {scan.case_id}"

@@ -255,6 +255,25 @@ def test_a_scan_is_done_again_when_input_checkpoint_or_options_change(
     assert not list((out / "ct").iterdir())  # nothing is left that is not of this input
 
 
+def test_what_is_wrong_for_every_scan_is_told_once(
+    tmp_path: Path,
+    run_predict: Predict,
+    capsys: pytest.CaptureFixture[str],
+    runs: dict[str, Run],
+) -> None:
+    for number in range(2):
+        write_scan(tmp_path / "in" / f"ct_{number}.nii.gz", seed=number)
+    assert run_predict(tmp_path / "in", "-o", tmp_path / "out", "--stages", "pancreas_fine") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "pancreas_fine crops around what pancreas_coarse finds" in line
+    file = runs["tumor_fine"].checkpoint
+    file.write_bytes(file.read_bytes()[:-30])
+    assert run_predict(tmp_path / "in", "-o", tmp_path / "out") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "last.pt: not a readable checkpoint" in line
+    assert not list((tmp_path / "out").glob("ct_*"))
+
+
 def test_a_fallback_is_told(tmp_path: Path, run_predict: Predict) -> None:
     write_scan(tmp_path / "ct.nii.gz")
     write_run(tmp_path / "runs", small_stage("pancreas_fine"), NOTHING)

@@ -238,14 +238,14 @@ def _with_own_names(scans: Sequence[Scan]) -> Iterator[Scan]:
     """
     clean = [replace(scan, case_id=_as_name(scan.case_id)) for scan in scans]
     counts = Counter(scan.case_id.casefold() for scan in clean)
-    taken: Counter[str] = Counter()
+    taken: set[str] = set()
     for scan in clean:
-        name = scan.case_id
-        if counts[name.casefold()] > 1:
-            name = _as_name(scan.image.name)
-        taken[name.casefold()] += 1
-        if taken[name.casefold()] > 1:
-            name = f"{name}_{taken[name.casefold()]}"
+        own = _as_name(scan.image.name) if counts[scan.case_id.casefold()] > 1 else scan.case_id
+        name, number = own, 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{own}_{number}"
+        taken.add(name.casefold())
         yield replace(scan, case_id=name)
 
 
