@@ -47,8 +47,13 @@ NAME = "bench"
 class Brightness(Method):
     """The baseline's network at work, the target where the image is bright."""
 
+    idle, blind = False, False
+
     def predict(self, image: Tensor) -> Tensor:
-        super().predict(image)
+        if not self.idle:
+            super().predict(image)
+        if self.blind:
+            return torch.full_like(image, 0.02)
         hu = image * (HU_WINDOW[1] - HU_WINDOW[0]) + HU_WINDOW[0]
         return torch.where(hu > CUT_HU[self.stage.target], 0.95, 0.02)
 
@@ -101,13 +106,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--width", type=int, default=32)
-    parser.add_argument(
-        "--size", type=int, nargs=3, default=(800, 512, 512), help="voxels (z, y, x)"
-    )
-    parser.add_argument("--probabilities", action="store_true", help="write these too")
+    add = parser.add_argument
+    add("--width", type=int, default=32)
+    add("--size", type=int, nargs=3, default=(800, 512, 512), help="voxels (z, y, x)")
+    add("--idle", action="store_true", help="networks do no work: the memory of all else")
+    add("--blind", action="store_true", help="nothing is found: every stage gets the whole volume")
+    add("--probabilities", action="store_true", help="write these too")
     args = parser.parse_args()
     METHODS[NAME] = Brightness
+    Brightness.idle, Brightness.blind = args.idle, args.blind
     started = time.monotonic()
 
     def say(text: str) -> None:
