@@ -1,13 +1,16 @@
 """The whole paper in miniature: synthetic centers, four stages trained and evaluated, tables.
 
 `python demo.py` runs it all on a CPU or a GPU; called again it resumes. It is
-`python reproduce/run.py --what demo` on one target, and an overlay of each of its cases.
+`python reproduce/run.py --what demo` on one target, an overlay of each of its cases, and, as for a
+CT of your own, `python predict.py` on one of them.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -15,10 +18,13 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+from data.centers import load_centers
+from data.readers import list_cases
 from reproduce.analysis.center_overlays import draw_center
 from reproduce.experiments.presets import PRESETS
 from reproduce.experiments.request import DEMO, Request, plan_for
 from reproduce.workflow.run_request import exit_with, run, run_request
+from utils.commands import ROOT
 from utils.config import Evaluation
 from utils.device import select_device
 from utils.stages import STAGE_NAMES
@@ -63,7 +69,7 @@ def default_devices() -> list[str]:
 
 
 def main(request: Request) -> None:
-    """Run the steps, print the tables, draw the cases."""
+    """Run the steps, print the tables, draw the cases, predict one as a new CT."""
     outcome = run(request)
     if outcome.left or outcome.failed:
         exit_with(outcome)
@@ -78,6 +84,22 @@ def main(request: Request) -> None:
     pictures = draw_center(drawn, request.out / "overlays")
     took = timedelta(seconds=round(time.monotonic() - request.started))
     print(f"{len(pictures)} pictures in {request.out / 'overlays'}; all took {took}")
+    predict_one(request)
+
+
+def predict_one(request: Request) -> None:
+    """Predict a CT of the unseen center by predict.py, and print the command as the last line."""
+    image = list_cases(load_centers(request.plan.centers)[TARGET])[0].image
+    words = [str(image), "-o", str(request.out / "predicted")]
+    words += ["--checkpoints", str(request.plan.checkpoints)]
+    if request.devices[0] != default_devices()[0]:
+        words += ["--device", request.devices[0]]
+    ended = subprocess.run([sys.executable, str(ROOT / "predict.py"), *words], check=False)
+    if ended.returncode:
+        raise SystemExit(ended.returncode)
+    print(
+        f"a CT of your own: {shlex.join(['python', os.path.relpath(ROOT / 'predict.py'), *words])}"
+    )
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
@@ -14,6 +14,7 @@ from data.prepare.prepared_case import (
     PreparedCase,
     PrepareSettings,
     prepare_case,
+    restore_mask,
     restore_prob,
     to_prepared_mask,
 )
@@ -65,7 +66,7 @@ class Prediction:
     @property
     def prob(self) -> np.ndarray:
         """Probability of the target, float32 on the mask's grid; computed each time it is read."""
-        return restore_prob(self.on_prepared.prob, self.prepared)
+        return restore_prob(self.on_prepared.crop_prob, self.prepared, self.box)
 
 
 def segment(
@@ -74,18 +75,21 @@ def segment(
     *,
     roi: np.ndarray | None = None,
     thresholds: Mapping[str, float] = MappingProxyType({}),
+    after_stage: Callable[[Prediction], None] | None = None,
 ) -> dict[str, Prediction]:
     """Predict a case with the given stages, in the order of Fig. 4; a result for each stage.
 
-    `predictors`: by stage name; a stage needs the one before it. `roi`: mask of the pancreas on the
-    case's canonical grid, which stands for the pancreas stages: those are not run then.
-    `thresholds`: by stage, the probability above which a voxel is foreground; else the stage's own.
+    `predictors`: by stage name; a stage needs the one before it. Each is looked up when it is
+    needed and not held, so that a mapping may keep one on the device (`StagePredictors`). `roi`:
+    mask of the pancreas on the case's canonical grid, which stands for the pancreas stages: those
+    are not run then. `thresholds`: by stage, the probability above which a voxel is foreground;
+    else the stage's own. `after_stage`: is called with each result.
     A stage whose predecessor found nothing crops around what the one before that found, at last it
     sees the central window; the result's `roi.fallback` says so. A label of the case is not looked
     at. Raises ValueError for stages that do not fit together and for an ROI without a voxel or of
     another shape.
     """
-    order = _order_stages(predictors, thresholds, has_roi=roi is not None)
+    order = order_stages([*predictors], thresholds, has_roi=roi is not None)
     if roi is not None and (roi.shape != case.image_hu.shape or not roi.any()):
         raise ValueError(
             f"{case.case_id}: the given pancreas has {np.count_nonzero(roi)} voxels in "
@@ -96,33 +100,49 @@ def segment(
     masks = [] if roi is None else [(GIVEN_PANCREAS, roi)]  # nearest stage first
     found: dict[str, Prediction] = {}
     for name in order:
-        predictor = predictors[name]
-        spacing = predictor.config.spacing
+        if predictors[name].stage.name != name:
+            raise ValueError(
+                f"the predictor given for {name} was trained as {predictors[name].stage.name}"
+            )
+        spacing = predictors[name].config.spacing
         if spacing not in prepared:
             prepared[spacing] = prepare_case(image, PrepareSettings(spacing=spacing))
-        item = prepared[spacing]
-        earlier: list[Earlier] = []
-        for source, mask in masks:
-            earlier.append((source, mask_box(mask, item)))
-            if earlier[-1][1] is not None:
-                break
-        threshold = thresholds.get(name, predictor.stage.threshold)
-        found[name] = segment_stage(predictor, item, earlier, threshold)
+        earlier = find_earlier(masks, prepared[spacing])
+        found[name] = segment_stage(
+            predictors[name], prepared[spacing], earlier, thresholds.get(name)
+        )
         masks.insert(0, (name, found[name].mask))
+        if after_stage is not None:
+            after_stage(found[name])
     return found
 
 
+def find_earlier(masks: Sequence[tuple[str, np.ndarray]], prepared: PreparedCase) -> list[Earlier]:
+    """The boxes of earlier masks, nearest stage first, up to the first that holds anything."""
+    earlier: list[Earlier] = []
+    for source, mask in masks:
+        earlier.append((source, mask_box(mask, prepared)))
+        if earlier[-1][1] is not None:
+            break
+    return earlier
+
+
 def segment_stage(
-    predictor: Predictor, prepared: PreparedCase, earlier: Sequence[Earlier], threshold: float
+    predictor: Predictor,
+    prepared: PreparedCase,
+    earlier: Sequence[Earlier],
+    threshold: float | None = None,
 ) -> Prediction:
     """One stage of the cascade: crop around what was found before, predict, bring back, threshold.
 
     `earlier`: the masks of the stages before, the nearest first, as `mask_box` gives them.
+    `threshold`: None is the stage's own.
     """
     started = time.monotonic()
+    threshold = predictor.stage.threshold if threshold is None else threshold
     roi = choose_roi(predictor.stage, earlier)
     found = predict_prepared(predictor, prepared.image_hu, roi.box, threshold)
-    mask = keep_components(restore_prob(found.prob, prepared) > threshold)
+    mask = keep_components(restore_mask(found.crop_prob, prepared, threshold, found.box))
     return Prediction(
         stage=predictor.stage.name,
         target=predictor.stage.target,
@@ -157,22 +177,20 @@ def choose_roi(stage: Stage, earlier: Sequence[Earlier]) -> Roi:
     return Roi(None, WHOLE_VOLUME)
 
 
-def _order_stages(
-    predictors: Mapping[str, Predictor], thresholds: Mapping[str, float], *, has_roi: bool
+def order_stages(
+    stages: Sequence[str], thresholds: Mapping[str, float], *, has_roi: bool
 ) -> list[str]:
-    """The stages to run, in order. Raises ValueError where they cannot be, with what to do."""
-    unknown = sorted({*predictors, *thresholds} - set(STAGES))
+    """The stages to run, in order. Raises ValueError where they cannot be, with what to do.
+
+    `stages`: those that a predictor is there for. `has_roi`: the pancreas is given.
+    """
+    unknown = sorted({*stages, *thresholds} - set(STAGES))
     if unknown:
         raise ValueError(f"unknown stage {', '.join(unknown)}; choose from {', '.join(STAGES)}")
-    for name, predictor in predictors.items():
-        if predictor.stage.name != name:
-            raise ValueError(
-                f"the predictor given for {name} was trained as {predictor.stage.name}"
-            )
     order = [
         name
         for name, stage in STAGES.items()
-        if name in predictors and not (has_roi and stage.target == "pancreas")
+        if name in stages and not (has_roi and stage.target == "pancreas")
     ]
     if not order:
         raise ValueError("no stage to run; give a predictor of at least one")

@@ -38,6 +38,20 @@ def test_a_device_that_is_not_there_is_refused_by_name(name: str) -> None:
         select_device(name)
 
 
+def test_apples_gpu_is_for_prediction_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert select_device("auto", mps=True) == select_device("mps", mps=True) == torch.device("mps")
+    assert select_device("auto") == CPU
+    assert select_precision("auto", torch.device("mps"), training=False) == "fp32"
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert select_device("auto", mps=True) == CPU
+    with pytest.raises(ValueError, match="--device mps: this machine shows no Apple GPU"):
+        select_device("mps", mps=True)
+    with pytest.raises(ValueError, match="--device tpu: choose cpu, cuda, cuda:N, mps or auto"):
+        select_device("tpu", mps=True)
+
+
 def test_a_precision_that_is_given_is_kept_and_auto_is_one_that_the_cpu_computes() -> None:
     assert [select_precision(name, CPU, training=True) for name in ("bf16", "fp16", "fp32")] == [
         "bf16", "fp16", "fp32",

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 
 from data.case import DataError, Grid
 from data.readers import list_cases, load_image, load_label
-from data.readers.masks import write_array
+from data.readers.masks import write_volume
 from tests.dicom_files import AXES, ORIGIN, SPACING, stored_values, write_series
 from tests.dicom_labels import SHAPE, STRUCTURES, case_of, halves, label_of, write_pair, write_seg
 from tests.volumes import folder_center
@@ -35,7 +35,7 @@ def test_a_segmentation_lies_on_its_image_whatever_the_direction(
 def test_a_segmentation_lies_on_the_converted_image_too(tmp_path: Path) -> None:
     center = write_pair(tmp_path, AXES["feet first, supine"])
     case = load_image(tmp_path / "images" / "P1", "P1")
-    write_array(tmp_path / "nifti" / "P1.nrrd", case.image_hu, case.grid)
+    write_volume(tmp_path / "nifti" / "P1.nrrd", case.image_hu, case.grid)
     image = sitk.DICOMOrient(sitk.ReadImage(str(tmp_path / "nifti" / "P1.nrrd")), "SAR")
     sitk.WriteImage(image, str(tmp_path / "nifti" / "P1.nii.gz"))
     (tmp_path / "nifti" / "P1.nrrd").unlink()

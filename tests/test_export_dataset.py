@@ -187,7 +187,7 @@ def test_an_export_that_was_stopped_is_no_data_set(
             raise KeyboardInterrupt
         raise OSError(28, "No space left on device", "disk")
 
-    monkeypatch.setattr(export_dataset, "write_array", stop)
+    monkeypatch.setattr(export_dataset, "write_volume", stop)
     for seed in (0, 1):
         image_hu, _ = make_pair(seed + 5)
         path = center.path / "images" / f"case_{seed}.nii.gz"

@@ -15,11 +15,12 @@ from data.prepare.prepared_case import (
     PreparedCase,
     PrepareSettings,
     prepare_case,
+    restore_mask,
     restore_prob,
     to_prepared_mask,
 )
 from data.readers import list_cases, load_case, load_image, write_mask
-from data.roi import bounding_box
+from data.roi import Box, bounding_box, paste
 from tests.volumes import BLOB_SHAPE as SHAPE
 from tests.volumes import BLOB_SPACING as SPACING
 from tests.volumes import ORIENTATIONS, make_center, make_pair, to_image, write_volume
@@ -71,6 +72,11 @@ def test_results_return_to_the_original_grid_and_onto_the_label(tmp_path: Path) 
     overlap = 2 * np.count_nonzero(mask & (label > 0))
     assert overlap / (np.count_nonzero(mask) + np.count_nonzero(label)) > 0.93
     np.testing.assert_array_equal(to_prepared_mask(label > 0, case), np.asarray(case.label) > 0)
+    box = Box((1, 0, 2), (5, 9, 11))
+    crop = np.random.default_rng(0).random(box.shape, np.float32)
+    inside = restore_prob(crop, case, box)
+    np.testing.assert_array_equal(inside, restore_prob(paste(crop, box, case.shape), case))
+    np.testing.assert_array_equal(restore_mask(crop, case, 0.4, box), inside > 0.4)
     with pytest.raises(ValueError, match=r"case_1: array is \(2, 2, 2\), its grid is"):
         restore_prob(np.zeros((2, 2, 2), np.float32), case)
     original = load_case(center, list_cases(center)[0])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
+import data.prepare.resample as resample
 from data.prepare.resample import (
     axis_weights,
     grid_weights,
@@ -110,3 +113,31 @@ def test_a_lesion_of_one_voxel_does_not_vanish() -> None:
 def test_an_empty_mask_stays_empty() -> None:
     weights = grid_weights((6, 6, 6), (1.0,) * 3, (3, 3, 3), (2.0,) * 3)
     assert not resample_mask(np.zeros((6, 6, 6), bool), weights).any()
+
+
+@pytest.mark.parametrize("at_once", [1, 300, 20_000])
+@pytest.mark.parametrize("new", [NEW_SPACING, (7.0, 1.9, 2.1)])
+def test_some_slices_at_a_time_give_the_same_bits(
+    monkeypatch: pytest.MonkeyPatch, at_once: int, new: tuple[float, float, float]
+) -> None:
+    rng = np.random.default_rng(1)
+    image_hu = rng.integers(-1024, 3071, SHAPE).astype(np.int16)
+    mask = np.zeros(SHAPE, bool)
+    mask[5:12, 6:20, 3:] = rng.random((7, 14, 24)) > 0.4
+    weights = grid_weights(SHAPE, SPACING, output_shape(SHAPE, SPACING, new), new)
+
+    def all_of_it() -> list[np.ndarray]:
+        return [
+            resample_image(image_hu, weights),
+            resample_float(mask, weights),
+            resample_mask(mask, weights),
+        ]
+
+    whole = all_of_it()
+    monkeypatch.setattr(resample, "_VOXELS_AT_ONCE", at_once)
+    parts = all_of_it()
+    for a, b in zip(whole, parts, strict=True):
+        np.testing.assert_array_equal(a, b)
+    places = [place for place, _ in resample.resample_parts(mask, weights)]
+    assert (len(places) > 1) == (at_once < 20_000)
+    assert all(a[0].stop == b[0].start for a, b in itertools.pairwise(places))

@@ -61,7 +61,7 @@ def test_several_series_are_listed_and_one_is_chosen(tmp_path: Path) -> None:
         load_case(center, list_cases(center)[0])
     text = str(error.value)
     assert text.startswith("C/a: ")
-    assert '1.2.3.1 "arterial" (5 slices) in s1; 1.2.3.2 "portal venous" (5 slices) in s2' in text
+    assert '#1 1.2.3.1 "arterial" (5 slices) in s1; #2 1.2.3.2 "portal venous" (5' in text
     assert "series in centers.toml" in text
     for series in ("PORTAL", "1.2.3.2", {"a": "venous"}):
         center = folder_center(tmp_path, series=series)

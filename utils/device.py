@@ -9,19 +9,23 @@ import torch
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 CPU_ALLOCATION_FAILED = "DefaultCPUAllocator"  # PyTorch raises a plain RuntimeError that names it
+MPS_OUT_OF_MEMORY = "MPS backend out of memory"
 
 
-def select_device(name: str) -> torch.device:
+def select_device(name: str, *, mps: bool = False) -> torch.device:
     """`auto`, `cpu`, `cuda` or `cuda:1` -> device; a GPU that is not there is a ValueError.
 
-    Under `torchrun` `auto` and `cuda` mean the GPU of this process's local rank.
+    Under `torchrun` `auto` and `cuda` mean the GPU of this process's local rank. `mps`: whether
+    `mps`, and for `auto` without CUDA, Apple's GPU may be taken: only for prediction.
     """
+    choices = f"cpu, cuda, cuda:N{', mps' if mps else ''} or auto"
+    has_mps = mps and torch.backends.mps.is_available()
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f"--device {name}: choose cpu, cuda, cuda:N or auto") from error
+        raise ValueError(f"--device {name}: choose {choices}") from error
     if device.type == "cuda":
         index = device.index if device.index is not None else int(os.environ.get("LOCAL_RANK", 0))
         if index >= torch.cuda.device_count():
@@ -29,8 +33,10 @@ def select_device(name: str) -> torch.device:
                 f"--device {name}: this machine shows {torch.cuda.device_count()} CUDA devices"
             )
         return torch.device("cuda", index)
-    if device.type != "cpu":
-        raise ValueError(f"--device {name}: choose cpu, cuda, cuda:N or auto")
+    if device.type == "mps" and mps and not has_mps:
+        raise ValueError(f"--device {name}: this machine shows no Apple GPU to PyTorch")
+    if device.type != "cpu" and not (device.type == "mps" and has_mps):
+        raise ValueError(f"--device {name}: choose {choices}")
     return device
 
 
@@ -58,7 +64,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that a GPU's or the machine's memory is too small."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and CPU_ALLOCATION_FAILED in str(error)
+    told = (CPU_ALLOCATION_FAILED, MPS_OUT_OF_MEMORY)
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in told)
 
 
 def peak_memory_mib(device: torch.device) -> float:

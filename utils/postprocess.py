@@ -23,8 +23,10 @@ def keep_components(pred: np.ndarray) -> np.ndarray:
     box = ndimage.find_objects(pred.view(np.uint8))
     if not box:
         return kept
-    labels, _ = ndimage.label(pred[box[0]], structure=CONNECTIVITY_26)
-    sizes = np.bincount(labels.reshape(-1))
+    labels, count = ndimage.label(pred[box[0]], structure=CONNECTIVITY_26)
+    sizes = np.zeros(count + 1, int)
+    for plane in labels:  # bincount makes integers of 8 bytes of what it counts
+        sizes += np.bincount(plane.reshape(-1), minlength=count + 1)
     sizes[0] = 0  # the background
     kept[box[0]] = (sizes > MIN_SHARE * sizes.max())[labels]
     return kept

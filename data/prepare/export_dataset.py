@@ -22,7 +22,7 @@ from data.prepare.parallel import run_jobs
 from data.prepare.signature import Signature, from_text, sign_image, to_text
 from data.readers import load_case
 from data.readers.files import CaseFiles, read_json, volume_stem
-from data.readers.masks import write_array
+from data.readers.masks import write_volume
 from data.readers.volume import canonical_grid
 from utils.files import write_json
 
@@ -235,8 +235,8 @@ def _write(job: _Job, key: str) -> Written:
     _remove(job)
     grid = canonical_grid(case.grid)
     if case.label is not None:
-        write_array(job.label, case.label, grid)
-    write_array(job.image(case.label is not None), case.image_hu, grid)
+        write_volume(job.label, case.label, grid)
+    write_volume(job.image(case.label is not None), case.image_hu, grid)
     signature = sign_image(case.center, case.case_id, case.image_hu, case.spacing)
     record = {
         "key": key,

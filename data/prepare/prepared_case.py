@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,14 @@ import numpy as np
 
 from data.case import LABEL_TUMOR, Case, Grid, Triple
 from data.prepare.resample import (
+    Part,
     Shape,
     Weights,
     grid_weights,
     output_shape,
-    resample_float,
     resample_image,
     resample_mask,
+    resample_parts,
 )
 from data.prepare.signature import Signature, from_text, sign_image, to_text
 from data.readers.files import CaseFiles
@@ -110,17 +111,41 @@ def prepare_case(case: Case, settings: PrepareSettings) -> PreparedCase:
     return replace(prepared_from_meta(meta, None, None), arrays=arrays)
 
 
-def restore_prob(prob: np.ndarray, prepared: PreparedCase) -> np.ndarray:
-    """Probability on the prepared grid -> float32 on the original canonical grid, linear."""
-    _check_shape(prob, prepared.shape, prepared)
-    restored = resample_float(prob, prepared.weights(back=True))
-    return np.minimum(restored, 1, out=restored)  # weights sum to 1 but for the last bit
+def restore_prob(prob: np.ndarray, prepared: PreparedCase, box: Box | None = None) -> np.ndarray:
+    """Probability on the prepared grid -> float32 on the original canonical grid, linear.
+
+    `box`: the part of the prepared grid that `prob` fills, elsewhere it is 0; None: all of it.
+    """
+    restored = np.zeros(prepared.original_shape, np.float32)
+    for place, part in _restored_parts(prob, prepared, box):
+        restored[place] = part
+    return restored
+
+
+def restore_mask(
+    prob: np.ndarray, prepared: PreparedCase, threshold: float, box: Box | None = None
+) -> np.ndarray:
+    """`restore_prob(prob, prepared, box) > threshold`, of which only some slices are in memory."""
+    mask = np.zeros(prepared.original_shape, bool)
+    for place, part in _restored_parts(prob, prepared, box):
+        mask[place] = part > threshold
+    return mask
+
+
+def _restored_parts(prob: np.ndarray, prepared: PreparedCase, box: Box | None) -> Iterator[Part]:
+    """The parts of the restored probability that are not all 0."""
+    box = Box((0, 0, 0), prepared.shape) if box is None else box
+    _check_shape(prob, box.shape, prepared)
+    z, y, x = prepared.weights(back=True)
+    in_z, in_y, in_x = box.slices
+    for place, part in resample_parts(prob, (z[:, in_z], y[:, in_y], x[:, in_x])):
+        yield place, np.minimum(part, 1, out=part)  # weights sum to 1 but for the last bit
 
 
 def to_prepared_mask(mask: np.ndarray, prepared: PreparedCase) -> np.ndarray:
     """Mask on the original canonical grid -> bool on the prepared grid, covered by half."""
     _check_shape(mask, prepared.original_shape, prepared)
-    return resample_mask(mask.astype(bool), prepared.weights())
+    return resample_mask(mask.astype(bool, copy=False), prepared.weights())
 
 
 def _check_shape(array: np.ndarray, shape: Shape, prepared: PreparedCase) -> None:

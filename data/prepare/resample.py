@@ -7,7 +7,7 @@ the kernel is widened to its spacing, so that thin slices are averaged and noise
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from scipy import sparse
@@ -18,7 +18,9 @@ from data.roi import bounding_box
 Weights = tuple[sparse.csr_matrix, sparse.csr_matrix, sparse.csr_matrix]
 Shape = tuple[int, int, int]
 
-_ROWS_AT_ONCE = 64  # bounds the float32 memory of the last pass
+Part = tuple[tuple[slice, slice, slice], np.ndarray]  # a place in the result, and what is there
+
+_VOXELS_AT_ONCE = 8_000_000  # bounds the float32 memory: some slices at a time
 
 
 def output_shape(shape: Sequence[int], spacing: Triple, new_spacing: Triple) -> Shape:
@@ -81,28 +83,17 @@ def grid_weights(
 
 def resample_image(image_hu: np.ndarray, weights: Weights) -> np.ndarray:
     """int16 HU (z, y, x) -> int16 HU of the new shape, rounded."""
-    in_plane = _resample_in_plane(image_hu, weights)
-    shape = tuple(axis.shape[0] for axis in weights)
-    image = np.empty(shape, np.int16)
-    for start in range(0, shape[1], _ROWS_AT_ONCE):
-        rows = slice(start, start + _ROWS_AT_ONCE)
-        image[:, rows] = np.rint(_resample_z(in_plane[:, rows], weights[0]))
+    image = np.empty(_shape_of(weights), np.int16)
+    for place, part in _resampled_parts(image_hu, weights):
+        image[place] = np.rint(part, out=part)
     return image
 
 
 def resample_float(volume: np.ndarray, weights: Weights) -> np.ndarray:
-    """Any array (z, y, x) >= 0 -> float32 of the new shape; zeros around the content are free."""
-    result = np.zeros(tuple(axis.shape[0] for axis in weights), np.float32)
-    box = bounding_box(volume)
-    if box is None:
-        return result
-    parts = [axis[:, inside] for axis, inside in zip(weights, box.slices, strict=True)]
-    touched = [np.flatnonzero(part.getnnz(axis=1)) for part in parts]
-    if any(rows.size == 0 for rows in touched):
-        return result
-    out = tuple(slice(int(rows[0]), int(rows[-1]) + 1) for rows in touched)
-    small = tuple(part[rows] for part, rows in zip(parts, out, strict=True))
-    result[out] = _resample_z(_resample_in_plane(volume[box.slices], small), small[0])
+    """Any array (z, y, x) >= 0 -> float32 of the new shape."""
+    result = np.zeros(_shape_of(weights), np.float32)
+    for place, part in resample_parts(volume, weights):
+        result[place] = part
     return result
 
 
@@ -112,21 +103,58 @@ def resample_mask(mask: np.ndarray, weights: Weights) -> np.ndarray:
     A mask too thin to cover half of any voxel keeps the voxel that it covers most: a lesion must
     not vanish on the way.
     """
-    part = resample_float(mask, weights)
-    covered = part >= 0.5 - 1e-6
-    if not covered.any() and part.max() > 0:
-        covered.flat[int(part.argmax())] = True
+    covered = np.zeros(_shape_of(weights), bool)
+    most, fullest = 0.0, (0, 0, 0)
+    for place, part in resample_parts(mask, weights):
+        covered[place] = part >= 0.5 - 1e-6
+        if part.max() > most:
+            most = float(part.max())
+            z, y, x = np.unravel_index(part.argmax(), part.shape)
+            fullest = (place[0].start + z, place[1].start + y, place[2].start + x)
+    if most > 0 and not covered.any():
+        covered[fullest] = True
     return covered
 
 
-def _resample_in_plane(volume: np.ndarray, weights: Weights) -> np.ndarray:
+def resample_parts(volume: np.ndarray, weights: Weights) -> Iterator[Part]:
+    """Any array (z, y, x) >= 0 -> the result's parts that are not all 0, float32, from the first
+    slice on. Zeros around the content cost nothing, and no more than some slices are in memory.
+    """
+    box = bounding_box(volume)
+    if box is None:
+        return
+    parts = [axis[:, inside] for axis, inside in zip(weights, box.slices, strict=True)]
+    touched = [np.flatnonzero(part.getnnz(axis=1)) for part in parts]
+    if any(rows.size == 0 for rows in touched):
+        return
+    out = [slice(int(rows[0]), int(rows[-1]) + 1) for rows in touched]
+    z, y, x = (part[rows] for part, rows in zip(parts, out, strict=True))
+    for (along_z, _, _), part in _resampled_parts(volume[box.slices], (z, y, x)):
+        first = out[0].start + along_z.start
+        yield (slice(first, first + len(part)), out[1], out[2]), part
+
+
+def _shape_of(weights: Weights) -> Shape:
+    z, y, x = (axis.shape[0] for axis in weights)
+    return z, y, x
+
+
+def _resampled_parts(volume: np.ndarray, weights: Weights) -> Iterator[Part]:
+    """The whole result, some slices at a time."""
+    along_z, along_y, _ = weights
     along_x = weights[2].T.toarray()  # dense: BLAS beats sparse columns
-    result = np.empty((volume.shape[0], weights[1].shape[0], weights[2].shape[0]), np.float32)
-    for z in range(volume.shape[0]):
-        result[z] = weights[1] @ (volume[z].astype(np.float32) @ along_x)
-    return result
-
-
-def _resample_z(volume: np.ndarray, along_z: sparse.csr_matrix) -> np.ndarray:
-    flat = along_z @ np.ascontiguousarray(volume).reshape(volume.shape[0], -1)
-    return flat.reshape(-1, *volume.shape[1:])
+    shape = _shape_of(weights)
+    slices_in = max(volume.shape[0] / shape[0], 1)  # for each one of the result
+    step = max(1, int(_VOXELS_AT_ONCE / (shape[1] * shape[2] * slices_in)))
+    planes: dict[int, np.ndarray] = {}  # resampled in the plane; neighboring parts share some
+    for start in range(0, shape[0], step):
+        rows = along_z[start : start + step]
+        touched = rows.indices if rows.nnz else np.zeros(1, int)
+        first, stop = int(touched.min()), int(touched.max()) + 1
+        planes = {
+            z: planes[z] if z in planes else along_y @ (volume[z].astype(np.float32) @ along_x)
+            for z in range(first, stop)
+        }
+        stack = np.stack(list(planes.values())).reshape(stop - first, -1)
+        part = (rows[:, first:stop] @ stack).reshape(-1, *shape[1:])
+        yield (slice(start, start + len(part)), slice(0, shape[1]), slice(0, shape[2])), part

@@ -140,7 +140,9 @@ def thumbnail(image_hu: np.ndarray) -> np.ndarray:
     z, y, x = steps
     weights = grid_weights(image_hu.shape, (1.0, 1.0, 1.0), THUMBNAIL_SHAPE, (z, y, x))
     low, high = GRAY_HU
-    return _to_gray(resample_float(np.clip(image_hu, low, high) - low, weights))
+    clipped = np.clip(image_hu, low, high)
+    clipped -= low
+    return _to_gray(resample_float(clipped, weights))
 
 
 def slabs_of(image_hu: np.ndarray, spacing: Triple) -> tuple[np.ndarray, np.ndarray]:
@@ -151,24 +153,29 @@ def slabs_of(image_hu: np.ndarray, spacing: Triple) -> tuple[np.ndarray, np.ndar
     ellipse is filled exactly, and neither padding nor cropped air moves it. A slice does not know
     the others, so that a cropped stack keeps its rows.
     """
-    low, high = GRAY_HU
-    gray = [np.clip(plane, low, high).astype(np.float32) - low for plane in image_hu]
-    tissue = np.array([float(plane.sum()) for plane in gray])
+    tissue = np.array([float(_above_low(plane).sum()) for plane in image_hu])
     inside = np.flatnonzero(tissue > MIN_TISSUE * tissue.max())
     if len(inside) == 0:
         return np.empty((0, SLAB_CELLS, SLAB_CELLS), np.uint8), np.empty((0, 2), np.float32)
-    gray = gray[inside[0] : inside[-1] + 1]
-    rows = np.zeros((len(gray), SLAB_CELLS**2), np.float32)
-    extents = np.zeros((len(gray), 2), np.float32)
-    for z, plane in enumerate(gray):
+    body = image_hu[inside[0] : inside[-1] + 1]
+    rows = np.zeros((len(body), SLAB_CELLS**2), np.float32)
+    extents = np.zeros((len(body), 2), np.float32)
+    for z, stored in enumerate(body):
+        plane = _above_low(stored)
         if plane.any():
             along_y, height = _cells(plane.sum(axis=1))
             along_x, width = _cells(plane.sum(axis=0))
             rows[z] = (along_y @ plane @ along_x.T).ravel()
             extents[z] = height * spacing[1], width * spacing[2]
-    count = max(1, round(len(gray) * spacing[0] / SLAB_MM))
-    weights = axis_weights(len(gray), spacing[0], count, SLAB_MM)
+    count = max(1, round(len(body) * spacing[0] / SLAB_MM))
+    weights = axis_weights(len(body), spacing[0], count, SLAB_MM)
     return _to_gray(weights @ rows).reshape(-1, SLAB_CELLS, SLAB_CELLS), weights @ extents
+
+
+def _above_low(plane: np.ndarray) -> np.ndarray:
+    """HU of a slice -> float32 above the lower end of `GRAY_HU`, one slice at a time in memory."""
+    low, high = GRAY_HU
+    return np.clip(plane, low, high).astype(np.float32) - low
 
 
 def _cells(weights: np.ndarray) -> tuple[np.ndarray, float]:

@@ -139,13 +139,15 @@ def load_image(
     *,
     rescale: tuple[float, float] = (1.0, 0.0),
     series: str | None = None,
+    repair: bool = False,
 ) -> Case:
     """One CT (a volume file or a folder with a DICOM series) without a label, for prediction.
 
     `rescale`: (scale, offset), HU = scale * stored value + offset. `series`: of several in the
-    folder, its UID or a part of its description. Raises `DataError`.
+    folder, see `choose_series`. `repair`: resample irregular DICOM, see `read_slices`. Raises
+    `DataError`.
     """
-    volume = _read_image(path, rescale, series)
+    volume = _read_image(path, rescale, series, repair)
     return _make_case(volume, case_id, center, None)
 
 
@@ -190,9 +192,11 @@ def _load_case(center: Center, files: CaseFiles) -> Case:
     return _make_case(volume, files.case_id, center.name, label)
 
 
-def _read_image(path: Path, rescale: tuple[float, float], series: str | None) -> Volume:
+def _read_image(
+    path: Path, rescale: tuple[float, float], series: str | None, repair: bool = False
+) -> Volume:
     """The volume with int16 HU as its array, still in the file's order."""
-    volume = read_dicom_folder(path, series) if path.is_dir() else read_volume(path)
+    volume = read_dicom_folder(path, series, repair) if path.is_dir() else read_volume(path)
     image_hu, notes = to_hu(volume.array, path, *rescale)
     return replace(volume, array=image_hu, notes=(*volume.notes, *notes))
 

@@ -2,13 +2,14 @@
 
 Order and distance of slices come from their positions alone. Whatever would make a volume of
 another shape than the patient's is refused by its cause: slices without position, missing, twice,
-turned, shifted sideways, of another size. Frames of a multi-frame file are not read.
+turned, shifted sideways, of another size. Uneven distances and a tilted gantry can be repaired
+(`data.readers.repair`). Frames of a multi-frame file are not read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,11 @@ import SimpleITK as sitk
 from data.case import DataError, Grid
 from data.readers.content import FETCH_AGAIN
 from data.readers.dicom_kind import is_dicom_label
-from data.readers.geometry import check_grid
+from data.readers.geometry import SPACING_MM, check_grid
 from data.readers.listing import SLICE_SUFFIXES
+from data.readers.repair import REPAIRED, even_depths, to_rectangular
 from data.readers.series import choose_series
+from data.readers.slices import IrregularError, Slice, check_positions, check_sideways
 from data.readers.volume import Volume, read_with_warnings
 
 # The rows of Table I that only DICOM knows.
@@ -37,60 +40,43 @@ GEOMETRY = {  # tag -> (its name, how many numbers)
     ORIENTATION: ("orientation (ImageOrientationPatient)", 6),
     PIXEL_SPACING: ("pixel spacing (PixelSpacing)", 2),
 }
-MODALITY, FRAMES, ACQUISITION = "0008|0060", "0028|0008", "0020|0012"
+MODALITY, FRAMES = "0008|0060", "0028|0008"
 FRAME_OF_REFERENCE, SERIES = "0020|0052", "0020|000e"
 IN_ACQUISITION, SLOPE, INTERCEPT = "0020|1002", "0028|1053", "0028|1052"
 PHOTOMETRIC, BITS_STORED, SIGNED = "0028|0004", "0028|0101", "0028|0103"
 
-MAX_GAP = 0.1  # slice distances may differ by this part of the usual one
-SAME_PLACE = 0.01  # of the usual distance: closer slices are one slice twice
-MAX_SHIFT_PIXELS = 0.25  # sideways, off the line that all slices follow
-MAX_TILT = float(np.tan(np.deg2rad(1.0)))  # in-plane drift per mm: above, slices are sheared
-NOTED_DRIFT_MM = 0.1
 MAX_TURN = 1e-3  # direction cosines of one series may differ by this
 MAX_RELATIVE = 1e-3  # and its pixel spacings
 _CT_CLASSES = b"1.2.840.10008.5.1.4.1.1.2"  # CT images and enhanced CT images
 _ANY_CLASS = b"1.2.840.10008.5.1.4.1.1."
 
 
-@dataclass(frozen=True)
-class Slice:
-    """One file's header: `tags` as text, geometry in mm, world LPS."""
-
-    file: Path
-    size: tuple[int, int]
-    is_whole: bool  # an integer type, after rescaling
-    tags: dict[str, str]
-    position: np.ndarray
-    cosines: np.ndarray  # of a row (x), then of a column (y)
-    spacing_yx: np.ndarray
-
-
-def read_dicom_folder(folder: Path, wanted: str | None = None) -> Volume:
+def read_dicom_folder(folder: Path, wanted: str | None = None, repair: bool = False) -> Volume:
     """The one series at or below `folder`; of several the `wanted` one, see `choose_series`.
 
     Raises `DataError` where there is none or more than one, or as `read_slices` does.
     """
     series, notes = choose_series(folder, wanted)
-    volume = read_slices(series.files, series.folder)
+    volume = read_slices(series.files, series.folder, repair)
     return replace(volume, notes=(*notes, *volume.notes))
 
 
-def read_slices(files: Sequence[str], folder: Path) -> Volume:
-    """The volume of the series that consists of these files. Raises `DataError`."""
-    slices, grid, notes = place_slices(files, folder)
-    shape = (len(slices), *slices[0].size[::-1])
-    array = np.empty(shape, np.int16 if all(one.is_whole for one in slices) else np.float32)
-    for place, one in enumerate(slices):
-        plane, said = _read_pixels(one)
-        if plane.shape != shape[1:]:
-            raise DataError(f"{one.file}: is {plane.shape} pixels, its header says {shape[1:]}")
-        if array.dtype == np.int16 and not _fits_int16(plane):
-            array = array.astype(np.int32)
-        array[place] = plane
-        notes = (*notes, *(text for text in said if text not in notes))
-    uids = (slices[0].tags.get(tag, "") for tag in (FRAME_OF_REFERENCE, SERIES))
-    return Volume(array, grid, notes, acquisition(slices), *uids)
+def read_slices(files: Sequence[str], folder: Path, repair: bool = False) -> Volume:
+    """The volume of the series that consists of these files.
+
+    `repair`: resample a series of uneven distances, or of a tilted gantry, onto a rectangular
+    grid; a note says so. Else it raises `IrregularError`, a `DataError` like what else is refused.
+    """
+    slices, normal = _sort_slices(files, folder)
+    try:
+        grid, notes = _place(slices, normal, folder)
+    except IrregularError as irregular:
+        if not repair:
+            raise
+        return _read_repaired(slices, normal, folder, irregular)
+    array, said = _read_planes(slices)
+    notes = (*notes, *said)
+    return Volume(array, grid, notes, acquisition(slices), *_series_of(slices))
 
 
 def place_slices(files: Sequence[str], folder: Path) -> tuple[list[Slice], Grid, tuple[str, ...]]:
@@ -98,14 +84,85 @@ def place_slices(files: Sequence[str], folder: Path) -> tuple[list[Slice], Grid,
 
     Raises `DataError` where they form no volume.
     """
+    slices, normal = _sort_slices(files, folder)
+    return slices, *_place(slices, normal, folder)
+
+
+def _sort_slices(files: Sequence[str], folder: Path) -> tuple[list[Slice], np.ndarray]:
+    """The headers of a series along its normal, and that. Raises `DataError`."""
     slices = [_read_header(Path(file)) for file in files]
     _check_unread(slices, folder)
     _check_alike(slices, folder)
     normal = np.cross(slices[0].cosines[:3], slices[0].cosines[3:])
     slices.sort(key=lambda one: float(one.position @ normal))
+    return slices, normal
+
+
+def _place(
+    slices: Sequence[Slice], normal: np.ndarray, folder: Path
+) -> tuple[Grid, tuple[str, ...]]:
+    """The grid of sorted slices, and notes. Raises `IrregularError` where they have none."""
     step, notes = check_positions(slices, normal, folder)
     grid = _grid(slices, normal, step)
-    return slices, grid, (*notes, *check_grid(grid, folder), *_tag_notes(slices))
+    return grid, (*notes, *check_grid(grid, folder), *_tag_notes(slices))
+
+
+def _series_of(slices: Sequence[Slice]) -> tuple[str, ...]:
+    """The UIDs of the frame of reference and of the series; "" where there is none."""
+    return tuple(slices[0].tags.get(tag, "") for tag in (FRAME_OF_REFERENCE, SERIES))
+
+
+def _read_planes(slices: Sequence[Slice]) -> tuple[np.ndarray, list[str]]:
+    """(z, y, x) in the order of the slices, and what ITK said."""
+    shape = (len(slices), *slices[0].size[::-1])
+    array = np.empty(shape, np.int16 if all(one.is_whole for one in slices) else np.float32)
+    notes: dict[str, None] = {}
+    for place, one in enumerate(slices):
+        plane, said = _read_pixels(one)
+        if plane.shape != shape[1:]:
+            raise DataError(f"{one.file}: is {plane.shape} pixels, its header says {shape[1:]}")
+        if array.dtype == np.int16 and not _fits_int16(plane):
+            array = array.astype(np.int32)
+        array[place] = plane
+        notes |= dict.fromkeys(said)
+    return array, list(notes)
+
+
+def _read_repaired(
+    slices: Sequence[Slice], normal: np.ndarray, folder: Path, irregular: IrregularError
+) -> Volume:
+    """The series on a rectangular grid along its slices and their normal. Raises `DataError`."""
+    positions = np.array([one.position for one in slices])
+    along = positions @ normal
+    gaps = np.diff(along)
+    if gaps.max() > SPACING_MM[1]:
+        raise DataError(
+            f"{irregular}; nothing was measured over {gaps.max():.3g} mm, which is too much to be "
+            f"filled ({SPACING_MM[1]:g} mm at most)"
+        )
+    causes = {_cause(irregular, folder)}
+    try:
+        check_sideways(slices, positions, along, normal, folder)
+    except IrregularError as tilted:
+        causes.add(_cause(tilted, folder))
+    depths = even_depths(along, float(np.median(gaps)))
+    first = slices[0]
+    column, row = first.cosines[3:], first.cosines[:3]
+    moved = positions - positions[0]
+    shifts = np.stack([moved @ column, moved @ row], axis=1) / first.spacing_yx
+    planes, said = _read_planes(slices)
+    array, offset = to_rectangular(planes, along, shifts, depths)
+    corner = first.position + np.array([column, row]).T @ (first.spacing_yx * offset)
+    grid = _grid([replace(first, position=corner)], normal, float(depths[1] - depths[0]))
+    grid = replace(grid, size_xyz=(array.shape[2], array.shape[1], array.shape[0]))
+    notes = tuple(f"{REPAIRED}: {cause}" for cause in sorted(causes))
+    notes = (*notes, *check_grid(grid, folder), *_tag_notes(slices), *said)
+    return Volume(array, grid, notes, acquisition(slices), *_series_of(slices))
+
+
+def _cause(irregular: IrregularError, folder: Path) -> str:
+    """Without the folder and the cure."""
+    return str(irregular).removeprefix(f"{folder}: ").rpartition(";")[0]
 
 
 def _fits_int16(plane: np.ndarray) -> bool:
@@ -167,8 +224,11 @@ def _check_unread(slices: list[Slice], folder: Path) -> None:
         with file.open("rb") as stream:
             head = stream.read(1024)
         named = file.suffix.lower() in SLICE_SUFFIXES
-        other = _ANY_CLASS in head and _CT_CLASSES not in head  # a report, a plan
-        if (not named and head[128:132] != b"DICM") or other or file.name.upper() == "DICOMDIR":
+        if (
+            (not named and head[128:132] != b"DICM")
+            or is_no_ct(head)
+            or file.name.upper() == "DICOMDIR"
+        ):
             continue
         if is_dicom_label(file):
             continue
@@ -180,6 +240,11 @@ def _check_unread(slices: list[Slice], folder: Path) -> None:
             raise DataError(
                 f"{file}: {what}, so a slice of its series is missing; copy the series again"
             ) from error
+
+
+def is_no_ct(head: bytes) -> bool:
+    """Whether a DICOM file, by its first bytes, is something else than a CT: a report, a plan."""
+    return _ANY_CLASS in head and _CT_CLASSES not in head
 
 
 def _check_alike(slices: list[Slice], folder: Path) -> None:
@@ -211,86 +276,6 @@ def _check_alike(slices: list[Slice], folder: Path) -> None:
             f"{folder}: orientation {_short(slices[0].cosines)} with pixel spacing "
             f"{_short(slices[0].spacing_yx)} is no image plane; export the series again"
         )
-
-
-def check_positions(
-    slices: Sequence[Slice], normal: np.ndarray, folder: Path
-) -> tuple[float, tuple[str, ...]]:
-    """The distance of slices that follow each other evenly along their normal, mm; notes.
-
-    `slices` are sorted along `normal`. Raises `DataError` by cause.
-    """
-    if len(slices) < 2:
-        raise DataError(f"{folder}: is one slice, not a volume; give the whole series")
-    positions = np.array([one.position for one in slices])
-    along = positions @ normal
-    gaps = np.diff(along)
-    distinct = gaps[gaps > SAME_PLACE]
-    usual = float(np.median(distinct)) if len(distinct) else 0.0
-    _check_twice(slices, gaps <= SAME_PLACE * usual, folder)
-    off = np.abs(gaps - usual)
-    if off.max() > MAX_GAP * usual:
-        place = int(off.argmax())
-        raise DataError(
-            f"{folder}: slices {place + 1} and {place + 2} are {gaps[place]:.3g} mm apart, the "
-            f"others {usual:.3g} mm: a slice is missing or a duplicate; fetch the series again"
-        )
-    step = float(np.polyfit(np.arange(len(along)), along, 1)[0])
-    return step, _check_sideways(slices, positions, along, normal, folder)
-
-
-def _check_twice(slices: Sequence[Slice], same: np.ndarray, folder: Path) -> None:
-    if not same.any():
-        return
-    places = len(slices) - int(same.sum())
-    first = int(same.argmax())
-    if len(slices) % places == 0 and len(slices) > places:
-        acquisitions = sorted({one.tags.get(ACQUISITION, "") for one in slices} - {""})
-        told = f" (AcquisitionNumber {', '.join(acquisitions)})" if len(acquisitions) > 1 else ""
-        raise DataError(
-            f"{folder}: {len(slices) // places} images at each of {places} positions: several "
-            f"phases or reconstructions in one series{told}; keep the files of one of them in a "
-            "folder of its own"
-        )
-    raise DataError(
-        f"{folder}: slices {first + 1} and {first + 2} ({slices[first].file.name} and "
-        f"{slices[first + 1].file.name}) are at one position: one is a duplicate; take it out"
-    )
-
-
-def _check_sideways(
-    slices: Sequence[Slice],
-    positions: np.ndarray,
-    along: np.ndarray,
-    normal: np.ndarray,
-    folder: Path,
-) -> tuple[str, ...]:
-    """Slices lie one above the other: none is shifted, and the whole is not sheared."""
-    sideways = positions - np.outer(along, normal)
-    drift = np.median(np.diff(sideways, axis=0) / np.diff(along)[:, None], axis=0)
-    rest = sideways - np.outer(along - along[0], drift)
-    shifts = np.linalg.norm(rest - np.median(rest, axis=0), axis=1)
-    if shifts.max() > MAX_SHIFT_PIXELS * float(slices[0].spacing_yx.min()):
-        count = int((shifts > MAX_SHIFT_PIXELS * float(slices[0].spacing_yx.min())).sum())
-        place = int(shifts.argmax())
-        raise DataError(
-            f"{folder}: {count} of {len(slices)} slices are shifted sideways, slice {place + 1} "
-            f"({slices[place].file.name}) by {shifts[place]:.3g} mm; the positions or the series "
-            "are wrong: export it again"
-        )
-    slope, length = float(np.linalg.norm(drift)), float(along[-1] - along[0])
-    degrees = float(np.rad2deg(np.arctan(slope)))
-    if slope > MAX_TILT:
-        raise DataError(
-            f"{folder}: the gantry was tilted by {degrees:.1f} degrees, slices are sheared; "
-            "resample the series onto a rectangular grid and give that"
-        )
-    if slope * length <= NOTED_DRIFT_MM:
-        return ()
-    return (
-        f"the gantry was tilted by {degrees:.2g} degrees: over its {length:.0f} mm the slices "
-        f"move sideways by {slope * length:.2g} mm; read as if they did not",
-    )
 
 
 def _grid(slices: Sequence[Slice], normal: np.ndarray, step: float) -> Grid:

@@ -15,10 +15,10 @@ import numpy as np
 
 from data.case import DataError, Grid
 from data.readers.content import FETCH_AGAIN
-from data.readers.dicom import MAX_TILT
 from data.readers.dicom_label import choose_segments, numbered
 from data.readers.files import SegmentChoice
 from data.readers.geometry import check_grid
+from data.readers.slices import MAX_TILT
 from data.readers.volume import Volume, grid_matrix
 
 if TYPE_CHECKING:

@@ -62,7 +62,7 @@ def read_label(
 def _read_file(
     path: Path, image: Volume, label_map: LabelMap, geometry: str
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    label = _read_narrow(path)
+    label = read_narrow(path)
     values = map_values(label.array, label_map, path)
     label = replace(label, array=values)  # the voxels as stored are not needed any more
     mapping, offset_mm = relate(label, image)
@@ -77,7 +77,7 @@ def _read_file(
         placed = mapping.to_canonical(values)
     elif geometry == "resample":
         notes = _check_overlap(label, image, path)
-        placed = canonical.to_canonical(_resample(values, label, image))
+        placed = canonical.to_canonical(resample_label(values, label, image))
     else:
         raise DataError(f"{path}: {_describe_difference(label, image, offset_mm)}")
     return np.ascontiguousarray(placed), notes
@@ -103,12 +103,12 @@ def _read_dicom(
         else:
             label = segments.to_volume(path)
             notes = (*notes, *_check_overlap(label, image, path))
-            values = _resample(label.array, label, image)
+            values = resample_label(label.array, label, image)
     placed = grid_axis_map(image.grid).to_canonical(values)
     return np.ascontiguousarray(placed), (*reference_notes(dataset, image), *notes)
 
 
-def _read_narrow(path: Path) -> Volume:
+def read_narrow(path: Path) -> Volume:
     """A label file, whose voxels take two bytes each in memory where that is possible."""
     with narrowed(path) as small:
         try:
@@ -147,7 +147,7 @@ def map_values(array: np.ndarray, label_map: LabelMap, path: Path) -> np.ndarray
             if wrong.any():
                 broken[float(part[wrong][0])] += int(np.count_nonzero(wrong))
                 continue
-        for value in _distinct(rounded):
+        for value in distinct_values(rounded):
             if value not in values:
                 unknown[value] += int(np.count_nonzero(rounded == value))
             elif values[value]:
@@ -177,7 +177,7 @@ def _describe_unknown(unknown: Counter[int], label_map: LabelMap) -> str:
     )
 
 
-def _distinct(slice_: np.ndarray) -> list[int]:
+def distinct_values(slice_: np.ndarray) -> list[int]:
     """The values of a slice; most are all background, and sorting that is slow."""
     low, high = slice_.min(), slice_.max()
     if low == high:
@@ -251,7 +251,7 @@ def _check_overlap(label: Volume, image: Volume, path: Path) -> tuple[str, ...]:
     return ()
 
 
-def _resample(values: np.ndarray, label: Volume, image: Volume) -> np.ndarray:
+def resample_label(values: np.ndarray, label: Volume, image: Volume) -> np.ndarray:
     """Nearest label voxel for each voxel of the image file, 0 outside; (z, y, x) on disk."""
     moving = _as_image(values, label.grid)
     fixed = _as_image(np.zeros(image.array.shape, np.uint8), image.grid)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import nibabel as nib
 import numpy as np
@@ -16,15 +18,48 @@ from data.readers.files import VOLUME_SUFFIXES, volume_stem
 from data.readers.geometry import EXACTLY_ORTHONORMAL, nearest_rotation, non_orthonormal
 from data.readers.volume import grid_axis_map, grid_matrix, read_volume
 
+DESCRIP = "descrip"  # of a NIfTI header, and the name that ITK has for it
+ITK_DESCRIP = "ITK_FileNotes"
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
-def write_mask(path: Path, mask: np.ndarray, grid: Grid) -> None:
+
+def write_mask(
+    path: Path, mask: np.ndarray, grid: Grid, about: Mapping[str, str] = NOTHING
+) -> None:
     """Write a mask (bool or uint8, (z, y, x) canonical, original spacing) on `grid`, atomically.
 
-    The file has the orientation, size, spacing, origin and direction of the image that `grid` was
-    read from; its suffix chooses the format. A reader sees the old file or the whole new one.
-    Raises `ValueError` where the mask is not of the grid's size or the suffix is unknown.
+    As `write_volume` does, in one byte a voxel.
     """
-    write_array(path, mask.astype(np.uint8, copy=False), grid)
+    write_volume(path, mask, grid, about, np.dtype(np.uint8))
+
+
+def write_volume(
+    path: Path,
+    array: np.ndarray,
+    grid: Grid,
+    about: Mapping[str, str] = NOTHING,
+    dtype: np.dtype | None = None,
+) -> None:
+    """Write an array ((z, y, x) canonical, original spacing) on `grid`, atomically.
+
+    The file has the orientation, size, spacing, origin and direction of the image that `grid` was
+    read from; its suffix chooses the format. `about`: texts by key, for the header; a NIfTI file
+    has room for that of "descrip" alone, 79 characters. `dtype`: of the file; None: the array's.
+    A reader sees the old file or the whole new one. Raises `ValueError` where the array is not of
+    the grid's size or the suffix is unknown.
+    """
+    on_disk = to_file_order(array, grid, path)
+    stem = volume_stem(path)
+    if stem is None:
+        raise ValueError(f"{path}: unknown format; choose from {', '.join(VOLUME_SUFFIXES)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    suffix = path.name[len(stem) :]
+    unfinished = path.with_name(f".{stem}.{os.getpid()}.{uuid.uuid4().hex}{suffix}")
+    try:
+        _write(unfinished, np.ascontiguousarray(on_disk, dtype), grid, about)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def to_file_order(array: np.ndarray, grid: Grid, name: str | Path) -> np.ndarray:
@@ -41,34 +76,24 @@ def to_file_order(array: np.ndarray, grid: Grid, name: str | Path) -> np.ndarray
     return on_disk
 
 
-def write_array(path: Path, array: np.ndarray, grid: Grid) -> None:
-    """`write_mask` for any integer or float type, which is kept: images, labels."""
-    on_disk = to_file_order(array, grid, path)
-    stem = volume_stem(path)
-    if stem is None:
-        raise ValueError(f"{path}: unknown format; choose from {', '.join(VOLUME_SUFFIXES)}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    suffix = path.name[len(stem) :]
-    unfinished = path.with_name(f".{stem}.{os.getpid()}.{uuid.uuid4().hex}{suffix}")
-    try:
-        _write(unfinished, np.ascontiguousarray(on_disk), grid)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def _write(path: Path, array: np.ndarray, grid: Grid) -> None:
-    if path.name.endswith((".nii", ".nii.gz")) and non_orthonormal(grid) > EXACTLY_ORTHONORMAL:
-        _write_sheared_nifti(path, array, grid)
+def _write(path: Path, array: np.ndarray, grid: Grid, about: Mapping[str, str]) -> None:
+    is_nifti = path.name.endswith((".nii", ".nii.gz"))
+    if is_nifti and non_orthonormal(grid) > EXACTLY_ORTHONORMAL:
+        _write_sheared_nifti(path, array, grid, about)
         return
     image = sitk.GetImageFromArray(array)
     image.SetSpacing(grid.spacing_xyz)
     image.SetOrigin(grid.origin_xyz)
     image.SetDirection(grid.direction)
+    texts = {ITK_DESCRIP: about[DESCRIP]} if is_nifti and DESCRIP in about else about
+    for key, text in texts.items():
+        image.SetMetaData(key, text)
     sitk.WriteImage(image, str(path), useCompression=True)
 
 
-def _write_sheared_nifti(path: Path, array: np.ndarray, grid: Grid) -> None:
+def _write_sheared_nifti(
+    path: Path, array: np.ndarray, grid: Grid, about: Mapping[str, str]
+) -> None:
     """The image's own axes as sform; the nearest ones at right angles as qform, around the same
     middle. ITK (3D Slicer, ITK-SNAP) refuses a file without the latter and takes it; others take
     the former.
@@ -80,6 +105,7 @@ def _write_sheared_nifti(path: Path, array: np.ndarray, grid: Grid) -> None:
     to_ras = np.diag([-1.0, -1.0, 1.0, 1.0])
     file = nib.Nifti1Image(array.T, to_ras @ exact)
     file.header.set_xyzt_units("mm")
+    file.header["descrip"] = about.get(DESCRIP, "")
     file.set_qform(to_ras @ rectangular, 1)
     file.set_sform(to_ras @ exact, 1)
     nib.save(file, path)

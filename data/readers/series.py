@@ -83,8 +83,9 @@ def choose_series(
 ) -> tuple[Series, tuple[str, ...]]:
     """The series at or below a folder, or in several, and notes on what was left out.
 
-    `wanted`: a series UID, or a part of the description in any case. Without it there must be one
-    series that is no scout. Raises `DataError` with the list of all where that is not so.
+    `wanted`: a series UID, "#2" for the second of the list, or a part of the description in any
+    case. Without it there must be one series that is no scout. Raises `DataError` with the list of
+    all where that is not so.
     """
     if isinstance(where, Path) and not where.is_dir():
         raise DataError(f"{where}: no such folder; correct the path")
@@ -93,13 +94,16 @@ def choose_series(
     if wanted is None:
         chosen = [series for series in found if not series.is_scout] or found
     else:
-        chosen = [series for series in found if wanted == series.uid]
+        numbered = enumerate(found, 1)
+        chosen = [series for n, series in numbered if wanted in (series.uid, f"#{n}")]
         chosen = chosen or [s for s in found if wanted.casefold() in s.description.casefold()]
     if len(chosen) == 1:
         rest = "; ".join(str(series) for series in found if series is not chosen[0])
         notes = (f"of several DICOM series {chosen[0]} is read, not {rest}",) if rest else ()
         return chosen[0], notes
-    listed = "; ".join(f"{s} in {s.folder.relative_to(folder)}" for s in found)
+    listed = "; ".join(
+        f"#{n} {s} in {s.folder.relative_to(folder)}" for n, s in enumerate(found, 1)
+    )
     listed = listed.replace(" in .", "")
     if not found:
         inside = len(list_folder(folder))
@@ -110,9 +114,10 @@ def choose_series(
     if wanted is not None:
         raise DataError(
             f"{folder}: series = {wanted!r} fits {len(chosen)} of its {len(found)} DICOM series "
-            f"({listed}); give a UID, or words that only one description has"
+            f"({listed}); give a UID, a number of this list, or words that only one description has"
         )
     raise DataError(
         f"{folder}: holds {len(found)} DICOM series ({listed}); say which one to read by "
-        "series in centers.toml (a UID, or a part of its description), or keep one in the folder"
+        "series in centers.toml, or --series of predict.py (a UID, a number of this list as #1, or "
+        "a part of its description), or keep one in the folder"
     )

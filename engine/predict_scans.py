@@ -1,0 +1,183 @@
+"""New CTs one after the other: read, segment, write; what is done is kept, what fails is told."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.case import Case
+from data.prepare.data_files import files_of
+from data.prepare.one_case import case_error
+from data.readers.given_mask import read_given_mask
+from data.readers.scans import Scan, load_scan
+from engine.cascade import Prediction, order_stages, segment
+from engine.run_folders import environment
+from engine.scan_measures import trained_before
+from engine.scan_output import (
+    OutputOptions,
+    Stamp,
+    read_manifest,
+    remove_outputs,
+    repairs_of,
+    write_manifest,
+    write_outputs,
+    write_table,
+)
+from engine.stage_predictors import StagePredictors
+from utils.device import peak_memory_mib, reset_peak_memory
+from utils.files import sha256_of
+
+Failures = dict[str, str]  # case id -> cause, one line
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How scans are read. `series`: of several in a DICOM folder, see `choose_series`."""
+
+    series: str | None = None
+    repair: bool = False
+    pancreas_label: int | None = None
+
+
+@dataclass(frozen=True)
+class Work:
+    """What all scans of one call share."""
+
+    out: Path
+    predictors: StagePredictors
+    stamp: Stamp
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    read: ReadOptions = field(default_factory=ReadOptions)
+    output: OutputOptions = field(default_factory=OutputOptions)
+    command: str = ""
+    say: Callable[[str], None] = print
+
+
+def hash_checkpoints(checkpoints: Mapping[str, Path]) -> dict[str, str]:
+    """sha256 by stage."""
+    return {stage: sha256_of(path) for stage, path in checkpoints.items()}
+
+
+def predict_scans(work: Work, scans: Sequence[Scan]) -> Failures:
+    """Predict every scan into `out/<case>/`; which failed, and why. One never ends the others.
+
+    A scan whose outputs are there, made of the same input by the same checkpoints and options, is
+    skipped. Raises ValueError where the stages do not fit together for any scan, and what
+    `load_predictor` does where a checkpoint cannot be read.
+    """
+    any_given = any(scan.pancreas is not None for scan in scans)
+    for stage in order_stages([*work.predictors], work.thresholds, has_roi=any_given):
+        work.predictors.on_host(stage)
+    failures: Failures = {}
+    for number, scan in enumerate(scans, 1):
+        place = f"[{number}/{len(scans)}] {scan.case_id}"
+        try:
+            kept = predict_scan(work, scan, place)
+        except Exception as error:
+            failures[scan.case_id] = _cause(scan, error)
+            if len(scans) > 1:
+                work.say(f"{place}: FAILED: {failures[scan.case_id]}")
+            continue
+        if kept:
+            work.say(f"{place}: is done already")
+        else:
+            write_table(work.out)
+    write_table(work.out)
+    return failures
+
+
+def _cause(scan: Scan, error: Exception) -> str:
+    """One line, whatever was raised."""
+    known = isinstance(error, (ValueError, FileNotFoundError))
+    return " ".join(str(error if known else case_error(scan.case_id, error)).split())
+
+
+def predict_scan(work: Work, scan: Scan, place: str) -> bool:
+    """Read, segment, write one scan; True where it was there already. Raises what goes wrong."""
+    folder = work.out / scan.case_id
+    if scan.problem is not None:
+        remove_outputs(folder)
+        raise ValueError(scan.problem)
+    request = describe_request(work, scan)
+    before = read_manifest(folder)
+    if before.get("request") == request and (work.read.repair or not before["repaired"]):
+        return True
+    remove_outputs(folder)
+    started = time.monotonic()
+    reset_peak_memory(work.predictors.device)
+    case, pancreas, notes = read_scan(work, scan)
+    for note in notes:
+        work.say(f"{place}: {note}")
+    found = segment(
+        case,
+        work.predictors,
+        roi=pancreas,
+        thresholds=work.thresholds,
+        after_stage=lambda one: work.say(f"{place}: {describe_prediction(case, one)}"),
+    )
+    for stage, prediction in found.items():
+        notes += trained_before(prediction.prepared, stage, work.predictors.trained_on(stage))
+    facts: dict[str, Any] = {
+        "input": str(scan.image),
+        "pancreas": None if scan.pancreas is None else str(scan.pancreas),
+        "warnings": notes,
+        "seconds": round(time.monotonic() - started, 3),
+        "peak_memory_mib": round(peak_memory_mib(work.predictors.device)),
+    }
+    names = write_outputs(case, found, folder, work.stamp, work.output, facts)
+    manifest = {
+        **work.stamp.facts(),
+        "command": work.command,
+        "checkpoints": {stage: str(work.predictors.checkpoints[stage]) for stage in found},
+        **facts,
+        "repaired": repairs_of(case),
+        "outputs": names,
+        "request": request,
+        "environment": environment(),
+    }
+    write_manifest(folder, manifest)
+    return False
+
+
+def describe_request(work: Work, scan: Scan) -> dict[str, Any]:
+    """What the outputs of a scan depend on; where it is the same, they are kept.
+
+    Raises OSError where a file of the scan cannot be read.
+    """
+    masked = scan.pancreas is not None
+    out = work.out.resolve()
+    files = [path for path in files_of(scan.image) if out not in path.resolve().parents]
+    return {
+        "software": work.stamp.software,
+        "checkpoints_sha256": dict(work.stamp.checkpoints),
+        "input_sha256": sha256_of(*files),
+        "pancreas_sha256": sha256_of(scan.pancreas) if scan.pancreas is not None else None,
+        "pancreas_label": work.read.pancreas_label if masked else None,
+        "series": work.read.series,
+        "thresholds": dict(work.thresholds),
+        "window_voxels": work.predictors.window_voxels,
+        "arithmetic": work.predictors.precision,
+        "format": work.output.suffix,
+        "probabilities": work.output.probabilities,
+    }
+
+
+def read_scan(work: Work, scan: Scan) -> tuple[Case, np.ndarray | None, list[str]]:
+    """The CT, the given pancreas on its voxels if there is one, and what was unusual in both."""
+    case = load_scan(scan, work.read.series, work.read.repair)
+    if scan.pancreas is None:
+        return case, None, list(case.notes)
+    mask, notes = read_given_mask(scan.pancreas, case.grid, work.read.pancreas_label)
+    return case, mask, [*case.notes, *notes]
+
+
+def describe_prediction(case: Case, found: Prediction) -> str:
+    """One line on a stage that has just ended."""
+    volume_ml = float(np.count_nonzero(found.mask) * np.prod(case.spacing) / 1000)
+    fallback = f", cropped around the {found.roi.fallback}" if found.roi.fallback else ""
+    return f"{found.stage}: {volume_ml:.2f} ml in {found.seconds:.1f} s{fallback}"

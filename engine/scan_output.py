@@ -1,0 +1,170 @@
+"""What is written of one predicted scan: masks, probabilities, measures, and what made them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data.case import Case
+from data.readers.masks import DESCRIP, write_mask, write_volume
+from data.readers.repair import REPAIRED
+from engine.cascade import Prediction
+from engine.scan_measures import Measures, measure_stage
+from utils.files import write_json, write_text
+from utils.version import NOTICE, software
+
+MANIFEST, MEASURES, TABLE = "manifest.json", "measures.json", "measures.csv"
+FORMATS = ("nii.gz", "nrrd")
+COLUMNS = (
+    *("case", "stage", "target", "volume_ml", "longest_axis_mm"),
+    *("centroid_x_lps_mm", "centroid_y_lps_mm", "centroid_z_lps_mm", "mean_hu"),
+    *("roi_start_voxels", "roi_stop_voxels", "highest_probability", "threshold", "fallback"),
+    *("rounds", "windows", "arithmetic", "seconds", "peak_memory_mib", "warnings"),
+    *("software", "checkpoint_sha256", "notice"),
+)
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What every output says: the software, the weights (sha256 by stage), and what it is not."""
+
+    checkpoints: Mapping[str, str]
+    software: str = field(default_factory=software)
+    notice: str = NOTICE
+
+    def header(self, stage: str) -> dict[str, str]:
+        """Texts for the header of an image; NIfTI's, of 79 characters, has the hash's beginning."""
+        digest = self.checkpoints[stage]
+        return {
+            DESCRIP: f"{self.notice}; {self.software}; {digest[:12]}"[:79],
+            "software": self.software,
+            "checkpoint_sha256": digest,
+            "notice": self.notice,
+        }
+
+    def facts(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "software": self.software,
+            "notice": self.notice,
+            "checkpoints_sha256": dict(self.checkpoints),
+        }
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """`suffix`: one of `FORMATS`. `probabilities`: also each stage's, float32."""
+
+    suffix: str = FORMATS[0]
+    probabilities: bool = False
+
+
+def write_outputs(
+    case: Case,
+    found: Mapping[str, Prediction],
+    folder: Path,
+    stamp: Stamp,
+    options: OutputOptions,
+    facts: Mapping[str, Any],
+) -> list[str]:
+    """Write all of one scan but its manifest into `folder`; the names of the files.
+
+    Masks are on the grid of the input; that of a repaired series is the resampled one, and the
+    image is written too. `facts`: more for measures.json (input, seconds, warnings).
+    """
+    names = []
+    for stage, prediction in found.items():
+        header = stamp.header(stage)
+        names.append(f"{stage}.{options.suffix}")
+        write_mask(folder / names[-1], prediction.mask, case.grid, header)
+        if options.probabilities:
+            names.append(f"{stage}_probability.{options.suffix}")
+            write_volume(folder / names[-1], prediction.prob, case.grid, header)
+    if repairs_of(case):
+        names.append(f"image.{options.suffix}")
+        header = stamp.header(next(iter(found)))
+        write_volume(folder / names[-1], case.image_hu, case.grid, header)
+    measures = {
+        "case": case.case_id,
+        **stamp.facts(),
+        **facts,
+        "repaired": repairs_of(case),
+        "stages": {stage: measure_stage(case, prediction) for stage, prediction in found.items()},
+    }
+    write_json(folder / MEASURES, measures)
+    return [*names, MEASURES]
+
+
+def repairs_of(case: Case) -> list[str]:
+    """What was resampled on reading; empty where the file was read as it is."""
+    return [note for note in case.notes if note.startswith(REPAIRED)]
+
+
+def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
+    """The last file of a scan: what stands in it is there."""
+    write_json(folder / MANIFEST, dict(content))
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What `write_manifest` wrote, where all its files are there; else empty."""
+    try:
+        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        whole = all((folder / name).is_file() for name in content["outputs"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return dict(content) if whole else {}
+
+
+def remove_outputs(folder: Path) -> None:
+    """Delete what an earlier call wrote into `folder`, and nothing else: its manifest first."""
+    try:
+        names = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["outputs"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    (folder / MANIFEST).unlink()
+    for name in names:
+        (folder / Path(name).name).unlink(missing_ok=True)
+
+
+def write_table(out: Path) -> None:
+    """measures.csv: a row for each stage of each finished scan in `out`."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for folder in sorted(path.parent for path in out.glob(f"*/{MANIFEST}")):
+        if read_manifest(folder):
+            content = json.loads((folder / MEASURES).read_text(encoding="utf-8"))
+            writer.writerows(_rows(content))
+    write_text(out / TABLE, buffer.getvalue())
+
+
+def _rows(content: Mapping[str, Any]) -> list[dict[str, str]]:
+    rows = []
+    for stage, measures in content["stages"].items():
+        row: Measures = {name: measures.get(name) for name in COLUMNS}
+        row |= {"case": content["case"], "stage": stage}
+        centroid = measures["centroid_lps_mm"] or (None, None, None)
+        for axis, length in zip("xyz", centroid, strict=True):
+            row[f"centroid_{axis}_lps_mm"] = length
+        for end in ("start", "stop"):
+            row[f"roi_{end}_voxels"] = " ".join(map(str, measures["roi_box"][end]))
+        row |= {name: content[name] for name in ("software", "notice", "peak_memory_mib")}
+        row["checkpoint_sha256"] = content["checkpoints_sha256"][stage]
+        row["warnings"] = "; ".join(content["warnings"])
+        rows.append({name: _cell(value) for name, value in row.items()})
+    return rows
+
+
+def _cell(value: Any) -> str:
+    """A value as text; what a spreadsheet would take for a formula is none."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    text = str(value)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
