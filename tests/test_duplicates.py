@@ -71,8 +71,8 @@ def test_different_scans_are_no_duplicates() -> None:
 def make_similar(seed: int) -> np.ndarray:
     """One body for all seeds, with the same organs, each up to 16 mm elsewhere; 5 x 4 x 4 mm."""
     rng = np.random.default_rng(seed)
-    places = np.stack(np.meshgrid(*(np.arange(n) for n in (40, 72, 96)), indexing="ij"), axis=-1)
-    places = (places - (20.0, 36.0, 48.0)) * (5, 4, 4)
+    voxels = np.stack(np.meshgrid(*(np.arange(n) for n in (40, 72, 96)), indexing="ij"), axis=-1)
+    places = (voxels - (20.0, 36.0, 48.0)) * (5, 4, 4)
     organs = [  # HU, middle (z, y, x) and radii, mm
         (-100, (0, 0, 0), (1e6, 118, 165)),
         (40, (0, 0, 0), (1e6, 100, 145)),

@@ -1,14 +1,13 @@
 """One DICOM series in a folder -> `Volume`, slice by slice, with what its tags tell of the scanner.
 
-Order and distance of slices come from their positions alone. Whatever would make a volume of
-another shape than the patient's is refused by its cause: slices without position, missing, twice,
-turned, shifted sideways, of another size. Frames of a multi-frame file are not read.
+Order and distance of slices come from their positions alone (see `data.readers.slices`). Frames of
+a multi-frame file are not read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from data.readers.content import FETCH_AGAIN
 from data.readers.geometry import check_grid
 from data.readers.listing import SLICE_SUFFIXES
 from data.readers.series import choose_series
+from data.readers.slices import Slice, check_alike, check_positions
 from data.readers.volume import Volume, read_with_warnings
 
 # The rows of Table I that only DICOM knows.
@@ -36,32 +36,12 @@ GEOMETRY = {  # tag -> (its name, how many numbers)
     ORIENTATION: ("orientation (ImageOrientationPatient)", 6),
     PIXEL_SPACING: ("pixel spacing (PixelSpacing)", 2),
 }
-MODALITY, FRAMES, ACQUISITION = "0008|0060", "0028|0008", "0020|0012"
+MODALITY, FRAMES = "0008|0060", "0028|0008"
 IN_ACQUISITION, SLOPE, INTERCEPT = "0020|1002", "0028|1053", "0028|1052"
 PHOTOMETRIC, BITS_STORED, SIGNED = "0028|0004", "0028|0101", "0028|0103"
 
-MAX_GAP = 0.1  # slice distances may differ by this part of the usual one
-SAME_PLACE = 0.01  # of the usual distance: closer slices are one slice twice
-MAX_SHIFT_PIXELS = 0.25  # sideways, off the line that all slices follow
-MAX_TILT = float(np.tan(np.deg2rad(1.0)))  # in-plane drift per mm: above, slices are sheared
-NOTED_DRIFT_MM = 0.1
-MAX_TURN = 1e-3  # direction cosines of one series may differ by this
-MAX_RELATIVE = 1e-3  # and its pixel spacings
 _CT_CLASSES = b"1.2.840.10008.5.1.4.1.1.2"  # CT images and enhanced CT images
 _ANY_CLASS = b"1.2.840.10008.5.1.4.1.1."
-
-
-@dataclass(frozen=True)
-class Slice:
-    """One file's header: `tags` as text, geometry in mm, world LPS."""
-
-    file: Path
-    size: tuple[int, int]
-    is_whole: bool  # an integer type, after rescaling
-    tags: dict[str, str]
-    position: np.ndarray
-    cosines: np.ndarray  # of a row (x), then of a column (y)
-    spacing_yx: np.ndarray
 
 
 def read_dicom_folder(folder: Path, wanted: str | None = None) -> Volume:
@@ -77,8 +57,10 @@ def read_dicom_folder(folder: Path, wanted: str | None = None) -> Volume:
 def read_slices(files: Sequence[str], folder: Path) -> Volume:
     """The volume of the series that consists of these files. Raises `DataError`."""
     slices = [_read_header(Path(file)) for file in files]
-    _check_unread(slices, folder)
-    _check_alike(slices, folder)
+    for parent in sorted({one.file.parent for one in slices}):
+        _check_unread([one for one in slices if one.file.parent == parent], parent)
+    check_alike(slices, folder)
+    _check_rescale(slices, folder)
     normal = np.cross(slices[0].cosines[:3], slices[0].cosines[3:])
     slices.sort(key=lambda one: float(one.position @ normal))
     step, notes = check_positions(slices, normal, folder)
@@ -148,14 +130,20 @@ def _geometry(tags: dict[str, str], tag: str, file: Path) -> np.ndarray:
 
 
 def _check_unread(slices: list[Slice], folder: Path) -> None:
-    """A file that should be a slice and cannot be read is a missing slice."""
+    """A file that should be a slice and cannot be read is a missing slice.
+
+    It should be one by its suffix, by its first bytes, or where it is no text and has no more of a
+    suffix than the slices have (none, or a number).
+    """
     used = {one.file.name for one in slices}
+    plain = any(_has_no_suffix(one.file) for one in slices)
     for file in sorted(folder.iterdir()):
         if file.name in used or file.name.startswith(".") or not file.is_file():
             continue
         with file.open("rb") as stream:
             head = stream.read(1024)
         named = file.suffix.lower() in SLICE_SUFFIXES
+        named |= plain and _has_no_suffix(file) and (not head or b"\0" in head)
         other = _ANY_CLASS in head and _CT_CLASSES not in head  # a report, a plan
         if (not named and head[128:132] != b"DICM") or other or file.name.upper() == "DICOMDIR":
             continue
@@ -169,115 +157,8 @@ def _check_unread(slices: list[Slice], folder: Path) -> None:
             ) from error
 
 
-def _check_alike(slices: list[Slice], folder: Path) -> None:
-    """All slices have one size, orientation and pixel spacing."""
-    kinds: dict[str, tuple[Callable[[Slice], np.ndarray], float]] = {
-        "size": (lambda one: np.array(one.size), 0),
-        "orientation": (lambda one: one.cosines, MAX_TURN),
-        "pixel spacing": (
-            lambda one: one.spacing_yx,
-            MAX_RELATIVE * float(np.abs(slices[0].spacing_yx).min()),
-        ),
-    }
-    for name, (value, tolerance) in kinds.items():
-        values = np.array([value(one) for one in slices], float)
-        found, counts = np.unique(values.round(6), axis=0, return_counts=True)
-        usual = found[counts.argmax()]
-        off = np.abs(values - usual).max(axis=1) > tolerance
-        if off.any():
-            first = slices[int(off.argmax())]
-            raise DataError(
-                f"{folder}: {name} changes within the series, in {int(off.sum())} of {len(slices)} "
-                f"slices ({first.file.name}: {_short(value(first))}, usually {_short(usual)}); "
-                "take out what belongs to another scan, or export the series again"
-            )
-    rows, columns = slices[0].cosines[:3], slices[0].cosines[3:]
-    lengths = np.array([rows @ rows, columns @ columns, 1 + rows @ columns])
-    if np.abs(lengths - 1).max() > 1e-2 or slices[0].spacing_yx.min() <= 0:
-        raise DataError(
-            f"{folder}: orientation {_short(slices[0].cosines)} with pixel spacing "
-            f"{_short(slices[0].spacing_yx)} is no image plane; export the series again"
-        )
-
-
-def check_positions(
-    slices: Sequence[Slice], normal: np.ndarray, folder: Path
-) -> tuple[float, tuple[str, ...]]:
-    """The distance of slices that follow each other evenly along their normal, mm; notes.
-
-    `slices` are sorted along `normal`. Raises `DataError` by cause.
-    """
-    if len(slices) < 2:
-        raise DataError(f"{folder}: is one slice, not a volume; give the whole series")
-    positions = np.array([one.position for one in slices])
-    along = positions @ normal
-    gaps = np.diff(along)
-    distinct = gaps[gaps > SAME_PLACE]
-    usual = float(np.median(distinct)) if len(distinct) else 0.0
-    _check_twice(slices, gaps <= SAME_PLACE * usual, folder)
-    off = np.abs(gaps - usual)
-    if off.max() > MAX_GAP * usual:
-        place = int(off.argmax())
-        raise DataError(
-            f"{folder}: slices {place + 1} and {place + 2} are {gaps[place]:.3g} mm apart, the "
-            f"others {usual:.3g} mm: a slice is missing or a duplicate; fetch the series again"
-        )
-    step = float(np.polyfit(np.arange(len(along)), along, 1)[0])
-    return step, _check_sideways(slices, positions, along, normal, folder)
-
-
-def _check_twice(slices: Sequence[Slice], same: np.ndarray, folder: Path) -> None:
-    if not same.any():
-        return
-    places = len(slices) - int(same.sum())
-    first = int(same.argmax())
-    if len(slices) % places == 0 and len(slices) > places:
-        acquisitions = sorted({one.tags.get(ACQUISITION, "") for one in slices} - {""})
-        told = f" (AcquisitionNumber {', '.join(acquisitions)})" if len(acquisitions) > 1 else ""
-        raise DataError(
-            f"{folder}: {len(slices) // places} images at each of {places} positions: several "
-            f"phases or reconstructions in one series{told}; keep the files of one of them in a "
-            "folder of its own"
-        )
-    raise DataError(
-        f"{folder}: slices {first + 1} and {first + 2} ({slices[first].file.name} and "
-        f"{slices[first + 1].file.name}) are at one position: one is a duplicate; take it out"
-    )
-
-
-def _check_sideways(
-    slices: Sequence[Slice],
-    positions: np.ndarray,
-    along: np.ndarray,
-    normal: np.ndarray,
-    folder: Path,
-) -> tuple[str, ...]:
-    """Slices lie one above the other: none is shifted, and the whole is not sheared."""
-    sideways = positions - np.outer(along, normal)
-    drift = np.median(np.diff(sideways, axis=0) / np.diff(along)[:, None], axis=0)
-    rest = sideways - np.outer(along - along[0], drift)
-    shifts = np.linalg.norm(rest - np.median(rest, axis=0), axis=1)
-    if shifts.max() > MAX_SHIFT_PIXELS * float(slices[0].spacing_yx.min()):
-        count = int((shifts > MAX_SHIFT_PIXELS * float(slices[0].spacing_yx.min())).sum())
-        place = int(shifts.argmax())
-        raise DataError(
-            f"{folder}: {count} of {len(slices)} slices are shifted sideways, slice {place + 1} "
-            f"({slices[place].file.name}) by {shifts[place]:.3g} mm; the positions or the series "
-            "are wrong: export it again"
-        )
-    slope, length = float(np.linalg.norm(drift)), float(along[-1] - along[0])
-    degrees = float(np.rad2deg(np.arctan(slope)))
-    if slope > MAX_TILT:
-        raise DataError(
-            f"{folder}: the gantry was tilted by {degrees:.1f} degrees, slices are sheared; "
-            "resample the series onto a rectangular grid and give that"
-        )
-    if slope * length <= NOTED_DRIFT_MM:
-        return ()
-    return (
-        f"the gantry was tilted by {degrees:.2g} degrees: over its {length:.0f} mm the slices "
-        f"move sideways by {slope * length:.2g} mm; read as if they did not",
-    )
+def _has_no_suffix(file: Path) -> bool:
+    return file.suffix == "" or file.suffix[1:].isdigit()
 
 
 def _grid(slices: Sequence[Slice], normal: np.ndarray, step: float) -> Grid:
@@ -308,6 +189,21 @@ def _read_pixels(one: Slice) -> tuple[np.ndarray, list[str]]:
     return plane, said
 
 
+def _lacks_rescale(one: Slice) -> bool:
+    return not one.tags.get(SLOPE) or not one.tags.get(INTERCEPT)
+
+
+def _check_rescale(slices: Sequence[Slice], folder: Path) -> None:
+    """All slices say what their values mean, or none does. Raises `DataError`."""
+    lacking = [one for one in slices if _lacks_rescale(one)]
+    if lacking and len(lacking) < len(slices):
+        raise DataError(
+            f"{folder}: RescaleSlope or RescaleIntercept is missing in {len(lacking)} of "
+            f"{len(slices)} slices ({lacking[0].file.name}), whose values would mean something "
+            "else; export the series again"
+        )
+
+
 def _tag_notes(slices: Sequence[Slice]) -> tuple[str, ...]:
     """What is unusual in the tags, one sentence each."""
     first, notes = slices[0].tags, []
@@ -316,8 +212,11 @@ def _tag_notes(slices: Sequence[Slice]) -> tuple[str, ...]:
         notes.append(f"its modality is {modality}, not CT")
     if first.get(PHOTOMETRIC) == "MONOCHROME1":
         notes.append("its gray scale is inverted for display (MONOCHROME1); read as stored")
-    if sum(SLOPE not in one.tags or INTERCEPT not in one.tags for one in slices):
+    if any(_lacks_rescale(one) for one in slices):
         notes.append("RescaleSlope and RescaleIntercept are missing; values are read as stored")
+    zero = sum(_number(one.tags.get(SLOPE, ""), 1) == 0 for one in slices)
+    if zero:
+        notes.append(f"RescaleSlope is 0 in {zero} of {len(slices)} slices; read as 1")
     expected = {int(_number(one.tags.get(IN_ACQUISITION, ""), 0)) for one in slices}
     if len(expected) == 1 and max(expected) > len(slices):
         notes.append(
@@ -347,7 +246,3 @@ def _number(text: str, otherwise: float) -> float:
         return float(text.split("\\")[0].replace(",", "."))
     except ValueError:
         return otherwise
-
-
-def _short(numbers: np.ndarray) -> str:
-    return "\\".join(f"{number:.6g}" for number in numbers)
