@@ -93,10 +93,31 @@ def test_a_series_is_found_below_its_study(tmp_path: Path) -> None:
     write_dicom(tmp_path / "patient" / "study" / "series", make_image_hu())
     case = load_image(tmp_path / "patient", "a")
     np.testing.assert_array_equal(case.image_hu, make_image_hu())
-    write_dicom(tmp_path / "patient" / "study" / "other", make_image_hu(1))
+    other = {"0020|000e": "1.2.3.5"}
+    write_dicom(tmp_path / "patient" / "study" / "other", make_image_hu(1), changed=other)
     with pytest.raises(
         DataError, match=r"patient: holds 2 DICOM series .*in study/other.*series in centers\.toml"
     ):
+        load_image(tmp_path / "patient", "a")
+
+
+def test_a_series_in_several_folders_is_one_volume(tmp_path: Path) -> None:
+    study = tmp_path / "patient" / "study"
+    write_dicom(study / "1", make_image_hu())
+    (study / "2").mkdir()
+    for file in sorted((study / "1").iterdir())[::2]:
+        file.rename(study / "2" / file.name)
+    case = load_image(tmp_path / "patient", "a")
+    np.testing.assert_array_equal(case.image_hu, make_image_hu())
+    (study / "2" / "000003.dcm").write_bytes(b"")
+    with pytest.raises(DataError, match=r"study/2/000003\.dcm: is empty .* a slice of its series"):
+        load_image(tmp_path / "patient", "a")
+
+
+def test_a_series_that_was_copied_is_no_second_phase(tmp_path: Path) -> None:
+    for name in ("1", "2"):
+        write_dicom(tmp_path / "patient" / name, make_image_hu())
+    with pytest.raises(DataError, match=r"are one image, copied, as are 5 of 10; take out the cop"):
         load_image(tmp_path / "patient", "a")
 
 

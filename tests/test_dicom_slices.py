@@ -229,9 +229,49 @@ def test_two_phases_in_one_series_are_named(tmp_path: Path) -> None:
 
 def test_one_slice_twice_is_named(tmp_path: Path) -> None:
     files = write_series(tmp_path / "a")
-    copy = files[4].read_bytes().replace(b"1.2.3.4.", b"1.2.3.5.", 1)
+    copy = files[4].read_bytes()
     (tmp_path / "a" / "copy.dcm").write_bytes(copy)
+    refuse(tmp_path / "a", r"(004|copy)\.dcm and .*\.dcm are one image, copied, as are 1 of 10")
+    (tmp_path / "a" / "copy.dcm").write_bytes(copy.replace(b"1.2.3.4.", b"1.2.3.5."))
     refuse(tmp_path / "a", r"slices 5 and 6 \((004|copy)\.dcm and .*at one position: one is a dup")
+
+
+def test_acquisitions_that_alternate_are_no_volume(tmp_path: Path) -> None:
+    write_series(tmp_path / "a", acquisition=lambda z: 1 + z % 2)
+    refuse(tmp_path / "a", r"slices of 2 acquisitions alternate \(AcquisitionNumber 1, 2\)")
+    write_series(tmp_path / "b", acquisition=lambda z: 1 + z // 3)  # blocks, as a scanner makes
+    assert read(tmp_path / "b").shape == SHAPE
+
+
+def test_positions_that_are_all_one_are_named(tmp_path: Path) -> None:
+    write_series(tmp_path / "a", position="-10\\-20\\-300")
+    refuse(tmp_path / "a", r"all 9 slices have the position -10\\-20\\-300 \(ImagePosition")
+
+
+def test_a_broken_link_is_a_missing_slice(tmp_path: Path) -> None:
+    *_, last = write_series(tmp_path / "a")
+    last.unlink()
+    last.symlink_to(tmp_path / "gone")
+    refuse(tmp_path / "a", r"008\.dcm: is a link to .*gone, which does not exist, so a slice may")
+
+
+@pytest.mark.parametrize("content", [b"", bytes(500)])
+def test_a_last_slice_without_suffix_that_is_empty_is_a_missing_slice(
+    tmp_path: Path, content: bytes
+) -> None:
+    *_, last = write_series(tmp_path / "a", name=lambda z: f"IM{z:03d}.dcm")
+    for file in (tmp_path / "a").iterdir():
+        file.rename(file.with_suffix(""))
+    (tmp_path / "a" / "LICENSE").write_text("text is no slice")
+    assert read(tmp_path / "a").shape == SHAPE
+    last.with_suffix("").write_bytes(content)
+    refuse(tmp_path / "a", r"IM008: is (empty|cut short or corrupt).*a slice of its series is miss")
+
+
+def test_rescaling_that_some_slices_lack_is_refused(tmp_path: Path) -> None:
+    files = write_series(tmp_path / "a")
+    patch(files[3], 0x0028, 0x1052, None)
+    refuse(tmp_path / "a", r"RescaleIntercept is missing in 1 of 9 slices \(003\.dcm\)")
 
 
 def test_multi_frame_files_are_refused_by_cause(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from data.quality.label_check import (
     check_label,
     check_lesions,
     measure_fit,
+    slice_differences,
 )
 
 SPACING = (3.0, 2.0, 1.0)
@@ -66,12 +68,24 @@ def test_a_label_is_the_same_in_every_resolution(phantom: Phantom) -> None:
 
 
 def test_too_little_to_tell_is_no_warning() -> None:
-    image = np.random.default_rng(0).integers(-900, 900, (5, 6, 7)).astype(np.int16)
+    image = np.random.default_rng(0).integers(-100, 300, (5, 6, 7)).astype(np.int16)
     label = np.zeros(image.shape, np.uint8)
     assert check_label(image, label, SPACING) == ()
     label[2, 2:4, 2:4] = 1
-    assert check_label(image, label, SPACING) == ()
-    assert check_label(image, np.ones_like(label), (20.0, 20.0, 20.0)) == ()
+    for given, spacing in ((label, SPACING), (np.ones_like(label), (20.0, 20.0, 20.0))):
+        (volume,) = check_label(image, given, spacing)
+        assert re.fullmatch(r"pancreas with lesion has [0-9.]+ ml; look at the label", volume)
+
+
+def test_slices_of_two_scans_that_alternate_give_a_warning(phantom: Phantom) -> None:
+    image = phantom.image_hu
+    near, far = slice_differences(image)
+    assert 0 < near < far
+    other = np.roll(image, 5, axis=2)
+    other[1::2] = image[1::2]
+    (warning,) = check_image(other)
+    assert "two phases or two scans whose slices alternate" in warning
+    assert slice_differences(image[:7]) == (0, 0)
 
 
 def make_lesion(shape: tuple[int, int, int] = (20, 20, 60)) -> np.ndarray:

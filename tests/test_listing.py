@@ -288,3 +288,13 @@ def test_a_center_without_cases_says_what_was_left_out(tmp_path: Path) -> None:
 def test_every_problem_of_a_listing_names_its_center(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"^M: .*imagesTr: no such folder"):
         list_cases(Center("M", "msd", tmp_path))
+
+
+def test_an_image_without_a_suffix_does_not_vanish(tmp_path: Path) -> None:
+    write_pair(tmp_path, "a")
+    (tmp_path / "images" / "LICENSE").write_text("text is no image")
+    lost = tmp_path / "images" / "b"
+    lost.write_bytes((tmp_path / "images" / "a.nii.gz").read_bytes())
+    ((path, reason),) = list_center(folder_center(tmp_path)).left_out
+    assert path == str(lost)
+    assert "no format that is read here" in reason

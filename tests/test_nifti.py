@@ -231,3 +231,26 @@ def test_integers_that_fit_no_label_and_no_ct_are_refused(tmp_path: Path) -> Non
 def test_a_float64_volume_is_kept_at_4_bytes_per_voxel(tmp_path: Path) -> None:
     array = read_nifti(save(tmp_path / "a.nii.gz", make_image_hu().astype(np.float64)))[0]
     assert array.dtype == np.float32
+
+
+def test_color_is_told_apart_from_time_points(tmp_path: Path) -> None:
+    for shape, words in (((7, 6, 5, 1, 3), "several values per voxel"), ((7, 6, 5, 3), "one time")):
+        nib.save(nib.Nifti1Image(np.zeros(shape, np.int16), AFFINE), tmp_path / "a.nii.gz")
+        with pytest.raises(DataError, match=words):
+            read_nifti(tmp_path / "a.nii.gz")
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_a_size_that_the_file_cannot_hold_is_no_question_of_memory(
+    tmp_path: Path, name: str
+) -> None:
+    path = save(tmp_path / name, make_image_hu())
+    patch(path, 40, np.array((3, 30000, 30000, 30000), "<i2"))
+    with pytest.raises(DataError, match=r"is cut short, or the size in its header is wrong"):
+        read_nifti(path)
+
+
+def test_a_start_of_the_voxels_that_is_no_number_is_named(tmp_path: Path) -> None:
+    path = patch(save(tmp_path / "a.nii", make_image_hu()), 108, floats([np.nan]))
+    with pytest.raises(DataError, match=r"its header is corrupt \(vox_offset nan\)"):
+        read_nifti(path)

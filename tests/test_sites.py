@@ -75,8 +75,22 @@ def test_a_table_that_contradicts_itself_or_is_none_is_refused(tmp_path: Path) -
         path.write_text(text)
         with pytest.raises(DataError, match=words):
             read_table(path)
-    with pytest.raises(DataError, match="cannot be read as a table"):
+    with pytest.raises(DataError, match=r"none\.csv: cannot be read \(No such file"):
         read_table(tmp_path / "none.csv")
+
+
+def test_tables_as_excel_saves_them(tmp_path: Path) -> None:
+    path = tmp_path / "sites.csv"
+    rows = [{"id": "c1", "site": "Zürich"}]
+    path.write_bytes("id\tsite\r\nc1\tZürich\r\n".encode("utf-16"))
+    assert read_table(path) == rows
+    path.write_bytes("id;site\r\nc1;Zürich\r\n".encode("utf-8-sig"))
+    assert read_table(path) == rows
+    path.write_bytes("id;site\r\nc1;Zürich\r\n".encode("cp1252"))
+    with pytest.raises(
+        DataError, match=r'no text in UTF-8 .*save it again, in Excel as "CSV UTF-8"'
+    ):
+        read_table(path)
 
 
 def test_an_excel_table_is_read(tmp_path: Path) -> None:

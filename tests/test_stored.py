@@ -228,3 +228,57 @@ def test_a_segmentation_of_layers_is_refused_by_cause(tmp_path: Path) -> None:
     sitk.WriteImage(layers, str(tmp_path / "a.seg.nrrd"))
     with pytest.raises(DataError, match=r"a segmentation of 2 layers .*; export it there as one"):
         read_volume(tmp_path / "a.seg.nrrd")
+
+
+@pytest.mark.parametrize("spacing", ["-0.7 1.3 2.9", "0.7 0 2.9", "0.7 1.3 nan"])
+def test_a_spacing_that_no_image_has_is_refused_and_not_mirrored(
+    tmp_path: Path, spacing: str
+) -> None:
+    path = tmp_path / "a.mha"
+    head = METAIMAGE.format(data="LOCAL", extra="").replace("0.7 1.3 2.9", spacing)
+    path.write_bytes(head.encode() + RAW)
+    with pytest.raises(
+        DataError, match=rf"a\.mha: its ElementSpacing is {spacing}, which no image"
+    ):
+        read_volume(path)
+
+
+def test_a_direction_that_is_no_number_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.mha"
+    head = METAIMAGE.format(data="LOCAL", extra="").replace("1 0 0 0 1", "1 0 0 0 nan")
+    path.write_bytes(head.encode() + RAW)
+    with pytest.raises(DataError, match=r"its TransformMatrix is 1 0 0 0 nan 0 0 0 1, which no"):
+        read_volume(path)
+    head = METAIMAGE.format(data="LOCAL", extra="").replace(
+        "1 0 0 0 1 0 0 0 1", "0 0 0 0 0 0 0 0 0"
+    )
+    path.write_bytes(head.encode() + RAW)
+    with pytest.raises(DataError, match="determinant"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize("given", ["(0.7,0,0) none (0,0,2.9)", "(0.7,0,0) (0,nan,0) (0,0,2.9)"])
+def test_an_axis_without_a_step_in_an_nrrd_is_refused(tmp_path: Path, given: str) -> None:
+    path = nrrd(tmp_path / "a.nrrd", "raw", voxels=RAW)
+    path.write_bytes(path.read_bytes().replace(b"(0.7,0,0) (0,1.3,0) (0,0,2.9)", given.encode()))
+    with pytest.raises(DataError, match=r"a\.nrrd: its space direction"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize("steps", ["0.7 -1.3 2.9", "0.7 1.3 0"])
+def test_nrrd_spacings_below_or_at_0_are_refused(tmp_path: Path, steps: str) -> None:
+    path = nrrd(tmp_path / "a.nrrd", "raw", voxels=RAW)
+    lines = [
+        b"spacings: " + steps.encode() if line.startswith(b"space directions") else line
+        for line in path.read_bytes().split(b"\n", 9)
+    ]
+    path.write_bytes(b"\n".join(lines))
+    with pytest.raises(DataError, match=rf"its spacings is {steps}, which no image has"):
+        read_volume(path)
+
+
+def test_a_missing_data_file_is_told_before_what_its_header_lacks(tmp_path: Path) -> None:
+    path = metaimage(tmp_path / "a.mhd", "gone.raw")
+    path.write_text(path.read_text().replace("ElementSpacing = 0.7 1.3 2.9\n", ""))
+    with pytest.raises(DataError, match=r"its data file gone\.raw is missing"):
+        read_volume(path)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -57,10 +59,49 @@ def test_metal_and_a_network_window_in_hu_pass(phantom: np.ndarray) -> None:
 
 
 def test_what_is_no_body_is_a_suspicion_without_certainty(phantom: np.ndarray) -> None:
-    found = suspect_values(sample_values(-phantom))
+    found = suspect_values(sample_values(phantom + np.int16(500)))
     assert found is not None
     assert not found.certain
     assert found.repair is None
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda hu: -hu, "above 700, denser"),
+        (lambda hu: 2 * hu - 1024, "above 700, denser|below -1250, darker"),
+        (lambda hu: 10 * hu, "above 700, denser|below -1250, darker"),
+        (lambda hu: 1e30 * hu, "above 700, denser|below -1250, darker"),
+        (lambda hu: (hu.clip(-1000, 500) + 1000) * 43.69, "above 700, denser"),  # all of uint16
+    ],
+)
+def test_what_no_body_can_be_is_certain_and_has_no_cure(
+    phantom: np.ndarray, change: Callable[[np.ndarray], np.ndarray], words: str
+) -> None:
+    found = suspect_values(sample_values(change(phantom.astype(np.float64)).astype(np.float32)))
+    assert found is not None
+    assert found.certain
+    assert found.repair is None
+    assert re.search(words, found.cause)
+
+
+def test_half_again_as_much_is_not_cured_by_halving(phantom: np.ndarray) -> None:
+    found = suspect_values(sample_values(phantom * np.float32(1.5)))
+    assert found is not None
+    assert found.repair is None
+
+
+@pytest.mark.parametrize(
+    ("window", "words"), [((-160, 240), "cut off to a window,"), ((-50, 150), "is narrower than")]
+)
+def test_a_window_in_hounsfield_units_is_noted(
+    tmp_path: Path, phantom: np.ndarray, window: tuple[int, int], words: str
+) -> None:
+    path = write_volume(tmp_path / "a.nii.gz", phantom.clip(*window))
+    (note,) = load_image(path, "a").notes
+    assert f"no voxel is below -200 HU (values from {window[0]} to {window[1]})" in note
+    assert words in note
+    assert load_image(write_volume(tmp_path / "b.nii.gz", phantom), "b").notes == ()
 
 
 def test_too_few_voxels_are_not_judged() -> None:
@@ -144,7 +185,7 @@ def test_whole_slices_without_values_are_refused(phantom: np.ndarray) -> None:
     image[20:23] = np.nan
     with pytest.raises(DataError, match="inside the body"):
         to_hu(image, Path("a.nii"))
-    with pytest.raises(DataError, match="no voxel is within"):
+    with pytest.raises(DataError, match="no voxel is a number"):
         to_hu(np.full((12, 50, 50), np.nan, np.float32), Path("a.nii"))
 
 

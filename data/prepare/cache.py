@@ -26,7 +26,7 @@ from data.readers import label_map_of
 from data.readers.files import CaseFiles
 from utils.files import write_json
 
-CACHE_VERSION = 3  # raise it with every change of what a prepared case holds
+CACHE_VERSION = 4  # raise it with every change of what a prepared case holds
 META, STATES = "meta.json", "states.json"
 _UNFINISHED = ".making-"
 # Keys of a center that choose its cases or what is done with them, and change no case.

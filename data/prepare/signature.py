@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from scipy import ndimage
 
 from data.case import Triple
 from data.prepare.resample import axis_weights, grid_weights, resample_float
@@ -29,6 +30,7 @@ FINGERPRINT_HU = (-100, 240)  # the networks' window (Sec. IV-A): what clamping 
 FINGERPRINT_SIZE = 256
 THUMBNAIL_SHAPE = (16, 16, 16)
 GRAY_HU = (-100, 240)  # of thumbnail and slabs, 0 to 255: the same window
+NOISE_MM, NOISE_HU = 4.0, (-200, 340)  # of the slabs: averaged so far in plane, within this range
 SLAB_MM = 8.0
 SLAB_CELLS = 12
 MIN_TISSUE = 0.05  # of the fullest slice: emptier ends, as of padding, are no slabs
@@ -149,11 +151,13 @@ def slabs_of(image_hu: np.ndarray, spacing: Triple) -> tuple[np.ndarray, np.ndar
     """`Signature.slabs` and `extents_mm`: each slice in a box of its own, then means along z.
 
     A voxel weighs what it is above -100 HU, so that air and fat do not count and resampling keeps
-    the sums. The box is two standard deviations of the weights to each side of their middle: an
+    the sums; averaged over 4 mm in plane before, since of noise the part below -100 HU is lost. The
+    box is two standard deviations of the weights to each side of their middle: an
     ellipse is filled exactly, and neither padding nor cropped air moves it. A slice does not know
     the others, so that a cropped stack keeps its rows.
     """
-    tissue = np.array([float(_above_low(plane).sum()) for plane in image_hu])
+    cells = [max(1, round(NOISE_MM / step)) for step in spacing[1:]]
+    tissue = np.array([float(_smooth_above_low(plane, cells).sum()) for plane in image_hu])
     inside = np.flatnonzero(tissue > MIN_TISSUE * tissue.max())
     if len(inside) == 0:
         return np.empty((0, SLAB_CELLS, SLAB_CELLS), np.uint8), np.empty((0, 2), np.float32)
@@ -161,7 +165,7 @@ def slabs_of(image_hu: np.ndarray, spacing: Triple) -> tuple[np.ndarray, np.ndar
     rows = np.zeros((len(body), SLAB_CELLS**2), np.float32)
     extents = np.zeros((len(body), 2), np.float32)
     for z, stored in enumerate(body):
-        plane = _above_low(stored)
+        plane = _smooth_above_low(stored, cells)
         if plane.any():
             along_y, height = _cells(plane.sum(axis=1))
             along_x, width = _cells(plane.sum(axis=0))
@@ -172,10 +176,14 @@ def slabs_of(image_hu: np.ndarray, spacing: Triple) -> tuple[np.ndarray, np.ndar
     return _to_gray(weights @ rows).reshape(-1, SLAB_CELLS, SLAB_CELLS), weights @ extents
 
 
-def _above_low(plane: np.ndarray) -> np.ndarray:
-    """HU of a slice -> float32 above the lower end of `GRAY_HU`, one slice at a time in memory."""
+def _smooth_above_low(plane: np.ndarray, cells: Sequence[int]) -> np.ndarray:
+    """HU of a slice, averaged over so many voxels (y, x) -> float32 above the lower `GRAY_HU`.
+
+    One slice at a time, so that no second volume is in memory.
+    """
     low, high = GRAY_HU
-    return np.clip(plane, low, high).astype(np.float32) - low
+    smooth = ndimage.uniform_filter(np.clip(plane, *NOISE_HU).astype(np.float32), cells)
+    return np.clip(smooth, low, high) - low
 
 
 def _cells(weights: np.ndarray) -> tuple[np.ndarray, float]:

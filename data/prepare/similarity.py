@@ -20,6 +20,7 @@ Pairs = dict[tuple[int, int], float]  # (place in a, place in b) -> similarity
 MIN_SHARED = 6  # hashes; different patients share none (benchmarks/bench_duplicates.py)
 MIN_THUMBNAIL = 0.99  # correlation; resampled copies reach 0.993, different patients 0.96
 MIN_SLABS = 0.965  # correlation; cropped, resampled copies reach 0.97, different patients 0.94
+MIN_CHANGE = 0.92  # the same without what all slabs share; copies reach 0.94, patients 0.87
 MIN_ROWS = 8  # slabs that two scans share: 64 mm of height
 MAX_EXTENT_RATIO = 1.06  # between the heights, and the widths, of two bodies
 _MIN_PROBE = 0.97  # correlation of three slabs, mirrored parts averaged: a copy reaches 0.99
@@ -162,7 +163,8 @@ def _same_size(a_mm: np.ndarray, b_mm: np.ndarray) -> np.ndarray:
 def _stretch(a: np.ndarray, b: np.ndarray, places: tuple[int, int], upside_down: bool) -> float:
     """Best correlation of all slabs that overlap where `places` (in a, in b) lie on each other.
 
-    Mirrored sideways in any way, and moved by half a slab or a whole one.
+    Mirrored sideways in any way, and moved by half a slab or a whole one. How the slabs differ from
+    their mean over the height has to be alike too: bodies of one shape are no copies. -1 without.
     """
     place = places[0]
     if upside_down:
@@ -174,11 +176,16 @@ def _stretch(a: np.ndarray, b: np.ndarray, places: tuple[int, int], upside_down:
         start, stop = max(lag, 0), min(lag + len(a), len(other))
         if stop - start < max(MIN_ROWS, len(a) / 2):
             continue
-        part = _normalized(other[None, start:stop])
-        own = _normalized(a[None, start - lag : stop - lag])
-        zero = np.zeros(1, int)
-        best = max(best, float(_best_mirrored(own, part, zero, zero, (2, 3))[0]))
+        own, part = a[start - lag : stop - lag], other[start:stop]
+        if _correlate(own - own.mean(axis=0), part - part.mean(axis=0)) >= MIN_CHANGE:
+            best = max(best, _correlate(own, part))
     return best
+
+
+def _correlate(a: np.ndarray, b: np.ndarray) -> float:
+    """Correlation of two stacks of slabs, mirrored sideways in the best way."""
+    zero = np.zeros(1, int)
+    return float(_best_mirrored(_normalized(a[None]), _normalized(b[None]), zero, zero, (2, 3))[0])
 
 
 def _normalized(values: np.ndarray) -> np.ndarray:

@@ -36,9 +36,14 @@ MIN_OTHER_RATIO = 1.5  # and follow an organ itself
 MIN_RATIO = 1.3  # below, a label follows no organ
 
 # Lesions and volumes.
+PANCREAS_ML = (5.0, 500.0)  # with its lesions
+SOFT_TISSUE_HU = (-150, 350)  # pancreas, its fat, contrast and calcium at the edges
+MIN_SOFT_PART = 0.5  # of a label's voxels; a mirrored label lies on bowel gas, lung and bone
 FEW_VOXELS = 10
 FAR_MM = 5.0  # from a lesion to the pancreas
 FEW_SLICES = 3
+MIN_SLICES = 8  # fewer do not tell whether slices alternate
+MIN_ALTERNATION = 1.05  # difference of neighbors to that of every second slice; a body: 0.5 to 1
 MIN_RANGE_HU = 10.0  # of the body after the window
 BODY_HU = -500.0  # brighter is body, darker is air and lung
 SAMPLED_VOXELS = 200_000
@@ -67,7 +72,9 @@ def judge_case(case: Case) -> tuple[str, ...]:
 
 
 def check_image(image_hu: np.ndarray) -> tuple[str, ...]:
-    """Warnings on an image alone, HU (z, y, x): few slices; nothing to see in the window."""
+    """Warnings on an image alone, HU (z, y, x): few slices; slices of two scans in turn; nothing
+    to see in the window.
+    """
     found = []
     slices = min(image_hu.shape)
     if slices <= FEW_SLICES:
@@ -75,6 +82,12 @@ def check_image(image_hu: np.ndarray) -> tuple[str, ...]:
         found.append(
             f"has {slices} slices in the direction {axis}: no volume, or a scout; give the whole "
             "series, or exclude the case"
+        )
+    near, far = slice_differences(image_hu)
+    if near > MIN_ALTERNATION * far:
+        found.append(
+            f"its slices differ more from the next ({near:.0f} HU) than from the next but one "
+            f"({far:.0f} HU): two phases or two scans whose slices alternate?"
         )
     step = max(1, round((image_hu.size / SAMPLED_VOXELS) ** (1 / 3)))
     body = image_hu[::step, ::step, ::step]
@@ -89,6 +102,20 @@ def check_image(image_hu: np.ndarray) -> tuple[str, ...]:
     return tuple(found)
 
 
+def slice_differences(image_hu: np.ndarray) -> tuple[float, float]:
+    """Mean absolute difference, HU within the window, of slices one and two steps apart along z.
+
+    A body changes more over two steps than over one; taking turns, two scans do not. 0, 0 where
+    there are fewer than `MIN_SLICES` slices.
+    """
+    if image_hu.shape[0] < MIN_SLICES:
+        return 0.0, 0.0
+    step = max(1, round((image_hu.size / SAMPLED_VOXELS / 4) ** (1 / 2)))
+    thin = np.clip(image_hu[:, ::step, ::step], *HU_WINDOW).astype(np.float32)
+    near, far = (float(np.abs(thin[n:] - thin[:-n]).mean()) for n in (1, 2))
+    return near, far
+
+
 def check_label(image_hu: np.ndarray, label: np.ndarray, spacing: Triple) -> tuple[str, ...]:
     """Warnings on a label (0, 1 pancreas, 2 tumor) of an image in HU, both (z, y, x), mm.
 
@@ -97,10 +124,27 @@ def check_label(image_hu: np.ndarray, label: np.ndarray, spacing: Triple) -> tup
     box = bounding_box(label > 0)
     if box is None:
         return ()
-    found = check_lesions(label[box.slices], spacing)
+    found = check_tissue(image_hu[box.slices], label[box.slices], spacing)
+    found += check_lesions(label[box.slices], spacing)
     if not (label[box.slices] == LABEL_PANCREAS).any():
         return found  # a lesion alone need not differ from what is around it
     return (*found, *check_place(image_hu, label, spacing, box))
+
+
+def check_tissue(image_hu: np.ndarray, label: np.ndarray, spacing: Triple) -> tuple[str, ...]:
+    """Warnings on a label's volume and on what lies under it."""
+    found = []
+    pancreas_ml = np.count_nonzero(label) * float(np.prod(spacing)) / 1000
+    if not PANCREAS_ML[0] <= pancreas_ml <= PANCREAS_ML[1]:
+        found.append(f"pancreas with lesion has {pancreas_ml:.1f} ml; look at the label")
+    under = image_hu[label > 0]
+    soft = float(np.mean((under >= SOFT_TISSUE_HU[0]) & (under <= SOFT_TISSUE_HU[1])))
+    if soft < MIN_SOFT_PART:
+        found.append(
+            f"only {100 * soft:.0f} % of its label lie on soft tissue "
+            f"({SOFT_TISSUE_HU[0]} to {SOFT_TISSUE_HU[1]} HU): is it mirrored or another case's?"
+        )
+    return tuple(found)
 
 
 def check_lesions(label: np.ndarray, spacing: Triple) -> tuple[str, ...]:

@@ -14,18 +14,13 @@ from data.case import LABEL_TUMOR, Case, Center, DataError, Triple
 from data.prepare.one_case import case_error
 from data.prepare.signature import Signature, sign_image
 from data.quality.case_picture import draw_case
-from data.quality.label_check import check_image, check_label
+from data.quality.label_check import judge_case
 from data.readers import load_case
 from data.readers.files import CaseFiles
 from data.readers.volume import canonical_matrix
 from data.roi import bounding_box
 
 TINY_LESION_MM3 = 10.0
-AIR_HU = -200  # every CT of a body shows something darker
-SOFT_TISSUE_HU = (-150, 350)  # pancreas, its fat, contrast and calcium at the edges
-MIN_SOFT_PART = 0.5  # of a label's voxels; a mirrored label lies on bowel gas, lung and bone
-PANCREAS_ML = (5.0, 500.0)
-SPACING_MM = (0.2, 12.0)
 
 
 @dataclass(frozen=True)
@@ -98,7 +93,7 @@ def _describe(center: Center, files: CaseFiles, case: Case) -> CaseFacts:
         pancreas_ml=pancreas_ml,
         lesions=lesions,
         acquisition=case.acquisition,
-        warnings=(*case.notes, *_check_image(case), *_check_label(case, center, pancreas_ml)),
+        warnings=(*case.notes, *_warnings(case, center)),
         signature=sign_image(center.name, case.case_id, case.image_hu, case.spacing),
     )
 
@@ -127,35 +122,11 @@ def find_lesions(case: Case) -> tuple[Lesion, ...]:
     return tuple(sorted(lesions, key=lambda lesion: -lesion.volume_mm3))
 
 
-def _check_image(case: Case) -> list[str]:
-    found = [*check_image(case.image_hu)]
-    if case.image_hu.min() > AIR_HU:
-        found.append(
-            f"no voxel is below {AIR_HU} HU: are these Hounsfield units? (a windowed or shifted "
-            "image cannot be used; convert it again from DICOM)"
-        )
-    if min(case.spacing) < SPACING_MM[0] or max(case.spacing) > SPACING_MM[1]:
-        spacing = ", ".join(f"{step:.3g}" for step in case.spacing)
-        found.append(f"spacing ({spacing}) mm is not believable; look at the header")
-    return found
-
-
-def _check_label(case: Case, center: Center, pancreas_ml: float) -> list[str]:
-    if case.label is None:
-        return []
-    found = []
-    if center.has_lesions and not (case.label == LABEL_TUMOR).any():
-        found.append("no tumor in its label: it trains the pancreas stages only")
-    if not PANCREAS_ML[0] <= pancreas_ml <= PANCREAS_ML[1]:
-        found.append(f"pancreas with lesion has {pancreas_ml:.1f} ml; look at the label")
-    under = case.image_hu[case.label > 0]
-    soft = float(np.mean((under >= SOFT_TISSUE_HU[0]) & (under <= SOFT_TISSUE_HU[1])))
-    if soft < MIN_SOFT_PART:
-        found.append(
-            f"only {100 * soft:.0f} % of its label lie on soft tissue "
-            f"({SOFT_TISSUE_HU[0]} to {SOFT_TISSUE_HU[1]} HU): is it mirrored or another case's?"
-        )
-    return [*found, *check_label(case.image_hu, case.label, case.spacing)]
+def _warnings(case: Case, center: Center) -> tuple[str, ...]:
+    found = judge_case(case)
+    if case.label is None or not center.has_lesions or (case.label == LABEL_TUMOR).any():
+        return found
+    return ("no tumor in its label: it trains the pancreas stages only", *found)
 
 
 def _triple(values: np.ndarray) -> Triple:

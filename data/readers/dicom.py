@@ -1,14 +1,13 @@
 """One DICOM series in a folder -> `Volume`, slice by slice, with what its tags tell of the scanner.
 
-Order and distance of slices come from their positions alone. Whatever would make a volume of
-another shape than the patient's is refused by its cause: slices without position, missing, twice,
-turned, shifted sideways, of another size. Uneven distances and a tilted gantry can be repaired
-(`data.readers.repair`). Frames of a multi-frame file are not read.
+Order and distance of slices come from their positions alone (see `data.readers.slices`). Uneven
+distances and a tilted gantry can be repaired (`data.readers.repair`). Frames of a multi-frame file
+are not read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +21,13 @@ from data.readers.geometry import SPACING_MM, check_grid
 from data.readers.listing import SLICE_SUFFIXES
 from data.readers.repair import REPAIRED, even_depths, to_rectangular
 from data.readers.series import choose_series
-from data.readers.slices import IrregularError, Slice, check_positions, check_sideways
+from data.readers.slices import (
+    IrregularError,
+    Slice,
+    check_alike,
+    check_positions,
+    check_sideways,
+)
 from data.readers.volume import Volume, read_with_warnings
 
 # The rows of Table I that only DICOM knows.
@@ -45,8 +50,6 @@ FRAME_OF_REFERENCE, SERIES = "0020|0052", "0020|000e"
 IN_ACQUISITION, SLOPE, INTERCEPT = "0020|1002", "0028|1053", "0028|1052"
 PHOTOMETRIC, BITS_STORED, SIGNED = "0028|0004", "0028|0101", "0028|0103"
 
-MAX_TURN = 1e-3  # direction cosines of one series may differ by this
-MAX_RELATIVE = 1e-3  # and its pixel spacings
 _CT_CLASSES = b"1.2.840.10008.5.1.4.1.1.2"  # CT images and enhanced CT images
 _ANY_CLASS = b"1.2.840.10008.5.1.4.1.1."
 
@@ -91,8 +94,10 @@ def place_slices(files: Sequence[str], folder: Path) -> tuple[list[Slice], Grid,
 def _sort_slices(files: Sequence[str], folder: Path) -> tuple[list[Slice], np.ndarray]:
     """The headers of a series along its normal, and that. Raises `DataError`."""
     slices = [_read_header(Path(file)) for file in files]
-    _check_unread(slices, folder)
-    _check_alike(slices, folder)
+    for parent in sorted({one.file.parent for one in slices}):
+        _check_unread([one for one in slices if one.file.parent == parent], parent)
+    check_alike(slices, folder)
+    _check_rescale(slices, folder)
     normal = np.cross(slices[0].cosines[:3], slices[0].cosines[3:])
     slices.sort(key=lambda one: float(one.position @ normal))
     return slices, normal
@@ -216,14 +221,20 @@ def _geometry(tags: dict[str, str], tag: str, file: Path) -> np.ndarray:
 
 
 def _check_unread(slices: list[Slice], folder: Path) -> None:
-    """A file that should be a slice and cannot be read is a missing slice."""
+    """A file that should be a slice and cannot be read is a missing slice.
+
+    It should be one by its suffix, by its first bytes, or where it is no text and has no more of a
+    suffix than the slices have (none, or a number).
+    """
     used = {one.file.name for one in slices}
+    plain = any(_has_no_suffix(one.file) for one in slices)
     for file in sorted(folder.iterdir()):
         if file.name in used or file.name.startswith(".") or not file.is_file():
             continue
         with file.open("rb") as stream:
             head = stream.read(1024)
         named = file.suffix.lower() in SLICE_SUFFIXES
+        named |= plain and _has_no_suffix(file) and (not head or b"\0" in head)
         if (
             (not named and head[128:132] != b"DICM")
             or is_no_ct(head)
@@ -247,35 +258,8 @@ def is_no_ct(head: bytes) -> bool:
     return _ANY_CLASS in head and _CT_CLASSES not in head
 
 
-def _check_alike(slices: list[Slice], folder: Path) -> None:
-    """All slices have one size, orientation and pixel spacing."""
-    kinds: dict[str, tuple[Callable[[Slice], np.ndarray], float]] = {
-        "size": (lambda one: np.array(one.size), 0),
-        "orientation": (lambda one: one.cosines, MAX_TURN),
-        "pixel spacing": (
-            lambda one: one.spacing_yx,
-            MAX_RELATIVE * float(np.abs(slices[0].spacing_yx).min()),
-        ),
-    }
-    for name, (value, tolerance) in kinds.items():
-        values = np.array([value(one) for one in slices], float)
-        found, counts = np.unique(values.round(6), axis=0, return_counts=True)
-        usual = found[counts.argmax()]
-        off = np.abs(values - usual).max(axis=1) > tolerance
-        if off.any():
-            first = slices[int(off.argmax())]
-            raise DataError(
-                f"{folder}: {name} changes within the series, in {int(off.sum())} of {len(slices)} "
-                f"slices ({first.file.name}: {_short(value(first))}, usually {_short(usual)}); "
-                "take out what belongs to another scan, or export the series again"
-            )
-    rows, columns = slices[0].cosines[:3], slices[0].cosines[3:]
-    lengths = np.array([rows @ rows, columns @ columns, 1 + rows @ columns])
-    if np.abs(lengths - 1).max() > 1e-2 or slices[0].spacing_yx.min() <= 0:
-        raise DataError(
-            f"{folder}: orientation {_short(slices[0].cosines)} with pixel spacing "
-            f"{_short(slices[0].spacing_yx)} is no image plane; export the series again"
-        )
+def _has_no_suffix(file: Path) -> bool:
+    return file.suffix == "" or file.suffix[1:].isdigit()
 
 
 def _grid(slices: Sequence[Slice], normal: np.ndarray, step: float) -> Grid:
@@ -306,6 +290,21 @@ def _read_pixels(one: Slice) -> tuple[np.ndarray, list[str]]:
     return plane, said
 
 
+def _lacks_rescale(one: Slice) -> bool:
+    return not one.tags.get(SLOPE) or not one.tags.get(INTERCEPT)
+
+
+def _check_rescale(slices: Sequence[Slice], folder: Path) -> None:
+    """All slices say what their values mean, or none does. Raises `DataError`."""
+    lacking = [one for one in slices if _lacks_rescale(one)]
+    if lacking and len(lacking) < len(slices):
+        raise DataError(
+            f"{folder}: RescaleSlope or RescaleIntercept is missing in {len(lacking)} of "
+            f"{len(slices)} slices ({lacking[0].file.name}), whose values would mean something "
+            "else; export the series again"
+        )
+
+
 def _tag_notes(slices: Sequence[Slice]) -> tuple[str, ...]:
     """What is unusual in the tags, one sentence each."""
     first, notes = slices[0].tags, []
@@ -314,8 +313,11 @@ def _tag_notes(slices: Sequence[Slice]) -> tuple[str, ...]:
         notes.append(f"its modality is {modality}, not CT")
     if first.get(PHOTOMETRIC) == "MONOCHROME1":
         notes.append("its gray scale is inverted for display (MONOCHROME1); read as stored")
-    if sum(SLOPE not in one.tags or INTERCEPT not in one.tags for one in slices):
+    if any(_lacks_rescale(one) for one in slices):
         notes.append("RescaleSlope and RescaleIntercept are missing; values are read as stored")
+    zero = sum(_number(one.tags.get(SLOPE, ""), 1) == 0 for one in slices)
+    if zero:
+        notes.append(f"RescaleSlope is 0 in {zero} of {len(slices)} slices; read as 1")
     expected = {int(_number(one.tags.get(IN_ACQUISITION, ""), 0)) for one in slices}
     if len(expected) == 1 and max(expected) > len(slices):
         notes.append(
@@ -345,7 +347,3 @@ def _number(text: str, otherwise: float) -> float:
         return float(text.split("\\")[0].replace(",", "."))
     except ValueError:
         return otherwise
-
-
-def _short(numbers: np.ndarray) -> str:
-    return "\\".join(f"{number:.6g}" for number in numbers)

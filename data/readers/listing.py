@@ -165,8 +165,19 @@ def add_file(found: Found, path: Path, suffix: str = "") -> None:
             found.left_out.append((str(path), f"has a name that does not end in {suffix!r}"))
         else:
             found.add(cut, path)
-    elif not lower.endswith((*DOCUMENT_SUFFIXES, *DATA_SUFFIXES)) and "." in name:
+    elif not lower.endswith((*DOCUMENT_SUFFIXES, *DATA_SUFFIXES)) and (
+        "." in name or _is_binary(path)
+    ):
         found.left_out.append((str(path), NO_FORMAT))
+
+
+def _is_binary(path: Path) -> bool:
+    """Whether a file without a suffix is no text, as README and LICENSE are."""
+    try:
+        with path.open("rb") as stream:
+            return b"\0" in stream.read(1024)
+    except OSError:
+        return True
 
 
 def _cut(stem: str, suffix: str) -> str | None:

@@ -25,6 +25,7 @@ MAX_SCALE_CONFLICT = 0.01  # of a voxel size: two numbers for it that differ by 
 ORTHONORMAL = 1e-4  # a form that fits less well is not taken where there is another
 NO_NOTES: tuple[str, ...] = ()
 _CHUNK = 1 << 22  # bytes
+_MAX_EXPANSION = 1040  # of gzip: no file grows more when it is decompressed
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # NIfTI's world is RAS
 _UNITS_MM = {1: ("meters", 1000.0), 2: ("mm", 1.0), 3: ("micrometers", 0.001)}
 # What is kept instead: the values that images and labels can have fit, at half the memory.
@@ -94,6 +95,11 @@ def _shape(header: Any, path: Path) -> tuple[int, int, int]:
     dims = tuple(int(n) for n in header["dim"][1 : count + 1])
     if not 1 <= count <= 7 or min(dims) < 1:
         raise DataError(f"{path}: its header is corrupt (size {dims}); {FETCH_AGAIN}")
+    if len(dims) > 4 and dims[4] > 1:  # NIfTI's axis for them
+        raise DataError(
+            f"{path}: has several values per voxel ({dims[-1]} of them: color, or a field of "
+            "vectors?); give a plain CT volume"
+        )
     if len(dims) < 3 or any(n > 1 for n in dims[3:]):
         raise DataError(f"{path}: has size {dims}, not one 3-D volume; write one time point alone")
     return dims[0], dims[1], dims[2]
@@ -110,9 +116,16 @@ def _read_voxels(stream: IO[bytes], header: Any, count: int, path: Path) -> np.n
             f"{path}: has several values per voxel (color?) or an unusual type ({dtype}); give a "
             "plain CT volume"
         )
-    offset = max(int(header["vox_offset"]), header.sizeof_hdr + 4)
-    stream.read(offset - header.sizeof_hdr)
-    needed = count * dtype.itemsize
+    start, needed = float(header["vox_offset"]), count * dtype.itemsize
+    if not math.isfinite(start):
+        raise DataError(f"{path}: its header is corrupt (vox_offset {start}); {FETCH_AGAIN}")
+    most = path.stat().st_size * (_MAX_EXPANSION if path.name.lower().endswith(".gz") else 1)
+    if needed > most:  # before so much memory is asked for
+        raise DataError(
+            f"{path}: is cut short, or the size in its header is wrong ({needed} bytes of voxels, "
+            f"but the file has {path.stat().st_size}); {FETCH_AGAIN}"
+        )
+    stream.read(max(int(start), header.sizeof_hdr + 4) - header.sizeof_hdr)
     name = f"{dtype.kind}{dtype.itemsize}"
     array = np.empty(count, _KEPT_AS.get(name, name))
     done = 0

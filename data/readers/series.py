@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import SimpleITK as sitk
@@ -12,13 +12,14 @@ import SimpleITK as sitk
 from data.case import Center, DataError
 from data.readers.dicom_kind import is_dicom_label
 from data.readers.listing import is_slice, list_folder, normal, walk
+from data.readers.volume import itk_reason
 
 UID, NUMBER, DESCRIPTION, IMAGE_TYPE = "0020|000e", "0020|0011", "0008|103e", "0008|0008"
 
 
 @dataclass(frozen=True)
 class Series:
-    """One series: its files in the order of their positions. `is_scout`: a localizer."""
+    """One series: its files, below `folder`. `is_scout`: a localizer."""
 
     folder: Path
     uid: str
@@ -45,12 +46,32 @@ def slice_folders(folder: Path) -> list[Path]:
 
 
 def list_series(folders: Iterable[Path]) -> list[Series]:
-    """Every series in these folders; reads the headers of all their files."""
-    return [series for folder in folders for series in _series_in(folder)]
+    """Every series in these folders; reads the headers of all their files. Raises `DataError`."""
+    found: dict[str, Series] = {}
+    for series in (series for folder in folders for series in _series_in(folder)):
+        known = found.get(series.uid)
+        if known is not None:  # one series spread over several folders, as on a CD
+            parent = Path(os.path.commonpath((known.folder, series.folder)))
+            series = replace(known, folder=parent, files=(*known.files, *series.files))
+        found[series.uid] = series
+    return list(found.values())
 
 
 def _series_in(folder: Path) -> Iterator[Series]:
-    for uid in sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)):
+    for path in list_folder(folder):  # the library would stop at a broken link, without a word
+        if path.is_symlink() and not path.exists():
+            raise DataError(
+                f"{path}: is a link to {os.readlink(path)}, which does not exist, so a slice may "
+                "be missing; restore the file or take out the link"
+            )
+    try:
+        identifiers = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    except RuntimeError as error:
+        raise DataError(
+            f"{folder}: its DICOM files cannot be sorted into series ({itk_reason(error)}): a tag "
+            "holds what it must not; export the series again"
+        ) from error
+    for uid in identifiers:
         names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid)
         files = tuple(name for name in names if is_slice(Path(name)))
         if not files or is_dicom_label(Path(files[0])):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import itertools
@@ -116,11 +117,13 @@ def read_table(path: Path) -> Rows:
         if path.suffix.lower() == ".xlsx":
             lines = _read_xlsx(path)
         else:
-            text = path.read_text(encoding="utf-8-sig")
+            text = _decode(path.read_bytes(), path)
             first = text.splitlines()[0] if text.strip() else ""
             delimiter = max(",;\t", key=first.count)
             lines = list(csv.reader(io.StringIO(text), delimiter=delimiter))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); correct `sites`") from error
+    except csv.Error as error:
         raise DataError(f"{path}: cannot be read as a table ({error}); correct `sites`") from error
     lines = [[normal(cell.strip()) for cell in cells] for cells in lines]
     lines = [cells for cells in lines if any(cells)]
@@ -131,6 +134,18 @@ def read_table(path: Path) -> Rows:
     if repeated:
         raise DataError(f"{path}: column {repeated[0]!r} is there twice; rename one of them")
     return [dict(itertools.zip_longest(head, cells[: len(head)], fillvalue="")) for cells in body]
+
+
+def _decode(content: bytes, path: Path) -> str:
+    """UTF-8 or, as Excel's "Unicode text" has it, UTF-16 with its mark. Raises `DataError`."""
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return content.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: is no text in UTF-8 ({error.reason} at byte {error.start}); save it again, "
+            'in Excel as "CSV UTF-8" or as .xlsx'
+        ) from error
 
 
 def _read_xlsx(path: Path) -> list[list[str]]:

@@ -77,8 +77,6 @@ def check_stored(path: Path) -> tuple[str, ...]:
     share = stored.size // len(stored.files)
     for file in stored.files:
         named = f"{path}: " if file == path else f"{path}: its data file {file.name} "
-        if not file.is_file():
-            raise DataError(f"{named}is missing; restore it next to the header")
         try:
             found = _count_bytes(file, stored)
         except (OSError, EOFError, zlib.error) as error:
@@ -144,6 +142,7 @@ def _read_metaimage(stream: IO[bytes], path: Path) -> Stored:
         files = [_in_folder(path, name)]
     compressed = fields.get("CompressedData", "False").lower() == "true"
     header_size = int(fields.get("HeaderSize", "0"))
+    _check_there(files, path)
     return Stored(
         tuple(files),
         start if name.lower() == "local" or compressed else header_size,
@@ -159,9 +158,26 @@ def _metaimage_notes(fields: dict[str, str], path: Path) -> tuple[str, ...]:
             f"{path}: its header gives no voxel size (ElementSpacing); add it, or convert the "
             "image again from DICOM"
         )
+    for name in ("ElementSpacing", "ElementSize"):
+        _check_numbers(fields.get(name, ""), name, path, lengths=True)
+    for name in ("TransformMatrix", "Rotation", "Orientation", "Offset", "Origin", "Position"):
+        _check_numbers(fields.get(name, ""), name, path)
     if fields.keys() & {"TransformMatrix", "Rotation", "Orientation"}:
         return ()
     return (_no_orientation("TransformMatrix"),)
+
+
+def _check_numbers(text: str, name: str, path: Path, *, lengths: bool = False) -> None:
+    """A header's numbers: all finite, and lengths above 0. ITK mirrors an axis of length below 0.
+
+    Raises `DataError`.
+    """
+    numbers = [float(word) for word in re.split(r"[\s,()]+", text) if word]
+    if not all(map(math.isfinite, numbers)) or (lengths and min(numbers, default=1) <= 0):
+        raise DataError(
+            f"{path}: its {name} is {text}, which no image has; correct the header, or convert the "
+            "image again from DICOM"
+        )
 
 
 def _no_orientation(field: str) -> str:
@@ -199,6 +215,7 @@ def _read_nrrd(stream: IO[bytes], path: Path) -> Stored:
     skip = int(fields.get("byteskip", "0"))
     if encoding == "raw":
         start, skip = (-1 if skip < 0 else start + skip), 0
+    _check_there(files, path)
     notes = _nrrd_notes(fields, path)
     return Stored(tuple(files), start, encoding, math.prod(sizes) * step, skip, notes)
 
@@ -215,16 +232,35 @@ def _nrrd_files(stream: IO[bytes], name: str, path: Path) -> tuple[list[Path], i
 
 
 def _nrrd_notes(fields: dict[str, str], path: Path) -> tuple[str, ...]:
-    vectors = fields.get("spacedirections", "").replace("none", "").strip()
+    given = fields.get("spacedirections", "")
+    vectors = given.replace("none", "").strip()
+    _check_vectors(given, path)
     if not vectors and not fields.get("spacings"):
         raise DataError(
             f"{path}: its header gives no voxel size (space directions); add it, or convert the "
             "image again from DICOM"
         )
+    steps = [word for word in fields.get("spacings", "").split() if word.lower() != "nan"]
+    _check_numbers(" ".join(steps), "spacings", path, lengths=True)  # nan: no length, as of a list
+    _check_numbers(fields.get("spaceorigin", ""), "space origin", path)
+    if not vectors and len(steps) < 3:
+        raise DataError(f"{path}: its header gives no voxel size for 3 axes; write it again")
     units = re.findall(r'"([^"]*)"', fields.get("spaceunits", "") or fields.get("units", ""))
     if any(unit not in ("", "mm", "???") for unit in units):
         raise DataError(f"{path}: its lengths are in {units[0]}, not mm; write it again in mm")
     return () if fields.get("space") and vectors else (_no_orientation("space"),)
+
+
+def _check_vectors(given: str, path: Path) -> None:
+    """Each of the three axes of space has its step; that of a list has none. Raises `DataError`."""
+    axes = re.findall(r"\([^)]*\)", given)
+    if given and len(axes) < 3:
+        raise DataError(
+            f"{path}: its space directions are {given}, not a vector for each of three axes; "
+            "correct the header, or convert the image again from DICOM"
+        )
+    for axis in axes:
+        _check_numbers(axis, "space direction", path)
 
 
 def _skip_lines(file: Path, start: int, lines: int) -> int:
@@ -248,6 +284,14 @@ def _numbered(words: list[str], path: Path) -> list[Path]:
     step = more[0] if more else 1
     numbers = range(first, last + (1 if step > 0 else -1), step)
     return [_in_folder(path, words[0] % number) for number in numbers]
+
+
+def _check_there(files: list[Path], path: Path) -> None:
+    for file in files:
+        if not file.is_file():
+            raise DataError(
+                f"{path}: its data file {file.name} is missing; restore it next to the header"
+            )
 
 
 def _in_folder(path: Path, name: str) -> Path:

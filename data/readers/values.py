@@ -16,6 +16,7 @@ import numpy as np
 from scipy import ndimage, signal
 
 from data.case import HU_RANGE, DataError
+from data.intensity import HU_WINDOW
 
 MIN_VOXELS = 10_000  # fewer make no histogram: not judged
 MAX_SAMPLE = 1_000_000  # voxels looked at, evenly spread
@@ -34,8 +35,13 @@ CLEAR_TISSUE_SHARE = 0.15  # the same, where it alone decides that there is one
 MIN_DARK_SHARE = 1e-4  # below -20: fat and noise, in every piece of a body
 MIN_AIR_SHARE = 0.05  # below -300: enough of it to be lung or the air around
 MIN_TRUE_AIR_PART = 0.2  # of that: below -650
+REPAIRED_AIR_HU = -800  # after a repair: below this
+CERTAIN_DENSE_SHARE = 0.3  # above 700 HU: no body, whatever is around it
+CERTAIN_DARK_SHARE = 0.05  # below -1250 and no padding: air has no such noise
 MAX_NORMALIZED_RANGE = 25.0  # the noise of a CT alone is wider
-WRAPPED_FROM = 32768  # a negative HU kept in an unsigned type starts here
+WRAPPED = (32768, 65535)  # a negative HU kept in an unsigned type
+MAX_UNWRAPPED_SHARE = 0.01  # between HU and these: values that fill the whole type are gray levels
+CUT_OFF_HU = -200  # every CT of a body shows something darker: air, lung or bowel gas
 
 PADDING_SHARE = 0.003  # of all voxels with exactly one value: no body does that, padding does
 
@@ -77,6 +83,7 @@ def to_hu(
     notes = _check_missing(image, path, scale, offset) if image.dtype.kind == "f" else ()
     sample = sample_values(image) * np.float32(scale) + np.float32(offset)
     notes += check_values(sample, path)
+    notes += _note_cut_off(sample)
     if not path.is_dir():  # a DICOM series declares its padding
         notes += _note_padding(sample)
     if image.dtype == np.int16 and (scale, offset) == (1.0, 0.0) and image.flags.writeable:
@@ -89,6 +96,19 @@ def to_hu(
     if image_hu.min() == image_hu.max():
         raise DataError(f"{path}: no voxel is within {HU_RANGE} HU; fetch or convert it again")
     return image_hu, notes
+
+
+def _note_cut_off(sample: np.ndarray) -> tuple[str, ...]:
+    """Hounsfield units of which a window is left: read, but less than other cases have."""
+    if sample.size < MIN_VOXELS or sample.min() <= CUT_OFF_HU:
+        return ()
+    low, high = float(sample.min()), float(sample.max())
+    inside = low > HU_WINDOW[0] or high < HU_WINDOW[1]
+    return (
+        f"no voxel is below {CUT_OFF_HU} HU (values from {low:.4g} to {high:.4g}): cut off to a "
+        f"window{', which is narrower than the networks use' if inside else ''}, or shifted; "
+        "convert it again from DICOM where you can",
+    )
 
 
 def _note_padding(sample: np.ndarray) -> tuple[str, ...]:
@@ -113,6 +133,8 @@ def _check_missing(image: np.ndarray, path: Path, scale: float, offset: float) -
     if count == 0:
         return ()
     step = 1 if image.size <= MAX_MISSING_VOXELS else 2
+    if count == image.size:
+        raise DataError(f"{path}: no voxel is a number (NaN or infinite); convert it again")
     part = image[::step, ::step, ::step]
     missing = ~np.isfinite(part)
     body = np.where(missing, -np.inf, part) > (BODY_HU - offset) / scale
@@ -191,21 +213,37 @@ def suspect_values(sample: np.ndarray) -> Suspicion | None:
         for offset in (-1024.0, 1024.0):
             if _has_body_shares(counts, centers + offset, CLEAR_TISSUE_SHARE):
                 return _as_suspicion(1.0, offset)
-    if counts[centers < -20].sum() < MIN_DARK_SHARE * counts.sum():
+    return _suspect_shares(counts, centers, _extent(sample))
+
+
+def _suspect_shares(counts: np.ndarray, hu: np.ndarray, extent: str) -> Suspicion:
+    """What is wrong with a histogram that is no body's and that no repair makes one."""
+    total = counts.sum()
+    for share, least, where in (
+        (counts[hu > 700].sum() / total, CERTAIN_DENSE_SHARE, "above 700, denser than most bone"),
+        (counts[hu < DARKEST_HU].sum() / total, CERTAIN_DARK_SHARE, "below -1250, darker than air"),
+    ):
+        if share > least:
+            return Suspicion(
+                f"{100 * share:.0f} % of the values lie {where} ({extent}): they are scaled, "
+                "inverted or shifted, no Hounsfield units",
+                certain=True,
+            )
+    if counts[hu < -20].sum() < MIN_DARK_SHARE * total:
         return Suspicion(
-            f"holds no value below -20 ({_extent(sample)}), but every body has fat near -100 HU: "
+            f"holds no value below -20 ({extent}), but every body has fat near -100 HU: "
             "the values are shifted, windowed or cut off at 0, no Hounsfield units",
             certain=True,
         )
-    tissue = counts[(centers >= -150) & (centers <= 250)].sum()
-    if tissue < NO_TISSUE_SHARE * counts.sum():
+    tissue = counts[(hu >= -150) & (hu <= 250)].sum()
+    if tissue < NO_TISSUE_SHARE * total:
         return Suspicion(
-            f"holds next to no value of fat or soft tissue, -150 to 250 ({_extent(sample)}): the "
+            f"holds next to no value of fat or soft tissue, -150 to 250 ({extent}): the "
             "values are shifted or scaled, no Hounsfield units",
             certain=True,
         )
     return Suspicion(
-        f"the histogram is not that of a body in Hounsfield units ({_extent(sample)}; fat is "
+        f"the histogram is not that of a body in Hounsfield units ({extent}; fat is "
         "expected near -100, soft tissue at 0 to 150, air near -1000)",
         certain=False,
     )
@@ -226,8 +264,13 @@ def _without_padding(sample: np.ndarray) -> np.ndarray:
 def _suspect_range(sample: np.ndarray) -> Suspicion | None:
     """What the range alone gives away."""
     low, high = (float(q) for q in np.percentile(sample, (0.5, 99.5)))
-    wrapped = sample >= WRAPPED_FROM
-    if wrapped.mean() > MIN_DARK_SHARE and float(sample[wrapped].max()) >= 65536 - 1100:
+    wrapped = (sample >= WRAPPED[0]) & (sample <= WRAPPED[1])
+    between = (sample > BINS[1]) & (sample < WRAPPED[1] - 5000)
+    if (
+        wrapped.mean() > MIN_DARK_SHARE
+        and float(sample[wrapped].max()) >= WRAPPED[1] - 1100
+        and between.mean() < MAX_UNWRAPPED_SHARE
+    ):
         return Suspicion(
             f"holds values up to {sample.max():.0f}: negative Hounsfield units were stored in an "
             "unsigned type and wrapped around (-1024 became 64512)",
@@ -279,6 +322,10 @@ def _repair_error(counts: np.ndarray, hu: np.ndarray) -> float | None:
     if peaks is None or not _has_body_shares(counts, hu) or not _are_body_peaks(*peaks):
         return None
     dark = (hu > DARKEST_HU) & (hu < -900)
+    air = counts[hu < -300].sum()
+    true_air = counts[(hu < REPAIRED_AIR_HU) & (hu > DARKEST_HU)].sum()
+    if air > MIN_AIR_SHARE * counts.sum() and true_air < MIN_TRUE_AIR_PART * air:
+        return None
     error = abs(peaks[0] + 100)
     if counts[dark].sum() > MIN_AIR_SHARE * counts.sum():
         error += abs(float(np.average(hu[dark], weights=counts[dark])) + 1000)

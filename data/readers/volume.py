@@ -157,7 +157,7 @@ def read_with_warnings(reader: sitk.ImageFileReader, path: Path) -> tuple[sitk.I
     try:
         image = reader.Execute()
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].strip()
+        reason = itk_reason(error)
         raise DataError(
             f"{path}: cannot be read ({reason}); it is cut short or no image: {FETCH_AGAIN}"
         ) from error
@@ -167,6 +167,13 @@ def read_with_warnings(reader: sitk.ImageFileReader, path: Path) -> tuple[sitk.I
         if re.search(_INCOMPLETE, text, re.IGNORECASE):
             raise DataError(f"{path}: is incomplete ({text}); {FETCH_AGAIN}")
     return image, said.texts
+
+
+def itk_reason(error: RuntimeError) -> str:
+    """The line of an ITK exception that says what is wrong: matrices may follow it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    named = [line for line in lines if "ERROR" in line]
+    return (named or lines or ["no reason given"])[-1]
 
 
 _INCOMPLETE = r"incomplete|truncat|premature|corrupt|missing|not read|unexpected end|too short"
