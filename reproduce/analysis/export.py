@@ -15,12 +15,13 @@ from typing import Any
 from data.centers import load_centers
 from engine.run_folders import environment, new_time
 from reproduce.analysis.collect import collect_rows, with_earlier
-from reproduce.analysis.paper_tables import ROW_NAMES, TABLE5_METHODS
+from reproduce.analysis.paper_tables import ROW_METHODS, ROW_NAMES
 from reproduce.analysis.rows import EXPERIMENT, ResultKey, Rows, read_results, write_results
 from reproduce.analysis.tables import table_keys, thresholds_of
 from reproduce.experiments.cells import choose_targets, lesion_centers
 from reproduce.experiments.request import Request
 from utils.commands import ROOT
+from utils.device import processor_name
 from utils.files import write_json
 
 # Cases that differ in one of these do not belong into one experiment.
@@ -78,7 +79,7 @@ def export_keys(
     request: Request, centers: Sequence[str], targets: Sequence[str]
 ) -> list[ResultKey]:
     """The results of a request's tables, the coarse stages, and the held-out cases of the fine."""
-    methods = [TABLE5_METHODS[row] for row in request.rows or TABLE5_METHODS]
+    methods = [ROW_METHODS[row] for row in request.rows or ()]
     keys = [
         key
         for table in request.tables
@@ -151,17 +152,10 @@ def machine() -> dict[str, Any]:
     gpus = ", ".join(facts["gpus"])
     cores = len(os.sched_getaffinity(0))
     return {
-        "machine": gpus or f"{cores} cores of {_processor()}",
+        "machine": gpus or f"{cores} cores of {processor_name()}",
         "system": f"{platform.system()} {platform.machine()}, Python {facts['python']}",
         "packages": facts["packages"],
     }
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _read_older(

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.case_metrics import COLUMNS, Row
+from engine.case_metrics import COLUMNS, TEXT_COLUMNS, Row
 from utils.files import write_text
 
 THRESHOLDS = ("target", "source-val")
@@ -29,7 +29,6 @@ KEY_COLUMNS = (
 RENAMED = {"threshold": "threshold_value"}
 MACHINE_COLUMNS = ("peak_memory_mib",)  # says more of the machine than of the method
 CASE_COLUMNS = tuple(RENAMED.get(c, c) for c in COLUMNS if c not in MACHINE_COLUMNS)
-TEXT_COLUMNS = ("case_id", "empty", "fallback", "arithmetic")
 NETWORK_COLUMNS = ("method", "stage", "parameters", "macs")
 
 
