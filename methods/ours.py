@@ -90,7 +90,7 @@ class Ours(Method):
     table5: ClassVar[str | None] = "Ours"
     table6: ClassVar[str | None] = "Ours"
     table6_note: ClassVar[str] = (
-        "945.44 and 3.80e7 have the slice head in both stages; the coarse one trains without it"
+        "945.44 has the slice head in both stages; the coarse one trains without it"
     )
     settings: OursSettings
 
