@@ -17,6 +17,7 @@ from engine.run_folders import environment, new_time
 from reproduce.analysis.collect import collect_rows, with_earlier
 from reproduce.analysis.paper_tables import ROW_METHODS, ROW_NAMES
 from reproduce.analysis.rows import EXPERIMENT, ResultKey, Rows, read_results, write_results
+from reproduce.analysis.shift_cases import FOLDER, NOTE
 from reproduce.analysis.tables import table_keys, thresholds_of
 from reproduce.experiments.cells import choose_targets, lesion_centers
 from reproduce.experiments.request import Request
@@ -124,6 +125,21 @@ def settings_of(request: Request, rows: Rows) -> dict[str, Any]:
         "stage_arguments": {n: shlex.join(words) for n, words in plan.stage_options.items()},
         "method_arguments": {n: shlex.join(words) for n, words in plan.method_options.items()},
     }
+
+
+def note_shifts(folder: Path, arguments: Sequence[str]) -> Path:
+    """Note in shifts/experiment.json what made the results of shifts in `folder`; its path."""
+    path = folder / FOLDER / NOTE
+    before = json.loads(path.read_text(encoding="utf-8"))["exports"] if path.is_file() else []
+    note = {
+        "command": without_folders(f"python reproduce/shift_matrix.py {shlex.join(arguments)}"),
+        "commit": checked_out(),
+        "date": new_time(),
+        **machine(),
+    }
+    kept = [e for e in before if (e["command"], e["commit"]) != (note["command"], note["commit"])]
+    write_json(path, {"exports": [*kept, note]})
+    return path
 
 
 def without_folders(command: str) -> str:
