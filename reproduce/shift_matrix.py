@@ -45,7 +45,7 @@ from reproduce.experiments.shift_runs import (
 from utils.files import write_text
 
 
-def compute(args: argparse.Namespace) -> None:
+def compute(args: argparse.Namespace, words: Sequence[str]) -> None:
     """Predict what is missing, note what made it, and show what is there then."""
     plan = plan_of(args)
     centers = load_centers(plan.centers)
@@ -64,7 +64,7 @@ def compute(args: argparse.Namespace) -> None:
     units = units_of(args.changes, drawn is not None)
     request = ShiftRequest(plan, args.out, units, args.cases, args.device, drawn)
     measure_shifts(request, trained)
-    note_shifts(args.out, sys.argv[1:])
+    note_shifts(args.out, words)
     show(args.out, args)
 
 
@@ -104,7 +104,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("give --out to predict, or --results to show what is there")
     if args.cases is not None and args.cases < 1:
         parser.error(f"--cases {args.cases}: at least 1")
-    run_script(compute if args.results is None else lambda a: show(a.results, a), args)
+    words = sys.argv[1:] if argv is None else argv
+    if args.results is None:
+        run_script(lambda asked: compute(asked, words), args)
+    else:
+        run_script(lambda asked: show(asked.results, asked), args)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""data/shifts.py: each change has its known effect, three strengths, and the same noise each time."""
+"""data/shifts.py: the known effect of each change, three strengths, the same noise each time."""
 
 from __future__ import annotations
 
