@@ -294,7 +294,7 @@ def test_every_row_and_change_has_a_cell_and_a_loss_is_red() -> None:
         values = image.get_array()
         assert values is not None
         np.testing.assert_allclose(np.ma.filled(values, np.nan), [[1, 37 / 3], [np.nan, -2]])
-        ((red, _, blue, _),) = image.cmap(image.norm(np.array([12.0])))
+        red, _, blue, _ = np.ravel(image.cmap(image.norm(np.array([12.0]))))
         assert red > blue
     finally:
         plt.close(figure)
