@@ -2,24 +2,24 @@
 
     python benchmarks/bench_scanner.py --centers centers.toml --target NAME --methods bl ours
 
-Every case of the target center is changed in a way that is known (iodine, noise, calibration,
-kernel) and segmented again by the tumor stages (F-Mask: pancreas from the label, the lesion's box
-from the coarse stage). Printed for each method that is asked for: mean Dice (%) on the
-prepared grid, and what it loses against the unchanged images, with a 95 % bootstrap interval over
-cases. It isolates what a round robin over centers mixes with how hard each center is.
+Every case of the target center is changed in a way that is known (data/shifts.py) and segmented
+again by the tumor stages (F-Mask: pancreas from the label, the lesion's box from the coarse stage).
+Printed for each method that is asked for: mean Dice (%) on the prepared grid, and what it loses
+against the unchanged images, with a 95 % bootstrap interval over cases. It isolates what a round
+robin over centers mixes with how hard each center is. `reproduce/shift_matrix.py` does it for the
+whole cascade, every row and three strengths of each change.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-from scipy import ndimage
 from tqdm import tqdm
 
 from benchmarks.arguments import parse_arguments
@@ -29,6 +29,7 @@ from data.dataset import target_mask
 from data.prepare.prepared_case import PreparedCase, PrepareSettings, prepare_case
 from data.readers import list_cases, load_case
 from data.roi import bounding_box
+from data.shifts import UNCHANGED, shift_case
 from engine.command_line import run_script
 from engine.inference import Predictor, load_predictor, predict_prepared
 from engine.results import pick_runs
@@ -38,57 +39,23 @@ from utils.config import Evaluation
 from utils.metrics import dsc
 from utils.postprocess import keep_components
 
-SOFT_TISSUE_HU = 40  # what is brighter is taken to be enhanced
-LOWEST_HU, HIGHEST_HU = -1024, 3071
-UNCHANGED = "unchanged"
-# HU (z, y, x) float32, pixel in mm, random numbers -> HU
-Change = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
-
-
-def iodine(factor: float) -> Change:
-    """All enhancement times `factor`: 80 kV against 120 kV is about 1.6."""
-    return lambda hu, pixel, rng: hu + (factor - 1) * np.maximum(hu - SOFT_TISSUE_HU, 0)
-
-
-def noise(deviation_hu: float) -> Change:
-    """White noise on top of the scanner's own."""
-    return lambda hu, pixel, rng: hu + deviation_hu * rng.standard_normal(hu.shape, np.float32)
-
-
-def offset(shift_hu: float) -> Change:
-    """A wrong calibration."""
-    return lambda hu, pixel, rng: hu + np.float32(shift_hu)
-
-
-def kernel(width_mm: float, gain: float) -> Change:
-    """`gain` times the difference to a Gaussian of `width_mm` in plane: -1 is the Gaussian."""
-
-    def change(hu: np.ndarray, pixel: float, rng: np.random.Generator) -> np.ndarray:
-        soft = ndimage.gaussian_filter(hu, (0, width_mm / pixel, width_mm / pixel))
-        return hu + np.float32(gain) * (hu - soft)
-
-    return change
-
-
-CHANGES: Mapping[str, Change] = {
-    UNCHANGED: offset(0),
-    "enhancement x 1.6": iodine(1.6),
-    "enhancement x 0.6": iodine(0.6),
-    "noise of 30 HU": noise(30),
-    "30 HU lower": offset(-30),
-    "30 HU higher": offset(30),
-    "softer kernel (3.5 mm)": kernel(3.5, -1),
-    "sharper kernel": kernel(2.8, 1.5),
+# Line of the table -> change and strength, of data/shifts.py.
+CHANGES: Mapping[str, tuple[str, float]] = {
+    UNCHANGED: (UNCHANGED, 0.0),
+    "enhancement x 1.6": ("stronger contrast", 1.6),
+    "enhancement x 0.6": ("weaker contrast", 0.6),
+    "noise of 30 HU": ("white noise", 30),
+    "30 HU lower": ("lower HU", -30),
+    "30 HU higher": ("higher HU", 30),
+    "softer kernel (3.5 mm)": ("softer kernel", 3.5),
+    "sharper kernel": ("sharper kernel", 1.5),
 }
 
 
-def change_case(case: Case, change: Change, seed: int = 0) -> Case:
-    """The case with a changed image; int16 HU as before."""
-    rng = np.random.default_rng(seed)
-    hu = change(case.image_hu.astype(np.float32), case.spacing[2], rng)
-    return replace(
-        case, image_hu=np.clip(np.rint(hu), LOWEST_HU, HIGHEST_HU).astype(case.image_hu.dtype)
-    )
+def change_case(case: Case, name: str) -> Case:
+    """The case with the image of that line of the table."""
+    change, strength = CHANGES[name]
+    return case if change == UNCHANGED else shift_case(case, change, strength)
 
 
 def fine_dice(coarse: Predictor, fine: Predictor, prepared: PreparedCase) -> float:
@@ -129,8 +96,8 @@ def measure(request: Evaluation, methods: tuple[str, ...]) -> dict[str, dict[str
     dice: dict[str, dict[str, list[float]]] = {v: {c: [] for c in CHANGES} for v in methods}
     for files in tqdm(list_cases(center), unit="case", mininterval=10):
         case = load_case(center, files)
-        for name, change in CHANGES.items():
-            prepared = prepare_case(change_case(case, change), PrepareSettings(spacing=spacing))
+        for name in CHANGES:
+            prepared = prepare_case(change_case(case, name), PrepareSettings(spacing=spacing))
             if not {"pancreas", "tumor"} <= prepared.boxes.keys():
                 continue
             for method, (coarse, fine) in models.items():

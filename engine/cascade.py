@@ -68,6 +68,29 @@ class Prediction:
         """Probability of the target, float32 on the mask's grid; computed each time it is read."""
         return restore_prob(self.on_prepared.crop_prob, self.prepared, self.box)
 
+    def highest_in(self, box: Box) -> float:
+        """The highest probability in a box of the prepared grid; 0 where the crop was elsewhere."""
+        crop = self.on_prepared.box
+        inside = tuple(
+            slice(max(low - start, 0), max(high - start, 0))
+            for low, high, start in zip(box.start, box.stop, crop.start, strict=True)
+        )
+        return float(self.on_prepared.crop_prob[inside].max(initial=0.0))
+
+    def highest_at(self, places: tuple[np.ndarray, ...]) -> float:
+        """The highest probability that the network gave near voxels of the case's own grid.
+
+        `places`: their indices (z, y, x); for each it is the nearest voxel of the prepared grid.
+        """
+        item, crop = self.prepared, self.on_prepared
+        nearest = []
+        for axis, index in enumerate(places):
+            step = item.original_spacing[axis] / item.spacing[axis]
+            middle = (index + 0.5 - item.original_shape[axis] / 2) * step + item.shape[axis] / 2
+            last = crop.crop_prob.shape[axis] - 1
+            nearest.append(np.clip(middle.astype(int) - crop.box.start[axis], 0, last))
+        return float(crop.crop_prob[tuple(nearest)].max(initial=0.0))
+
 
 def segment(
     case: Case,

@@ -1,22 +1,32 @@
-"""Masks -> cases.csv and summary.json: the protocol's metrics, on the original grid, in mm."""
+"""Masks -> cases.csv and summary.json: the protocol's metrics, on the original grid, in mm.
+
+Detection is measured here too: `measure_findings`, whose lists are numbers with a space between.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from utils.files import write_json, write_text
+from utils.lesions import Places, longest_axis, match_findings, split_components
 from utils.metrics import centroid_distance, dsc, precision, recall, surface_metrics
 
 Row = dict[str, Any]
 METRICS = ("dsc", "asd_mm", "hd95_mm", "hd95_max_mm", "recall", "precision", "centroid_mm")
-TEXT_COLUMNS = ("case_id", "empty", "fallback", "arithmetic", "mask_sha256")
+# Of each lesion its longest axis, the intersection over union with the finding that hits it and
+# that finding's highest probability (0 both: missed); of each finding without a lesion the latter.
+LIST_COLUMNS = ("lesion_mm", "lesion_iou", "lesion_prob", "false_prob")
+TEXT_COLUMNS = (
+    *("case_id", "empty", "fallback", "arithmetic", "device", "mask_sha256"),
+    *LIST_COLUMNS,
+)
 # `windows`: into how many the crop was cut, 0: none. `arithmetic`: fp32, bf16 or fp16 (the metric
 # `precision` has that name already).
 COLUMNS = (
@@ -24,6 +34,8 @@ COLUMNS = (
     *METRICS,
     "roi_coverage",
     "roi_coverage_margin",
+    "roi_max_prob",
+    *LIST_COLUMNS,
     "pred_ml",
     "label_ml",
     "empty",
@@ -33,6 +45,7 @@ COLUMNS = (
     "windows",
     "arithmetic",
     "seconds",
+    "device",
     "peak_memory_mib",
     "mask_sha256",
 )
@@ -63,6 +76,39 @@ def measure_case(
         "precision": precision(pred, mask),
         "centroid_mm": centroid_distance(pred, mask, spacing),
     }
+
+
+def measure_findings(
+    pred: np.ndarray,
+    mask: np.ndarray | None,
+    spacing: tuple[float, float, float],
+    highest_prob: Callable[[Places], float],
+) -> Row:
+    """Which lesions of the label a result hits: `LIST_COLUMNS`, {} without a label.
+
+    `highest_prob`: of the voxels at these indices (z, y, x), the component of a result.
+    """
+    if mask is None:
+        return {}
+    findings, lesions = split_components(pred), split_components(mask)
+    matches = match_findings(findings, lesions, mask.shape)
+    probs = [highest_prob(places) for places in findings]
+    return {
+        "lesion_mm": to_list([longest_axis(places, spacing) for places in lesions]),
+        "lesion_iou": to_list(matches.iou),
+        "lesion_prob": to_list([probs[n] if n >= 0 else 0.0 for n in matches.of_lesion]),
+        "false_prob": to_list([probs[n] for n in matches.false]),
+    }
+
+
+def to_list(numbers: Sequence[float]) -> str:
+    """Numbers as the text of a list column, six digits each."""
+    return " ".join(f"{number:.6g}" for number in numbers)
+
+
+def read_list(row: Row, column: str) -> list[float]:
+    """The numbers of a list column; [] where there are none."""
+    return [float(text) for text in row.get(column, "").split()]
 
 
 def write_cases(path: Path, rows: Sequence[Row]) -> None:

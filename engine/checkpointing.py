@@ -139,6 +139,15 @@ class Checkpointer:
         self._last = time.monotonic()
 
 
+class NoCheckpoints:
+    """Stands for the checkpointer where steps are taken of which nothing is kept."""
+
+    processes = Distributed()
+
+    def __call__(self, force: bool = False) -> None:
+        """Save nothing."""
+
+
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Save tensors and plain types; anything else raises TypeError before a byte is written."""
     _refuse_objects(content, "checkpoint")

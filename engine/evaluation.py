@@ -25,8 +25,15 @@ from data.readers.masks import read_mask, write_mask
 from data.roi import Box
 from data.splits import Split
 from engine.cascade import Earlier, Prediction, mask_box, segment_stage
-from engine.case_metrics import Row, measure_case, read_cases, write_cases, write_summary
-from engine.inference import Predictor, load_predictor, load_released_predictor
+from engine.case_metrics import (
+    Row,
+    measure_case,
+    measure_findings,
+    read_cases,
+    write_cases,
+    write_summary,
+)
+from engine.inference import Predictor, input_box, load_predictor, load_released_predictor
 from engine.provenance import describe_origin, kept_rows, written_by_evaluation
 from engine.released_runs import record_released_run
 from engine.results import Result, find_previous, pick_runs, result_folder, threshold_source
@@ -34,10 +41,10 @@ from engine.run_folders import Run, locked, mark_done, refuse_changed
 from engine.threshold_selection import best_threshold, heldout_sweeps, sweep_path, write_sweep
 from engine.verification import check_run
 from utils.config import Evaluation
-from utils.device import peak_memory_mib, reset_peak_memory
+from utils.device import device_name, peak_memory_mib, reset_peak_memory
 from utils.files import sha256_of
 from utils.progress import Progress
-from utils.stages import Stage
+from utils.stages import Stage, stage_named
 
 PANCREAS_LABEL = "pancreas label"
 
@@ -201,6 +208,8 @@ def evaluate_case(work: Work, item: PreparedCase) -> Row:
     label = load_label(work.center, item.files, item.grid)
     mask = None if label is None else target_mask(label, work.predictor.stage.target)
     row = measure_case(prediction.mask, mask, item.original_spacing)
+    if prediction.target == "tumor":
+        row |= measure_detection(work, item, prediction, mask)
     if work.evaluation.cases == "heldout" and mask is not None:
         write_sweep(sweep_path(work.result.folder, item.case_id), prediction.prob, mask)
     return row | {
@@ -212,6 +221,7 @@ def evaluate_case(work: Work, item: PreparedCase) -> Row:
         "windows": prediction.windows,
         "arithmetic": prediction.precision,
         "seconds": seconds,
+        "device": device_name(work.predictor.device),
         "peak_memory_mib": peak_memory_mib(work.predictor.device),
         "mask_sha256": sha256_of(mask_path),
     }
@@ -237,6 +247,31 @@ def read_earlier(work: Work, item: PreparedCase) -> list[Earlier]:
             raise ValueError(f"{item.case_id}: --roi-source mask needs a pancreas label")
         earlier.append((PANCREAS_LABEL, item.boxes["pancreas"]))
     return earlier
+
+
+def measure_detection(
+    work: Work, item: PreparedCase, prediction: Prediction, mask: np.ndarray | None
+) -> Row:
+    """How sure the stage is of a tumor in the pancreas, and which lesions of the label it hits."""
+    around = pancreas_box(work, item)
+    roi = input_box(work.predictor.stage, item.shape, around)
+    found = measure_findings(prediction.mask, mask, item.original_spacing, prediction.highest_at)
+    return {"roi_max_prob": prediction.highest_in(roi), **found}
+
+
+def pancreas_box(work: Work, item: PreparedCase) -> Box | None:
+    """The pancreas that was found before, on the prepared grid, or that of the label.
+
+    None where there is none: then the region of interest is the central window.
+    """
+    step = work.result.previous
+    while step is not None:
+        if stage_named(step.stage).target == "pancreas":
+            box = mask_box(read_mask(step.mask_path(item.case_id), item.grid), item)
+            if box is not None:
+                return box
+        step = step.previous
+    return item.boxes.get("pancreas") if work.evaluation.roi_source == "mask" else None
 
 
 def measure_roi(item: PreparedCase, prediction: Prediction) -> Row:

@@ -20,6 +20,7 @@ import torch
 
 from data.splits import CaseName, Split
 from utils.config import PRECISIONS, Config, StoppedError
+from utils.device import processor_name
 from utils.files import digest_of, sha256_of, write_json, write_text
 from utils.settings import to_plain, weights_part
 
@@ -222,18 +223,10 @@ def environment() -> dict[str, Any]:
         "packages": {name: version(name) for name in names},
         "cuda": torch.version.cuda,
         "gpus": devices,
-        "processor": processor(),
+        "processor": processor_name(),
         "threads": torch.get_num_threads(),
         "command": sys.argv,
     }
-
-
-def processor() -> str:
-    """The name of the CPU's model."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def name_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -101,7 +101,9 @@ class Method(nn.Module):
     - `targets`: of `data.dataset.TARGETS`, what a sample is prepared with beside its mask.
     - `sampling`: "shuffled", or "one_per_center": a step gets one sample of each source.
     - `least_sources`: how many source centers it needs to learn anything.
-    - `table5`, `table6`: the rows of the paper's tables that it stands for.
+    - `table5`, `table6`: the rows of the paper's tables that it stands for. `table6_note`: what a
+      reader of Table VI must know, as why its cost is not the printed one. `extra_row`: its name in
+      a row that the paper does not have, which Table VI shows for reference.
     """
 
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
@@ -111,6 +113,8 @@ class Method(nn.Module):
     least_sources: ClassVar[int] = 1
     table5: ClassVar[str | None] = None
     table6: ClassVar[str | None] = None
+    table6_note: ClassVar[str] = ""
+    extra_row: ClassVar[str | None] = None
 
     network: nn.Module
     auxiliary: nn.Module | None

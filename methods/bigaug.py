@@ -20,6 +20,7 @@ at the end. (3) Smoothness in mm, the deformation as on a grid of 1 mm. (4) "Per
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -41,6 +42,7 @@ class BigAug(Method):
     """The baseline with BigAug's nine transforms; `bl` is the row of Table VI."""
 
     Settings = BigAugSettings
+    extra_row: ClassVar[str | None] = "BigAug (nine transforms)"
     settings: BigAugSettings
 
     def augment(

@@ -53,6 +53,9 @@ class DAM(Method):
     Settings = DamSettings
     terms: ClassVar[Mapping[str, float]] = {"seg": 1.0, "strong": 1.0}
     table6: ClassVar[str | None] = "DAM"
+    table6_note: ClassVar[str] = (
+        "945.12 is the network without its head, which the authors seem not to have counted"
+    )
     settings: DamSettings
     network: ResidualEncoderDecoder
 

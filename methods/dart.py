@@ -78,6 +78,10 @@ class Dart(Method):
     Settings = DartSettings
     sampling = ONE_PER_CENTER
     table6: ClassVar[str | None] = "DART"
+    table6_note: ClassVar[str] = (
+        "one averaged network predicts; 1890.47 and 7.58e7 are two networks, which --mode ensemble "
+        "keeps"
+    )
     settings: DartSettings
 
     @property

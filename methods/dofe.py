@@ -74,6 +74,9 @@ class Dofe(Method):
     sampling = ONE_PER_CENTER
     least_sources = 2
     table6: ClassVar[str | None] = "DoFE"
+    table6_note: ClassVar[str] = (
+        "its gates have the size that the printed 945.95 and 3.81e7 ask for"
+    )
     settings: DofeSettings
     network: DomainPoolNetwork
     remembered: Tensor

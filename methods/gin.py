@@ -43,6 +43,7 @@ class Gin(Method):
 
     Settings = GinSettings
     terms: ClassVar[Mapping[str, float]] = {"seg": 1.0, "js": 1.0}
+    extra_row: ClassVar[str | None] = "GIN"
     settings: GinSettings
 
     def loss(self, sample: Sample, generator: torch.Generator) -> Terms:

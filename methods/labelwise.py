@@ -15,6 +15,7 @@ One forward and backward pass a step.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -34,6 +35,7 @@ class LabelWise(Method):
     """The baseline on images whose labels have a random convolution each."""
 
     Settings = LabelWiseSettings
+    extra_row: ClassVar[str | None] = "Label-wise RandConv"
     settings: LabelWiseSettings
 
     def augment(

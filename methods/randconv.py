@@ -60,6 +60,10 @@ class RandConv(Method):
     Settings = RandConvSettings
     terms: ClassVar[Mapping[str, float]] = {"seg": 1.0, "js": 1.0}
     table6: ClassVar[str | None] = "RandConv"
+    table6_note: ClassVar[str] = (
+        "945.41 is the network with the projection and distance heads of Ours, which this method "
+        "does not train; its three views are computed again for their gradients, hence 6 forwards"
+    )
     settings: RandConvSettings
 
     def __init__(self, config: Config, sources: Sequence[str] = ()) -> None:

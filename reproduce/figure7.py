@@ -1,15 +1,16 @@
 """Fig. 7, distances between the centroids of result and label: python reproduce/figure7.py
 
 A panel per center and one of all cases; a box and the cases of each row of Table V and of every
-other method that is evaluated. An empty result has no centroid: how many there are is said beside
-each name. Writes figure7.png, figure7.pdf and figure7.csv (medians and quartiles). With --results
-the cases are exported ones, and no checkpoint is needed.
+other method that is evaluated; those that are not are named below. An empty result has no centroid:
+how many there are is said beside each name. Writes figure7.png, figure7.pdf and figure7.csv
+(medians and quartiles). With --results the cases are exported ones, and no checkpoint is needed.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +29,7 @@ from reproduce.analysis.centroids import (
     Panels,
     distance_panels,
     figure_rows,
+    rows_not_run,
     summarize_panels,
 )
 from reproduce.analysis.collect import cell_of, collect_rows
@@ -45,6 +47,7 @@ from reproduce.analysis.figures import (
 from reproduce.analysis.rows import ResultKey, read_results
 
 COLUMNS = 2  # panels beside each other
+NOTE_LETTERS = 120  # that fit below them
 
 
 def figure_keys(
@@ -57,8 +60,11 @@ def figure_keys(
     }
 
 
-def draw_figure(panels: Panels, stage: str) -> Figure:
-    """`panels`: center, or "all centers" -> row -> distances (None: not evaluated)."""
+def draw_figure(panels: Panels, stage: str, not_run: Sequence[str] = ()) -> Figure:
+    """`panels`: center, or "all centers" -> row -> distances (None: not evaluated).
+
+    `not_run`: rows that are only named, below.
+    """
     names = list(next(iter(panels.values())))
     lines = -(-len(panels) // COLUMNS)
     parts = [part for found in panels.values() for part in found.values() if part is not None]
@@ -77,6 +83,8 @@ def draw_figure(panels: Panels, stage: str) -> Figure:
     for axis in list(axes.flat)[len(panels) :]:
         axis.set_axis_off()
     text = f"distance between the centroids of result and label, {stage.replace('_', ' ')} (mm)"
+    if not_run:
+        text += "\n" + textwrap.fill(f"not run: {', '.join(not_run)}", NOTE_LETTERS)
     figure.supxlabel(text, fontsize=SMALL_PT)
     return figure
 
@@ -130,7 +138,7 @@ def run(request: Request, stage: str = "tumor_fine") -> list[Path]:
     needed = [cell_of(request.centers, key) for name in shown for key in keys[name].values()]
     if not rows.evaluations:
         report_missing(request.plan, needed, fatal=f"no {stage} is evaluated")
-    paths = write_figure(panels, stage, request.out)
+    paths = write_figure(panels, stage, request.out, rows_not_run(panels, keys))
     report_missing(request.plan, needed)
     return paths
 
@@ -145,16 +153,19 @@ def run_results(args: argparse.Namespace) -> list[Path]:
             f"{args.results}: has no {args.stage} of seed {args.seed} on {' '.join(targets)}; it "
             f"has seeds {', '.join(map(str, rows.seeds))} and {' '.join(rows.centers)}"
         )
-    return write_figure(distance_panels(rows, keys), args.stage, args.out)
+    panels = distance_panels(rows, keys)
+    return write_figure(panels, args.stage, args.out, rows_not_run(panels, keys))
 
 
-def write_figure(panels: Panels, stage: str, out: Path) -> list[Path]:
-    """Print the medians; write figure7.png, figure7.pdf and figure7.csv."""
+def write_figure(panels: Panels, stage: str, out: Path, not_run: Sequence[str] = ()) -> list[Path]:
+    """Print the medians and what was not run; write figure7.png, figure7.pdf and figure7.csv."""
     summaries = summarize_panels(panels)
     for s in summaries:
         print(f"{s.center}, {s.row}: median {s.median:.1f} mm, {s.empty} of {s.cases} empty")
+    if not_run:
+        print(f"not run: {', '.join(not_run)}")
     with print_style():
-        paths = save_figure(draw_figure(panels, stage), out, "figure7")
+        paths = save_figure(draw_figure(panels, stage, not_run), out, "figure7")
     write_numbers(out / "figure7.csv", [asdict(summary) for summary in summaries])
     return paths
 

@@ -17,6 +17,7 @@ from reproduce.analysis.centroids import (
     figure_rows,
     pool,
     read_distances,
+    rows_not_run,
     summarize,
 )
 from reproduce.analysis.figures import Request, print_style
@@ -26,6 +27,7 @@ from tests._figure_fixtures import (
     read_csv,
     rows_of,
     smallest_font,
+    texts,
 )
 from tests._rows_fixtures import key, make_rows, write_experiment
 from tests._table_fixtures import empty_row, fill, make_row
@@ -94,8 +96,12 @@ def test_the_numbers_of_exported_cases_need_no_checkpoint(
     figure7.main(["--results", str(folder), "--out", str(tmp_path / "out")])
     out = capsys.readouterr().out
     assert "all centers, BL: median 3.0 mm, 0 of 4 empty" in out
-    assert "B, snr: median 5.5 mm, 0 of 2 empty" in out
-    assert {row["row"] for row in read_csv(tmp_path / "out" / "figure7.csv")} == {"BL", "snr"}
+    assert "B, SNR: median 5.5 mm, 0 of 2 empty" in out
+    assert {row["row"] for row in read_csv(tmp_path / "out" / "figure7.csv")} == {"BL", "SNR"}
+    (not_run,) = (line for line in out.splitlines() if line.startswith("not run: "))
+    names = not_run.removeprefix("not run: ").split(", ")
+    assert {"DART", "GIN", "SAML"} <= set(names)
+    assert not {"BL", "Ours", "SNR"} & set(names)
     with pytest.raises(SystemExit):
         figure7.main(["--results", str(folder), "--seed", "7", "--out", str(tmp_path / "out")])
     assert "no tumor_fine of seed 7 on A B; it has seeds 2022 and A B" in capsys.readouterr().err
@@ -109,6 +115,17 @@ def test_a_method_without_results_has_no_line_but_a_row_of_table_v_has() -> None
     assert list(panels) == ["A"]
     assert list(panels["A"]) == ["BL", "BL+IDR", "BL+DTL", "BL+DSL", "Ours"]
     assert panels["A"]["BL"] is None
+    assert "SNR" in rows_not_run(panels, keys)
+    assert "BL" not in rows_not_run(panels, keys)
+
+
+def test_what_was_not_run_stands_below_the_panels() -> None:
+    with print_style():
+        figure = figure7.draw_figure({"A": {"BL": None}}, "tumor_fine", ["SNR", "GIN"])
+    try:
+        assert "not run: SNR, GIN" in " ".join(texts(figure))
+    finally:
+        plt.close(figure)
 
 
 Panels = Mapping[str, Mapping[str, Distances | None]]

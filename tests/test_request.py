@@ -162,7 +162,7 @@ def test_the_scripts_of_tables_read_an_experiment(tmp_path: Path) -> None:
         (["--what", "benchmark", "--preset", "paper"], "has no synthetic centers"),
         (["--what", "table2", "--minutes", "0"], "--minutes 0: above 0"),
         (["--what", "table2", "--phantom-seed", "5"], "only for benchmark, demo, trial"),
-        (["--what", "table3", "--rows", "BL"], "--rows: only for table5, benchmark, trial"),
+        (["--what", "table3", "--rows", "BL"], "--rows: only for table5, table6, benchmark, trial"),
         (["--what", "table5", "--rows", "IDR"], "invalid choice: 'IDR'"),
         (["--what", "table2", "--jobs", "4"], "--jobs: only with --executor"),
         (["--what", "table2", "--executor", "slurm", "--jobs", "0"], "--jobs 0: at least 1"),
@@ -224,3 +224,15 @@ def test_only_the_named_rows_of_table_v_are_asked_for(tiny: Tiny) -> None:
     cells = collect_cells(request(*words, "--rows", "Ours", "BL"))
     assert cells == [cell for cell in every if cell.method in ("bl", "ours")]
     assert len(cells) == len(every) * 2 // 5
+
+
+def test_the_benchmark_takes_rows_of_table_vi_and_beside_it(tiny: Tiny) -> None:
+    plain = request("--what", "benchmark", "--rows", "BL", "Ours")
+    assert [table.name for table in plain.tables] == ["table5"]
+    more = request("--what", "benchmark", "--seeds", "2022", "--rows", "BL", "SNR", "GIN")
+    assert [table.name for table in more.tables] == ["table5", "table6"]
+    words = ["--centers", str(tiny.centers), "--what", "table6"]
+    cells = collect_cells(request(*words, "--rows", "BigAug", "SNR", "GIN"))
+    assert {cell.method for cell in cells} == {"bl", "snr", "gin"}
+    of_benchmark = replace(more, plan=replace(more.plan, centers=tiny.centers))
+    assert set(collect_cells(of_benchmark)) == set(cells)

@@ -164,22 +164,32 @@ def test_tables_share_their_results(tmp_path: Path) -> None:
 
 def test_table_six_has_every_system_and_what_ours_costs() -> None:
     found = {
-        key(stage, target, "bl"): make_cases([40.0, 50.0])
+        key(stage, target, "bl"): [row | {"device": "an H100"} for row in make_cases([40.0, 50.0])]
         for target in PAPER_CENTERS
         for stage in ("tumor_coarse", "tumor_fine")
     }
     report = report_of(TABLE6, make_rows(found))
     paper, _, cost = markdown_cells(report.markdown)
-    assert len([name for name in paper if name.startswith("DSC")]) == len(cost) == 17
+    assert len([name for name in paper if name.startswith("DSC")]) == len(cost) == 17 + 3
     macs = sum(NETWORKS["bl", stage].macs for stage in ("tumor_coarse", "tumor_fine"))
+    seconds = "the paper's seconds per case (NVIDIA A30)"
     assert cost["BigAug"] == {
         "": "BigAug",
         "parameters (1e7)": "3.79 (3.79, +0.00)",
-        "GMACs": f"{macs / 1e9:.2f} (945.23, {macs / 1e9 - 945.23:+.2f})",
-        "seconds per case": "6.00 (9.44, -3.44)",  # 3 s in each of the two stages
+        "GMACs": "945.23 (945.23, +0.00)",
+        "forwards / backwards per sample": "1 / 1",
+        "as run: parameters (1e7)": "3.79",
+        "as run: GMACs": f"{macs / 1e9:.2f}",
+        "seconds per case": "6.00",  # 3 s in each of the two stages
+        "device": "an H100",
+        seconds: "9.44",
     }
-    assert cost["RandConv"]["GMACs"] == "- (945.41)"
-    assert cost["Ours"]["seconds per case"] == "- (10.52)"
+    assert cost["RandConv"]["GMACs"] == "945.23 (945.41, -0.18)"
+    assert cost["RandConv"]["forwards / backwards per sample"] == "6 / 3"
+    assert (cost["Ours"]["seconds per case"], cost["Ours"][seconds]) == ("-", "10.52")
+    assert cost["GIN"]["GMACs"] == "945.23"
+    assert cost["nnUNet_3d_lowres"]["forwards / backwards per sample"] == "- / -"
+    assert paper["DSC (%) / GIN"]["MSD"] == "-"
     assert paper["DSC (%) / BigAug"]["MSD"] == "45.00 (24.68, +20.32)"
     assert any("identical in all 12 numbers in the paper" in note for note in report.notes)
     (unbuilt,) = (note for note in report.notes if note.startswith("Not built yet"))

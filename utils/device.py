@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import platform
 import resource
+from pathlib import Path
 
 import torch
 
@@ -52,6 +54,21 @@ def select_precision(name: str, device: torch.device, *, training: bool) -> str:
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     return "bf16" if training and torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"
+
+
+def device_name(device: torch.device) -> str:
+    """What computes: the GPU's name, or the processor's and how many of its threads are used."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{processor_name()}, {torch.get_num_threads()} threads"
+
+
+def processor_name() -> str:
+    """The processor's model, without the machine's name."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

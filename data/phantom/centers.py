@@ -90,6 +90,21 @@ _LIKE_TABLE_I = {
         _sizes(((2.2, 2.5), (2.5, 4.0)), ((0.66, 0.98), (1.5, 2.5))),
     ),
 }  # fmt: skip
+
+
+def with_lesion_free(center: Center, share: float) -> Center:
+    """The center with this share of cases without a lesion; those that keep one do not change.
+
+    A center without lesions, and a share of 0, change nothing. Raises ValueError for a share
+    outside [0, 1).
+    """
+    if not 0 <= share < 1:
+        raise ValueError(f"share of lesion-free cases {share:g}: 0 or more, below 1")
+    if center.lesions is None:
+        return center
+    return replace(center, lesions=replace(center.lesions, free_share=share))
+
+
 _A, _B, _C = (_LIKE_TABLE_I[f"SYN-{letter}"] for letter in "ABC")
 CENTERS = {
     **_LIKE_TABLE_I,

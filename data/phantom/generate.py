@@ -9,7 +9,7 @@ import numpy as np
 
 from data.phantom.appearance import Look, add_scanner, average, draw_look, fine_hu, majority
 from data.phantom.centers import CENTERS, Center
-from data.phantom.lesion import Lesion, draw_lesion, grow
+from data.phantom.lesion import Lesion, LesionMix, draw_lesion, grow
 from data.phantom.paint import Fields, fine_label, paint_slab
 from data.phantom.patient import Scene, draw_patient, draw_scene
 from data.phantom.shapes import Axes
@@ -57,27 +57,36 @@ class Phantom:
     facts: dict[str, str]
 
 
-def plan_case(name: str, index: int, size: str, seed: int) -> Plan:
-    """All random choices of case `index` (from 0) of a center; independent of every other case."""
+def plan_case(name: str, index: int, size: str, seed: int, changed: Center | None = None) -> Plan:
+    """All random choices of case `index` (from 0) of a center; independent of every other case.
+
+    `changed`: draw the same patient, as far as it can be, as a patient of this center.
+    """
     if name not in CENTERS:
         raise ValueError(f"unknown center {name!r}; choose from {', '.join(sorted(CENTERS))}")
-    center = CENTERS[name]
+    center = CENTERS[name] if changed is None else changed
     if size not in center.sizes:
         raise ValueError(f"unknown size {size!r}; choose from {', '.join(sorted(center.sizes))}")
     entropy = (seed, zlib.crc32(name.encode()), zlib.crc32(size.encode()), index)
-    body, growth, scan, noise = np.random.SeedSequence(entropy).spawn(4)
+    # a child's numbers do not depend on how many there are
+    body, growth, scan, noise, absence = np.random.SeedSequence(entropy).spawn(5)
     rng = np.random.default_rng(body)
     scene = draw_scene(rng, draw_patient(rng, center.build))
     fields = Fields.draw(rng)
     rng = np.random.default_rng(growth)
     lesion = None
-    if center.lesions is not None:
+    if center.lesions is not None and not _is_free(absence, center.lesions):
         lesion = draw_lesion(rng, center.lesions, size, scene.pancreas)
         scene = grow(rng, scene, lesion)
     rng = np.random.default_rng(scan)
     look = draw_look(rng, center.scanner)
     shape, spacing, fine = _draw_grid(rng, center, size)
     return Plan(scene, lesion, look, fields, shape, spacing, fine, noise)
+
+
+def _is_free(absence: np.random.SeedSequence, mix: LesionMix) -> bool:
+    """Whether a case has no lesion; those that have one are what they are without a free share."""
+    return bool(np.random.default_rng(absence).random() < mix.free_share)
 
 
 def _draw_grid(
@@ -91,9 +100,11 @@ def _draw_grid(
     return (slices, *grid.matrix), (thickness, pixel, pixel), (fine_z, grid.fine_xy, grid.fine_xy)
 
 
-def make_phantom(name: str, index: int, size: str, seed: int) -> Phantom:
-    """Draw one case of a center: same arguments, same voxels."""
-    plan = plan_case(name, index, size, seed)
+def make_phantom(
+    name: str, index: int, size: str, seed: int, changed: Center | None = None
+) -> Phantom:
+    """Draw one case of a center: same arguments, same voxels. `changed`: see `plan_case`."""
+    plan = plan_case(name, index, size, seed, changed)
     middle = (CENTER_Z_MM, 0.0, 0.0)
     first = [m - (n - 1) / 2 * s for m, n, s in zip(middle, plan.shape, plan.spacing, strict=True)]
     fine_axes = [

@@ -51,11 +51,12 @@ STENT_WALL_MM = 0.9
 @dataclass(frozen=True)
 class LesionMix:
     """The lesions of a center: odds per kind, range of diameters (mm) per size of the data set,
-    odds of a stent where a PDA lies in the head."""
+    odds of a stent where a PDA lies in the head, and the share of cases that have no lesion."""
 
     odds: tuple[tuple[str, float], ...]
     diameter_mm: dict[str, tuple[float, float]]
     stent_odds: float = 0.0
+    free_share: float = 0.0
 
 
 @dataclass(frozen=True)

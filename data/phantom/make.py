@@ -31,8 +31,10 @@ def main() -> None:
     parser.add_argument("--size", choices=("demo", "full"), default="demo", help="default: demo")
     parser.add_argument("--seed", type=int, default=2022, help="default: 2022")
     parser.add_argument("--workers", type=int, default=0, help="processes; 0: this one (default)")
+    text = "share of the cases of centers with lesions that have none; others do not change"
+    parser.add_argument("--lesion-free", type=float, default=0.0, help=f"{text} (default: 0)")
     args = parser.parse_args()
-    path = make_centers(args.out, args.centers, args.cases, args.size, args.seed, args.workers)
+    path = make_centers(**vars(args))
     print(path)
 
 

@@ -6,10 +6,10 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from data.phantom.centers import CENTERS, LIKE_TABLE_I
+from data.phantom.centers import CENTERS, LIKE_TABLE_I, Center, with_lesion_free
 from data.phantom.generate import make_phantom, plan_case
 from data.phantom.layouts import LAYOUTS, remove_partials, to_disk_axes, write_text, write_volume
 from data.prepare.parallel import run_jobs
@@ -27,6 +27,12 @@ class Job:
     index: int
     size: str
     seed: int
+    lesion_free: float = 0.0  # share of the cases of a center with lesions
+
+    @property
+    def drawn_as(self) -> Center:
+        """Its center, with the share of lesion-free cases."""
+        return with_lesion_free(CENTERS[self.center], self.lesion_free)
 
     @property
     def files(self) -> tuple[Path, Path]:
@@ -42,25 +48,27 @@ class Job:
 
 def make_case(job: Job) -> None:
     """Draw a case and write its label, then its image."""
-    phantom = make_phantom(job.center, job.index, job.size, job.seed)
+    phantom = make_phantom(job.center, job.index, job.size, job.seed, job.drawn_as)
     orientation = CENTERS[job.center].orientation
     image_path, label_path = job.files
     write_volume(to_disk_axes(phantom.label, phantom, orientation), label_path)
     write_volume(to_disk_axes(phantom.image_hu, phantom, orientation), image_path)
 
 
-def make_centers(
+def make_centers(  # noqa: PLR0913
     out: Path,
     centers: Sequence[str] | None,
     cases: int | Mapping[str, int],
     size: str = "demo",
     seed: int = 2022,
     workers: int = 0,
+    lesion_free: float = 0.0,
 ) -> Path:
     """Make `cases` cases of each of `centers` under `out`; returns `out`/centers.toml.
 
     `centers`: keys of `CENTERS`; None: those that differ as Table I's do. `cases` may give a number
-    per center. `workers` processes share the work (0: this one). Complete cases are kept; each
+    per center. `workers` processes share the work (0: this one). `lesion_free`: share of the cases
+    of centers with lesions that have none; it changes no other case. Complete cases are kept; each
     depends on seed, center and its number only. Raises `ValueError` for unknown names, and where
     `out` holds cases of another size, seed or generator. Whatever ends it, centers.toml and
     cases.csv are those of the cases that are there.
@@ -72,16 +80,21 @@ def make_centers(
         if count < 1:
             raise ValueError(f"{name}: asked for {count} cases; ask for one at least")
         plan_case(name, 0, size, seed)
+        with_lesion_free(CENTERS[name], lesion_free)
     settings = {"version": VERSION, "size": size, "seed": seed}
+    settings |= {"lesion_free": lesion_free} if lesion_free else {}
     total = _record(out, settings, counts)
     remove_partials(out)
-    jobs = [Job(out, name, i, size, seed) for name in names for i in range(counts[name])]
+    jobs = [
+        Job(out, name, i, size, seed, lesion_free) for name in names for i in range(counts[name])
+    ]
     todo = [job for job in jobs if not job.done]
     try:
         if todo:
             run_jobs(make_case, todo, workers, "phantoms")
     finally:
-        path = _write_tables(out, total, size, seed)
+        first = [Job(out, name, 0, size, seed, lesion_free) for name in total]
+        path = _write_tables(first, total)
     return path
 
 
@@ -103,20 +116,24 @@ def _record(out: Path, settings: dict, counts: dict[str, int]) -> dict[str, int]
     return total
 
 
-def _write_tables(out: Path, total: dict[str, int], size: str, seed: int) -> Path:
-    """Each layout's own description, cases.csv and centers.toml, of the complete cases."""
+def _write_tables(first: Sequence[Job], total: Mapping[str, int]) -> Path:
+    """Each layout's own description, cases.csv and centers.toml, of the complete cases.
+
+    `first`: of each center its first case.
+    """
     table = io.StringIO()
     rows = csv.DictWriter(table, FACTS, lineterminator="\n")
     rows.writeheader()
     text = "# Synthetic centers, made by data/phantom/make.py; no patient's data.\n"
-    for name in sorted(total, key=list(CENTERS).index):
-        jobs = [Job(out, name, i, size, seed) for i in range(total[name])]
-        for job in jobs:
+    order = list(CENTERS)
+    for of_center in sorted(first, key=lambda job: order.index(job.center)):
+        for job in (replace(of_center, index=i) for i in range(total[of_center.center])):
             if job.done:
                 case_id = job.files[1].name.split(".")[0]
-                facts = plan_case(name, job.index, size, seed).facts
-                rows.writerow({"center": name, "case_id": case_id, **facts})
-        text += "\n" + _describe(out, name)
+                plan = plan_case(job.center, job.index, job.size, job.seed, job.drawn_as)
+                rows.writerow({"center": job.center, "case_id": case_id, **plan.facts})
+        text += "\n" + _describe(of_center.out, of_center.center)
+    out = first[0].out
     write_text(out / "cases.csv", table.getvalue())
     write_text(out / "centers.toml", text)
     return out / "centers.toml"

@@ -9,7 +9,7 @@ import numpy as np
 
 from engine.case_metrics import Row
 from methods import METHODS
-from reproduce.analysis.paper_tables import TABLE5_METHODS
+from reproduce.analysis.paper_tables import ROW_NAMES, TABLE5_METHODS
 from reproduce.analysis.rows import ResultKey, Rows, is_measured
 
 POOLED = "all centers"
@@ -48,13 +48,19 @@ class Summary:
 
 
 def figure_rows(rows: Rows | None = None) -> dict[str, str]:
-    """Row of the figure -> its method: Table V's rows, then every other method.
+    """Row of the figure -> its method: Table V's rows, then every other method, by its row's name.
 
-    Others: those of `METHODS`, or those that `rows` has results of.
+    Others: those of `METHODS`, then what else `rows` has results of.
     """
-    known = list(METHODS) if rows is None else sorted({key.method for key in rows.evaluations})
-    others = {method: method for method in known if method not in TABLE5_METHODS.values()}
-    return {**TABLE5_METHODS, **others}
+    there = () if rows is None else sorted({key.method for key in rows.evaluations})
+    known = dict.fromkeys((*METHODS, *there))
+    others = [method for method in known if method not in TABLE5_METHODS.values()]
+    return {**TABLE5_METHODS, **{ROW_NAMES.get(method, method): method for method in others}}
+
+
+def rows_not_run(panels: Panels, rows: Mapping[str, object]) -> list[str]:
+    """The names of `rows`, of the figure, that no panel shows: nothing of them is evaluated."""
+    return [name for name in rows if name not in next(iter(panels.values()))]
 
 
 def distance_panels(
@@ -62,8 +68,8 @@ def distance_panels(
 ) -> dict[str, dict[str, Distances | None]]:
     """Center -> row -> distances (None: not evaluated); `keys`: row -> center -> result.
 
-    A method without any result is left out; a row of Table V is shown as not evaluated. With more
-    than one center the last panel is that of all.
+    A method without any result is left out (see `rows_not_run`); a row of Table V is shown as not
+    evaluated. With more than one center the last panel is that of all.
     """
     found = {
         name: {target: _select(rows, key) for target, key in of_row.items()}

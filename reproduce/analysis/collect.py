@@ -11,14 +11,12 @@ import torch
 from data.case import Center
 from engine.case_metrics import Row, read_cases
 from methods import build_method, read_config
-from models.complexity import PATCH_SIZES, count_complexity
+from reproduce.analysis.method_costs import COUNTED_AT, count_stage
 from reproduce.analysis.rows import RENAMED, Network, ResultKey, Rows
 from reproduce.analysis.tables import Table, table_keys
 from reproduce.experiments.cells import SEED, Cell, lesion_centers, make_cell
 from reproduce.experiments.finished import find_folders
 from reproduce.experiments.plan import Plan
-
-COUNTED_AT = dict(zip(("tumor_coarse", "tumor_fine"), PATCH_SIZES, strict=True))
 
 
 def cell_of(centers: Mapping[str, Center], key: ResultKey) -> Cell:
@@ -102,8 +100,7 @@ def count_network(config: Path, stage: str) -> Network:
     """What a run's network costs, at the paper's input size of its stage."""
     with torch.device("meta"):
         network = build_method(read_config(config)).network
-    counted = count_complexity(network, [COUNTED_AT[stage]])
-    return Network(counted.parameters, counted.macs)
+    return count_stage(network, stage)
 
 
 def name_columns(row: Row, key: ResultKey, fold: int) -> Row:

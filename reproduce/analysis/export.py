@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from data.centers import load_centers
-from engine.run_folders import environment, new_time, processor
+from engine.run_folders import environment, new_time
 from reproduce.analysis.collect import collect_rows, with_earlier
-from reproduce.analysis.paper_tables import ROW_NAMES, TABLE5_METHODS
+from reproduce.analysis.paper_tables import ROW_METHODS, ROW_NAMES
 from reproduce.analysis.rows import (
     EXPERIMENT,
     ResultKey,
@@ -24,10 +24,12 @@ from reproduce.analysis.rows import (
     read_results,
     write_results,
 )
+from reproduce.analysis.shift_cases import FOLDER, NOTE
 from reproduce.analysis.tables import table_keys, thresholds_of
 from reproduce.experiments.cells import choose_targets, lesion_centers
 from reproduce.experiments.request import TRIALS, Request
 from utils.commands import ROOT
+from utils.device import processor_name
 from utils.files import write_json
 
 # Cases that differ in one of these do not belong into one experiment.
@@ -86,7 +88,7 @@ def export_keys(
     request: Request, centers: Sequence[str], targets: Sequence[str]
 ) -> list[ResultKey]:
     """The results of a request's tables, of coarse stages, and of held-out cases at the last."""
-    methods = [TABLE5_METHODS[row] for row in request.rows or TABLE5_METHODS]
+    methods = [ROW_METHODS[row] for row in request.rows or ()]
     keys = [
         key
         for table in request.tables
@@ -134,6 +136,21 @@ def settings_of(request: Request, rows: Rows) -> dict[str, Any]:
     }
 
 
+def note_shifts(folder: Path, arguments: Sequence[str]) -> Path:
+    """Note in shifts/experiment.json what made the results of shifts in `folder`; its path."""
+    path = folder / FOLDER / NOTE
+    before = json.loads(path.read_text(encoding="utf-8"))["exports"] if path.is_file() else []
+    note = {
+        "command": without_folders(f"python reproduce/shift_matrix.py {shlex.join(arguments)}"),
+        "commit": checked_out(),
+        "date": new_time(),
+        **machine(),
+    }
+    kept = [e for e in before if (e["command"], e["commit"]) != (note["command"], note["commit"])]
+    write_json(path, {"exports": [*kept, note]})
+    return path
+
+
 def without_folders(command: str) -> str:
     """A command whose absolute paths are their last names: the others are one machine's."""
     words = shlex.split(command)
@@ -160,7 +177,7 @@ def machine() -> dict[str, Any]:
     gpus = ", ".join(facts["gpus"])
     cores = len(os.sched_getaffinity(0))
     return {
-        "machine": gpus or f"{cores} cores of {processor()}",
+        "machine": gpus or f"{cores} cores of {processor_name()}",
         "system": f"{platform.system()} {platform.machine()}, Python {facts['python']}",
         "packages": facts["packages"],
     }

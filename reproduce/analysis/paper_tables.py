@@ -10,9 +10,12 @@ from reproduce.analysis.compare import read_paper
 from reproduce.analysis.cost import cost_table
 from reproduce.analysis.tables import Table, TableRow
 
-# Row of Table V -> method.
+# Row of Table V, of Table VI, and of none of the paper's -> method.
 TABLE5_METHODS = {m.table5: name for name, m in METHODS.items() if m.table5 is not None}
-ROW_NAMES = {method: row for row, method in TABLE5_METHODS.items()}
+TABLE6_METHODS = {m.table6: name for name, m in METHODS.items() if m.table6 is not None}
+EXTRA_METHODS = {m.extra_row: name for name, m in METHODS.items() if m.extra_row is not None}
+ROW_METHODS = {**EXTRA_METHODS, **TABLE6_METHODS, **TABLE5_METHODS}
+ROW_NAMES = {method: row for row, method in ROW_METHODS.items()}  # BL is BL, not BigAug
 
 TABLE2 = Table(
     name="table2",
@@ -62,21 +65,39 @@ TRIAL = replace(
     title="A trial: the rows of Table V at the coarse tumor stage, C-Mask",
     rows=tuple(replace(row, roi_source="mask") for row in TABLE5_COARSE.rows),
 )
-# Row of Table VI -> method, and what a reader must know of it.
-TABLE6_METHODS = {m.table6: name for name, m in METHODS.items() if m.table6 is not None}
-TABLE6_NOTES = {
-    "BigAug": "Table V's BL, the same run; the two are identical in all 12 numbers in the paper"
-}
+EXTRA_NOTE = "no row of the paper's, shown for reference"
 TABLE6 = Table(
     name="table6",
     title="Table VI: comparison with other systems, tumor, F-Seg",
     paper="table6_comparison",
-    rows=tuple(
-        TableRow(row, "tumor_fine", method=TABLE6_METHODS[row], note=TABLE6_NOTES.get(row, ""))
-        if row in TABLE6_METHODS
-        else TableRow(row)
-        for row in read_paper("table6_comparison")
+    rows=(
+        *(
+            TableRow(
+                row,
+                "tumor_fine",
+                method=TABLE6_METHODS[row],
+                note=METHODS[TABLE6_METHODS[row]].table6_note,
+            )
+            if row in TABLE6_METHODS
+            else TableRow(row)
+            for row in read_paper("table6_comparison")
+        ),
+        *(
+            TableRow(row, "tumor_fine", method=method, note=EXTRA_NOTE)
+            for row, method in EXTRA_METHODS.items()
+        ),
     ),
     extra=cost_table,
+)
+# Every row, for what the paper does not measure.
+EVERY_ROW = Table(
+    name="detection",
+    title="Detection",
+    paper="",
+    rows=tuple(
+        TableRow(ROW_NAMES[method], "tumor_fine", method=method)
+        for method in dict.fromkeys((*TABLE5_METHODS.values(), *METHODS))
+        if method in ROW_NAMES
+    ),
 )
 TABLES: Mapping[str, Table] = {t.name: t for t in (TABLE2, TABLE3, TABLE4, TABLE5, TABLE6)}

@@ -39,7 +39,10 @@ def show_results(request: Request, figures: bool = True) -> None:
 
 
 def to_markdown(request: Request, reports: Sequence[Report]) -> str:
-    """The tables; of what has a summary, with what made it; of the benchmark, the shift first."""
+    """The tables; of what has a summary, with what made it; of the benchmark, the shift first.
+
+    And Table VI last, where some of its own rows were asked for.
+    """
     if request.what == BENCHMARK:
         centers = load_centers(request.plan.centers)
         every = lesion_centers(centers)
@@ -49,7 +52,8 @@ def to_markdown(request: Request, reports: Sequence[Report]) -> str:
             request.plan, centers, benchmark_keys(every, *asked, thresholds=thresholds)
         )
         measured = measure_benchmark(rows, *asked, thresholds=thresholds)
-        return benchmark_markdown(measured, reports[0], facts_of(request))
+        first = benchmark_markdown(measured, reports[0], facts_of(request))
+        return "\n".join([first, *(report.markdown for report in reports[1:])])
     head = ["# Demo\n", *facts_of(request), ""] if request.what == DEMO else []
     return "\n".join([*head, *(report.markdown for report in reports)])
 

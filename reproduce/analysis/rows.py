@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.case_metrics import COLUMNS, Row
+from engine.case_metrics import COLUMNS, TEXT_COLUMNS, Row
 from utils.files import sha256_of, write_text
 
 THRESHOLDS = ("target", "source-val")
@@ -30,7 +30,6 @@ RENAMED = {"threshold": "threshold_value"}
 # What says more of a machine and its files than of a method is not exported.
 NOT_EXPORTED = ("peak_memory_mib", "mask_sha256")
 CASE_COLUMNS = tuple(RENAMED.get(c, c) for c in COLUMNS if c not in NOT_EXPORTED)
-TEXT_COLUMNS = ("case_id", "empty", "fallback", "arithmetic")
 NETWORK_COLUMNS = ("method", "stage", "parameters", "macs")
 
 

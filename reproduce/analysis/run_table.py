@@ -58,10 +58,24 @@ def run_table(table: Table, argv: Sequence[str] | None = None) -> None:
     run_script(print_and_write, parser.parse_args(argv))
 
 
-def report_table(
-    table: Table, plan: Plan, targets: Sequence[str] | None = None, seeds: Sequence[int] = (SEED,)
-) -> Report:
-    """The report of a plan's results, with the commands that fill what is missing.
+def read_asked(table: Table, args: argparse.Namespace) -> tuple[Rows, Keys, str]:
+    """What the command line asks for: rows, the keys of a table's places, and where they are from.
+
+    `args`: of `add_experiment_argument`, `add_plan_arguments` and `add_table_arguments`. Raises
+    ValueError for unknown targets or seeds.
+    """
+    if args.results is not None:
+        return read_exported(table, args.results, args.targets, args.seeds)
+    plan = plan_of(args)
+    seeds = args.seeds or PRESETS[plan.preset].seeds
+    rows, keys = read_plan(table, plan, args.targets, seeds)
+    return rows, keys, describe_plan(plan, seeds)
+
+
+def read_plan(
+    table: Table, plan: Plan, targets: Sequence[str] | None, seeds: Sequence[int]
+) -> tuple[Rows, Keys]:
+    """The results of a plan that a table shows, and the keys of its places.
 
     `targets`: the centers to show (None: all with lesions). Raises ValueError for an unknown one.
     """
@@ -72,6 +86,32 @@ def report_table(
     read = [key for of_seeds in keys.values() for key in of_seeds]
     costs = table.extra is not None
     rows = collect_rows(plan, centers, with_earlier(read) if costs else read, networks=costs)
+    return rows, keys
+
+
+def read_exported(
+    table: Table, folder: Path, targets: Sequence[str] | None, seeds: Sequence[int] | None
+) -> tuple[Rows, Keys, str]:
+    """The exported results that a table shows, the keys of its places, and where they are from.
+
+    `targets`, `seeds`: what to show (None: all that there is). Raises ValueError for unknown ones.
+    """
+    rows = read_results(folder)
+    _refuse_unknown(targets, rows.centers, str(folder))
+    _refuse_unknown(seeds, rows.seeds, str(folder))
+    facts = json.loads((folder / EXPERIMENT).read_text(encoding="utf-8"))
+    keys = keys_of_results(table, rows, targets, seeds)
+    return rows, keys, describe_results(folder, facts)
+
+
+def report_table(
+    table: Table, plan: Plan, targets: Sequence[str] | None = None, seeds: Sequence[int] = (SEED,)
+) -> Report:
+    """The report of a plan's results, with the commands that fill what is missing.
+
+    `targets`: the centers to show (None: all with lesions). Raises ValueError for an unknown one.
+    """
+    rows, keys = read_plan(table, plan, targets, seeds)
     return with_commands(make_report(table, rows, keys), plan, seeds)
 
 
@@ -94,13 +134,9 @@ def report_results(
     `targets`, `seeds`: what to show (None: all that the experiment has). Raises ValueError for
     unknown ones.
     """
-    rows = read_results(folder)
-    _refuse_unknown(targets, rows.centers, str(folder))
-    _refuse_unknown(seeds, rows.seeds, str(folder))
-    keys = keys_of_results(table, rows, targets, seeds)
+    rows, keys, source = read_exported(table, folder, targets, seeds)
     report = make_report(table, rows, keys)
-    facts = json.loads((folder / EXPERIMENT).read_text(encoding="utf-8"))
-    return replace(report, notes=(*report.notes, describe_results(folder, facts)))
+    return replace(report, notes=(*report.notes, source))
 
 
 def keys_of_results(

@@ -27,7 +27,7 @@ from data.centers import load_centers
 from data.prepare.prepared_case import PreparedCase, PrepareSettings, prepare_case
 from data.readers import load_case
 from data.splits import CaseName, list_all_cases
-from engine.checkpointing import build_state
+from engine.checkpointing import NoCheckpoints, build_state
 from engine.run_folders import config_hash
 from engine.split_selection import select_splits
 from engine.step import TrainingStep
@@ -162,7 +162,7 @@ def measure_speed(config: Config, cases: Sequence[PreparedCase]) -> Speed:
     images: list[torch.Tensor] = []
 
     def train() -> None:
-        step = TrainingStep(config, state, _NoFile(), steps)  # type: ignore[arg-type]
+        step = TrainingStep(config, state, NoCheckpoints(), steps)  # type: ignore[arg-type]
         samples = step.take(crops, dataset.group * config.accumulate)
         images[:] = [samples[0].image]
         method.training_step(samples, step)
@@ -177,15 +177,6 @@ def measure_speed(config: Config, cases: Sequence[PreparedCase]) -> Speed:
     method.eval()
     times = stage.rounds * 2 ** len(stage.mirror_axes)
     return Speed(step_s, times * mean_seconds(predict, 3, device))
-
-
-class _NoFile:
-    """Stands for the checkpointer: these steps are not kept."""
-
-    processes = Distributed()
-
-    def __call__(self, force: bool = False) -> None:
-        """Save nothing."""
 
 
 def find_cases(config: Config, known: dict[CaseName, PreparedCase]) -> list[PreparedCase]:

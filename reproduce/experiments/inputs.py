@@ -36,7 +36,8 @@ class Drawing:
     def command(self) -> str:
         """What a user can paste, from the root."""
         which = self.phantoms
-        options = to_arguments({**vars(which), "workers": count_workers()})
+        shares = {"lesion_free": which.lesion_free or None}
+        options = to_arguments({**vars(which), **shares, "workers": count_workers()})
         return shlex.join(["python", "data/phantom/make.py", str(self.out), *options])
 
 

@@ -22,19 +22,30 @@ from utils.stages import STAGE_NAMES
 
 @dataclass(frozen=True)
 class Phantoms:
-    """Synthetic centers: which, cases of each, grid size, seed of the generator."""
+    """Synthetic centers: which, cases of each, grid size, seed of the generator.
+
+    `lesion_free`: share of the cases of centers with lesions that have none.
+    """
 
     cases: int
     size: str  # "demo" or "full", see data/phantom/centers.py
     seed: int = 2022
     centers: tuple[str, ...] = LIKE_TABLE_I
+    lesion_free: float = field(default=0.0, repr=False)
+
+    def __str__(self) -> str:
+        """As experiment.json of exported results has it; the share where it is not 0."""
+        text = repr(self)
+        return f"{text[:-1]}, lesion_free={self.lesion_free:g})" if self.lesion_free else text
 
     def draw(self, out: Path, workers: int = 0) -> Path:
         """Draw in `out` the cases that are not there yet; returns their centers.toml.
 
         Raises ValueError where `out` holds others.
         """
-        return make_centers(out, self.centers, self.cases, self.size, self.seed, workers)
+        return make_centers(
+            out, self.centers, self.cases, self.size, self.seed, workers, self.lesion_free
+        )
 
     def drawn(self, out: Path) -> bool:
         """Whether `out` holds all of these cases, and its centers.toml."""
@@ -47,6 +58,7 @@ class Phantoms:
             for number in range(self.cases)
         ]
         same = (settings["size"], settings["seed"]) == (self.size, self.seed)
+        same = same and settings.get("lesion_free", 0.0) == self.lesion_free
         return same and settings["version"] == VERSION and all(job.done for job in jobs)
 
 

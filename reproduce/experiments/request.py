@@ -15,7 +15,7 @@ from typing import Any
 from data.case import Center
 from data.centers import load_centers
 from reproduce.analysis.collect import table_cells
-from reproduce.analysis.paper_tables import TABLE5_METHODS, TABLES, TRIAL
+from reproduce.analysis.paper_tables import ROW_METHODS, TABLE5_METHODS, TABLES, TRIAL
 from reproduce.analysis.tables import Table, thresholds_of
 from reproduce.experiments.cells import Cell, choose_targets, make_cell
 from reproduce.experiments.plan import Plan
@@ -31,7 +31,7 @@ FIGURES, ALL, BENCHMARK, DEMO = "figures", "all", "benchmark", "demo"
 TRIALS = "trial"
 # These draw their own synthetic centers.
 OWN_PRESET = {BENCHMARK: "small", DEMO: "demo", TRIALS: "small"}
-HAVE_ROWS = ("table5", BENCHMARK, TRIALS)  # what compares methods, row by row
+HAVE_ROWS = ("table5", "table6", BENCHMARK, TRIALS)  # what compares methods, row by row
 LOCAL = "local"
 
 
@@ -46,7 +46,7 @@ class Request:
     devices: tuple[str, ...] = ("auto",)
     seeds: tuple[int, ...] = (2022,)
     targets: tuple[str, ...] | None = None
-    rows: tuple[str, ...] | None = None  # of Table V; None: all
+    rows: tuple[str, ...] | None = None  # of Tables V and VI; None: all of the table's
     minutes: float | None = None
     dry_run: bool = False
     executor: str = LOCAL  # of Snakemake
@@ -65,8 +65,9 @@ class Request:
     @property
     def tables(self) -> list[Table]:
         """The tables to fill."""
-        if self.what == BENCHMARK:
-            return [TABLES["table5"]]
+        if self.what == BENCHMARK:  # Table VI too where one of its own rows is asked for
+            beyond = set(self.rows or ()) - set(TABLE5_METHODS)
+            return [TABLES["table5"], *([TABLES["table6"]] if beyond else [])]
         if self.what == DEMO:
             return [TABLES["table2"], TABLES["table3"]]
         if self.what == TRIALS:
@@ -90,10 +91,15 @@ def parse_request(description: str | None, argv: Sequence[str] | None = None) ->
     add("--minutes", type=float, help="save and end after so long; the same command resumes")
     add("--seeds", type=int, nargs="+", help="default: the preset's")
     add("--phantom-seed", type=int, help="draws other synthetic centers; default: the preset's")
-    add("--targets", nargs="+", help="centers to test on; default: all with lesions")
-    add(
-        "--rows", nargs="+", choices=tuple(TABLE5_METHODS), help="of Table V, to fill; default: all"
+    text = (
+        "share of the synthetic cases that have no lesion, for reproduce/detection.py; default: 0"
     )
+    add("--lesion-free", type=float, metavar="SHARE", help=text)
+    add("--targets", nargs="+", help="centers to test on; default: all with lesions")
+    text = (
+        "to fill, of Table V or VI, or beside it; default: the table's, of the benchmark Table V's"
+    )
+    add("--rows", nargs="+", choices=tuple(ROW_METHODS), metavar="ROW", help=text)
     add("--out", type=Path, default=DEFAULT_OUT, help="the experiment: its tables, logs, timestamp")
     add("--dry-run", action="store_true", help="print the steps and what they cost, no more")
     add("--executor", default=LOCAL, help="of Snakemake: slurm takes the steps to a cluster")
@@ -110,10 +116,12 @@ def parse_request(description: str | None, argv: Sequence[str] | None = None) ->
     phantoms = preset.phantoms if args.what in OWN_PRESET else None
     if args.what in OWN_PRESET and phantoms is None:
         parser.error(f"--preset {plan.preset}: has no synthetic centers; choose small or full")
-    if args.phantom_seed is not None:
-        if phantoms is None:
-            parser.error(f"--phantom-seed: only for {', '.join(OWN_PRESET)}")
-        phantoms = replace(phantoms, seed=args.phantom_seed)
+    for name, value in (("seed", args.phantom_seed), ("lesion_free", args.lesion_free)):
+        if value is not None:
+            if phantoms is None:
+                option = "--phantom-seed" if name == "seed" else "--lesion-free"
+                parser.error(f"{option}: only for {', '.join(OWN_PRESET)}")
+            phantoms = replace(phantoms, **{name: value})
     return Request(
         what=args.what,
         plan=plan,
@@ -188,7 +196,7 @@ def collect_cells(request: Request) -> list[Cell]:
         for target in targets:
             cells += figure_cells(centers, target, request.seeds[0])
     if request.rows is not None:
-        methods = [TABLE5_METHODS[row] for row in request.rows]
+        methods = [ROW_METHODS[row] for row in request.rows]
         cells = [cell for cell in cells if cell.method in methods]
     return sorted(dict.fromkeys(cells), key=lambda cell: request.seeds.index(cell.seed))
 
