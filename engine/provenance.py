@@ -9,6 +9,7 @@ from pathlib import Path
 
 from data.prepare.prepared_case import PreparedCase
 from engine.case_metrics import Row, read_cases, write_cases
+from engine.external import ExternalPredictor
 from engine.inference import Predictor
 from engine.results import Result, digest_result, threshold_source
 from engine.run_folders import DONE, Run, changed_files
@@ -19,7 +20,11 @@ log = logging.getLogger(__name__)
 
 
 def describe_origin(
-    evaluation: Evaluation, run: Run, predictor: Predictor, threshold: float, result: Result
+    evaluation: Evaluation,
+    run: Run,
+    predictor: Predictor | ExternalPredictor,
+    threshold: float,
+    result: Result,
 ) -> Row:
     """What a result is made from: its weights' file, its threshold, the result before it."""
     previous = result.previous

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from methods import stages_of
 from reproduce.analysis.compare import Line, Paper
 from reproduce.analysis.layout import show_number
 from reproduce.analysis.render import Group, Sheet
@@ -23,7 +24,8 @@ NOTE = (
     "Parameters and multiply-accumulates (which the paper calls GFLOPs) are those of the tumor's "
     "coarse and fine network together, counted by fvcore for the paper's two input sizes. Seconds "
     "per case are those of both tumor stages, on the device that computed them: reading the case, "
-    "mirroring, all rounds and writing the mask."
+    "mirroring, all rounds and writing the mask. nnU-Net's and PaNSegNet's are those of the "
+    "networks that predict, for the patch that was planned."
 )
 
 
@@ -55,8 +57,9 @@ def cost_lines(rows: Rows, keys: Mapping[str, Sequence[ResultKey]], paper: Paper
 
 def measure_cost(rows: Rows, keys: Sequence[ResultKey]) -> dict[str, float]:
     """What the networks of a row cost, by column; empty where a result is missing."""
-    found = [[rows.select(replace(key, stage=stage)) for stage in STAGES] for key in keys]
-    networks = [rows.networks.get((key.method, stage)) for key in keys[:1] for stage in STAGES]
+    stages = [stage for key in keys[:1] for stage in STAGES if stage in stages_of(key.method)]
+    found = [[rows.select(replace(key, stage=stage)) for stage in stages] for key in keys]
+    networks = [rows.networks.get((key.method, stage)) for key in keys[:1] for stage in stages]
     counted = [network for network in networks if network is not None]
     seconds = [
         [case["seconds"] for case in cases if "seconds" in case]
@@ -64,7 +67,7 @@ def measure_cost(rows: Rows, keys: Sequence[ResultKey]) -> dict[str, float]:
         for cases in pair
         if cases is not None
     ]
-    if not keys or len(counted) < len(STAGES) or len(seconds) < len(STAGES) * len(keys):
+    if not keys or len(counted) < len(stages) or len(seconds) < len(stages) * len(keys):
         return {}
     if not all(seconds):
         return {}

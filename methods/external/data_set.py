@@ -1,0 +1,104 @@
+"""nnU-Net's folders: the data set of the source cases, and the split of it into folds.
+
+The data set holds the cases that train and no other: the unseen center, and cases that are held out
+to choose a threshold, are in none of its files, so neither planning nor training sees them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from data.splits import CaseName
+from methods.external.base import Scan, TrainingCase
+from utils.files import write_json
+from utils.progress import Progress
+
+NUMBER = 1  # of the only data set in its folder
+DATA_SET = "Dataset001_sources"
+LABELS = {"background": 0, "pancreas": 1, "tumor": 2}
+CASES = "cases.json"  # nnU-Net's name of a case -> [center, case_id]
+
+
+def name_cases(cases: Sequence[TrainingCase]) -> dict[str, TrainingCase]:
+    """nnU-Net's names: center and number, since a case id can hold what a file name cannot."""
+    numbers: dict[str, int] = {}
+    named = {}
+    for case in sorted(cases, key=lambda case: case.name):
+        center = re.sub(r"[^A-Za-z0-9]", "-", case.name[0])
+        numbers[center] = numbers.get(center, 0) + 1
+        named[f"{center}_{numbers[center]:04d}"] = case
+    return named
+
+
+def write_data_set(home: Path, named: Mapping[str, TrainingCase]) -> None:
+    """Write images, labels and dataset.json under `home`/raw; what is there already is kept.
+
+    Raises ValueError for a case without a label.
+    """
+    folder = home / "raw" / DATA_SET
+    for part in ("imagesTr", "labelsTr"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    progress = Progress("nnU-Net's data set", len(named))
+    for name, case in named.items():
+        image = folder / "imagesTr" / f"{name}_0000.nii.gz"
+        if not image.is_file():  # written behind its label
+            scan = case.read()
+            if scan.label is None:
+                raise ValueError(f"{'/'.join(case.name)}: has no label to train on")
+            _write(folder / "labelsTr" / f"{name}.nii.gz", scan.label, scan)
+            _write(image, scan.image_hu, scan)
+        progress.advance()
+    progress.close()
+    write_json(home / CASES, {name: list(case.name) for name, case in named.items()})
+    write_json(
+        folder / "dataset.json",
+        {
+            "channel_names": {"0": "CT"},
+            "labels": LABELS,
+            "numTraining": len(named),
+            "file_ending": ".nii.gz",
+        },
+    )
+
+
+def read_cases(home: Path) -> dict[str, CaseName]:
+    """nnU-Net's name of each case of the data set -> our name of it."""
+    content = json.loads((home / CASES).read_text(encoding="utf-8"))
+    return {name: (center, case_id) for name, (center, case_id) in content.items()}
+
+
+def make_folds(named: Mapping[str, TrainingCase], count: int) -> list[dict[str, list[str]]]:
+    """`count` folds as splits_final.json has them: each case validates in exactly one.
+
+    All scans of a patient are in one fold; each center's patients are dealt out evenly. Raises
+    ValueError with fewer patients than folds, since a fold would validate on nothing.
+    """
+    patients = dict.fromkeys((case.name[0], case.patient) for case in named.values())
+    if len(patients) < count:
+        raise ValueError(
+            f"--folds {count}: the source centers have {len(patients)} patients; give fewer folds"
+        )
+    fold_of = {patient: number % count for number, patient in enumerate(patients)}
+    place = {name: fold_of[case.name[0], case.patient] for name, case in named.items()}
+    return [
+        {
+            "train": [name for name in named if place[name] != fold],
+            "val": [name for name in named if place[name] == fold],
+        }
+        for fold in range(count)
+    ]
+
+
+def _write(path: Path, array: np.ndarray, scan: Scan) -> None:
+    """A volume with the scan's spacing; a file of this name is whole."""
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array))
+    image.SetSpacing(scan.spacing[::-1])
+    unfinished = path.with_name(f".{path.name}")
+    sitk.WriteImage(image, str(unfinished), useCompression=True)
+    unfinished.replace(path)
