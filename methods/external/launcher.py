@@ -16,9 +16,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from methods.external.data_set import DATA_SET, NUMBER
-from methods.external.nnunet import DROPPED, PLANS, SETTINGS, read_plans
-from utils.files import write_text
+# Imports of ours are inside the functions: nnU-Net's worker processes read this file anew.
 
 
 def main() -> int:
@@ -31,6 +29,8 @@ def main() -> int:
     training.add_argument("configuration")
     training.add_argument("folds", nargs="+", type=int)
     args = parser.parse_args()
+    from methods.external.nnunet import SETTINGS
+
     settings: dict[str, Any] = json.loads((args.folder / SETTINGS).read_text(encoding="utf-8"))
     if args.task == "plan":
         return plan(args.folder, settings)
@@ -46,9 +46,12 @@ def plan(home: Path, settings: dict[str, Any]) -> int:
         preprocess_entry,
     )
 
+    from methods.external.data_set import NUMBER
+    from methods.external.nnunet import DROPPED, PLANS, read_plans
+
     number, processes = str(NUMBER), str(settings["processes"])
     os.environ["nnUNet_n_proc_DA"] = processes  # the planner divides by it
-    words = ["-d", number, "--no_pp", "--verify_dataset_integrity", "-npfp", processes]
+    words = ["-d", number, "--no_pp", "-npfp", processes]
     words += ["-pl", settings["planner"], "-overwrite_plans_name", PLANS]
     if settings["gpu_memory_gb"]:
         words += ["-gpu_memory_target", str(settings["gpu_memory_gb"])]
@@ -71,7 +74,10 @@ def train(home: Path, settings: dict[str, Any], configuration: str, fold: int) -
     """The network of one fold, from its last checkpoint where there is one."""
     from nnunetv2.run.run_training import run_training_entry
 
+    from methods.external.data_set import DATA_SET
+    from methods.external.nnunet import PLANS
     from methods.external.trainers import begin
+    from utils.files import write_text
 
     begin(settings["trainer"], settings["budget"], settings["validated"])
     words = [DATA_SET, configuration, str(fold), "-tr", settings["trainer"], "-p", PLANS]

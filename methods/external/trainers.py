@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.training import nnUNetTrainer as trainers_of_nnunet
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as module_of_trainer
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
@@ -40,7 +39,7 @@ class Budget:
     seed: int = 2022
 
 
-class NnunetTrainer(nnUNetTrainer):
+class NnunetTrainer(module_of_trainer.nnUNetTrainer):
     """nnU-Net's own, of the length, seed and mirroring that `begin` sets."""
 
     budget = Budget()
@@ -114,9 +113,12 @@ TRAINERS = {trainer.__name__: trainer for trainer in (NnunetTrainer, PaNSegNetTr
 
 
 def register() -> None:
-    """Put our trainers where nnU-Net looks one up by its name."""
+    """Put our trainers where nnU-Net looks one up first.
+
+    Elsewhere it would import its variants, and so torchvision, which not every build of torch can.
+    """
     for name, trainer in TRAINERS.items():
-        setattr(trainers_of_nnunet, name, trainer)
+        setattr(module_of_trainer, name, trainer)
 
 
 def begin(name: str, budget: dict[str, Any], validated: Iterable[str]) -> None:
