@@ -215,9 +215,10 @@ def _refuse(parser: argparse.ArgumentParser, config: Config, unknown: Sequence[s
     """Exit with what is unknown, and, for a setting of other methods, with what this one has."""
     option = next((word for word in unknown if word.startswith("--")), unknown[0])
     option = option.partition("=")[0]
+    every: dict[str, Any] = {**METHODS, **EXTERNAL}
     others = [
         name
-        for name, method in {**METHODS, **EXTERNAL}.items()
+        for name, method in every.items()
         if any(
             option in (option_name(s), "--no-" + option_name(s)[2:])
             for s, _, _ in flatten(method.default_settings(config.stage))

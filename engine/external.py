@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -226,8 +227,10 @@ def _training_case(stage: Stage, case: PreparedCase, center: Center) -> Training
 
 
 def _read_whole(item: PreparedCase, center: Center) -> Scan:
-    assert item.files is not None
-    case = load_case(center, item.files)
+    assert item.files is not None  # prepared from a center's files
+    with warnings.catch_warnings():  # said when it was prepared
+        warnings.simplefilter("ignore")
+        case = load_case(center, item.files)
     return Scan(case.image_hu, case.spacing, case.label)
 
 
@@ -251,4 +254,3 @@ def _restore(labels: np.ndarray, box: Box, item: PreparedCase) -> np.ndarray:
         part = restore_prob((whole >= value).astype(np.float32), item)
         restored[part >= 0.5] = value
     return restored
-

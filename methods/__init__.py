@@ -146,8 +146,8 @@ def config_from_plain(plain: Mapping[str, Any]) -> Config:
         if name not in values:
             raise ValueError(f"not a configuration of this version: no {name!r}")
     name = values["method"]
-    kind = EXTERNAL[name] if name in EXTERNAL else method_class(name)
-    built = from_plain(kind.Settings, values["settings"])
+    kind: Any = EXTERNAL[name] if name in EXTERNAL else method_class(name)
+    built: Any = from_plain(kind.Settings, values["settings"])
     return from_plain(Config, {**values, "settings": built})
 
 

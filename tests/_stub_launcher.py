@@ -16,7 +16,8 @@ VARIABLES = ("nnUNet_raw", "nnUNet_n_proc_DA", "nnUNet_compile")
 
 def main() -> int:
     home, task, *words = Path(sys.argv[1]), *sys.argv[2:]
-    call = {"task": task, "words": words, "there": sorted(p.name for p in home.rglob("*.nii.gz"))}
+    there = sorted(path.name for path in home.rglob("*.nii.gz"))
+    call: dict[str, object] = {"task": task, "words": words, "there": there}
     call |= {name: os.environ.get(name) for name in VARIABLES}
     with (home / "calls.jsonl").open("a") as stream:
         stream.write(json.dumps(call) + "\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from methods.external.pansegnet import (
     EMBEDDING,
@@ -96,7 +97,10 @@ def test_every_decoder_level_has_logits_and_every_parameter_a_gradient() -> None
 
 def test_a_decoder_level_has_the_kernel_of_the_encoder_level_below() -> None:
     network = PaNSegNet(SMALL)
-    assert network.encoder[0][0].kernel_size == (1, 3, 3)
-    assert network.decoder.levels[-1][0].kernel_size == (3, 3, 3)
+    kernels = [
+        next(part.kernel_size for part in level.modules() if isinstance(part, nn.Conv3d))
+        for level in (network.encoder[0], network.decoder.levels[-1])
+    ]
+    assert kernels == [(1, 3, 3), (3, 3, 3)]
     assert all(head.bias is None for head in network.decoder.heads)
     assert all(up.bias is None for up in network.decoder.up)

@@ -59,7 +59,7 @@ class ExternalMethod:
     - `table6`: the row of Table VI that it is; None: a row beyond the paper. `row`: as it is shown.
     """
 
-    Settings: ClassVar[type]
+    Settings: ClassVar[type[Any]]
     stages: ClassVar[tuple[str, ...]] = ("tumor_fine",)
     cascade: ClassVar[bool] = False
     roi: ClassVar[str] = WHOLE
@@ -74,7 +74,8 @@ class ExternalMethod:
                 f"method {config.method} needs its own settings ({self.Settings.__name__}), not "
                 f"{type(config.settings).__name__}; make the configuration by methods.make_config"
             )
-        self.config, self.settings = config, config.settings
+        self.config = config
+        self.settings: Any = config.settings
 
     @classmethod
     def default_settings(cls, stage: Stage) -> Any:

@@ -50,7 +50,7 @@ def plan(home: Path, settings: dict[str, Any]) -> int:
     from methods.external.nnunet import DROPPED, PLANS, read_plans
 
     number, processes = str(NUMBER), str(settings["processes"])
-    os.environ["nnUNet_n_proc_DA"] = processes  # the planner divides by it
+    os.environ["nnUNet_n_proc_DA"] = processes  # noqa: SIM112  the planner divides by it
     words = ["-d", number, "--no_pp", "-npfp", processes]
     words += ["-pl", settings["planner"], "-overwrite_plans_name", PLANS]
     if settings["gpu_memory_gb"]:

@@ -48,7 +48,7 @@ from utils.progress import Progress
 from utils.settings import AT_LEAST_1, NOT_NEGATIVE, Range, setting
 
 LAUNCHER = Path(__file__).with_name("launcher.py")
-INSTALL = "python -m pip install -r requirements.txt -r requirements-nnunet.txt"
+INSTALL = "python -m pip install -r requirements-nnunet.txt"
 LOWRES, FULLRES, CASCADE = "3d_lowres", "3d_fullres", "3d_cascade_fullres"
 PLANNERS = ("ExperimentPlanner", "nnUNetPlannerResEncM")
 PLANS = "Plans"  # what we call the plans, whichever planner made them
@@ -108,9 +108,11 @@ class Nnunet(ExternalMethod):
     train on every fold, since their validation is what the next one trains on.
     """
 
-    Settings: ClassVar[type] = NnunetSettings
+    Settings: ClassVar[type[Any]] = NnunetSettings
     chain: ClassVar[tuple[str, ...]]
     trainer: ClassVar[str] = "NnunetTrainer"
+
+    settings: NnunetSettings
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -166,7 +168,7 @@ class Nnunet(ExternalMethod):
             labels = predictor.predict_single_npy_array(
                 case.image_hu[None].astype(np.float32),
                 {"spacing": list(case.spacing)},
-                None if labels is None else labels[None],
+                None if labels is None else labels[None].astype(np.int8),  # -1 is outside
             )
         assert labels is not None
         return labels.astype(np.uint8)
@@ -181,7 +183,7 @@ class Nnunet(ExternalMethod):
 
     def budget(self) -> tuple[int, int]:
         """Training steps of a network: as set, and its authors'."""
-        own = self.Settings()
+        own: NnunetSettings = self.Settings()
         return (
             self.settings.num_epochs * self.settings.iterations,
             own.num_epochs * own.iterations,
@@ -301,7 +303,7 @@ class NnunetFullresCrops(Nnunet):
 class PaNSegNetSystem(Nnunet):
     """PaNSegNet's network (`pansegnet.py`), trained and planned as nnU-Net's 3d_fullres."""
 
-    Settings: ClassVar[type] = PaNSegNetSettings
+    Settings: ClassVar[type[Any]] = PaNSegNetSettings
     chain = (FULLRES,)
     trainer = "PaNSegNetTrainer"
     table6 = row = "PaNSegNet"

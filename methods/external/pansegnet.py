@@ -121,7 +121,8 @@ class Decoder(nn.Module):
             up.append(nn.ConvTranspose3d(coarse, fine, stride, stride, bias=False))
             levels.append(_two_convolutions(2 * fine, fine, kernel))
             heads.append(nn.Conv3d(fine, plan.classes, 1, bias=False))
-        self.up, self.levels, self.heads = map(nn.ModuleList, (up, levels, heads))
+        self.up, self.levels = nn.ModuleList(up), nn.ModuleList(levels)
+        self.heads = nn.ModuleList(heads)
 
     def forward(self, skips: Sequence[Tensor]) -> Tensor | list[Tensor]:
         """Outputs of the encoder's levels, the finest first -> logits."""
@@ -216,11 +217,11 @@ def _two_convolutions(
     inputs: int, outputs: int, kernel: Triple, stride: Triple = (1, 1, 1)
 ) -> nn.Sequential:
     """Convolution (the first with the stride), instance norm, leaky ReLU, twice."""
-    padding = tuple(side // 2 for side in kernel)
+    z, y, x = (side // 2 for side in kernel)
     parts: list[nn.Module] = []
     for channels, step in ((inputs, stride), (outputs, (1, 1, 1))):
         parts += [
-            nn.Conv3d(channels, outputs, kernel, step, padding),
+            nn.Conv3d(channels, outputs, kernel, step, (z, y, x)),
             nn.InstanceNorm3d(outputs, affine=True),
             nn.LeakyReLU(inplace=True),
         ]

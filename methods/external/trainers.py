@@ -5,6 +5,8 @@ The only module that imports nnU-Net; it is imported inside the functions that n
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import random
@@ -67,9 +69,7 @@ class NnunetTrainer(module_of_trainer.nnUNetTrainer):
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> Any:
         """As nnU-Net, but without mirroring where the budget says so."""
-        *others, mirror_axes = (
-            super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-        )
+        *others, mirror_axes = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         if not self.budget.mirroring:
             mirror_axes = self.inference_allowed_mirroring_axes = None
         return (*others, mirror_axes)
@@ -133,12 +133,13 @@ def load_predictor(
 ) -> Any:
     """nnU-Net's predictor of the networks of `folds` in a model folder."""
     register()
-    predictor = nnUNetPredictor(
-        use_mirroring=mirroring,
-        perform_everything_on_device=device.type == "cuda",
-        device=device,
-        allow_tqdm=False,
-    )
+    with contextlib.redirect_stdout(io.StringIO()):  # on a CPU it says what it cannot do
+        predictor = nnUNetPredictor(
+            use_mirroring=mirroring,
+            perform_everything_on_device=device.type == "cuda",
+            device=device,
+            allow_tqdm=False,
+        )
     predictor.initialize_from_trained_model_folder(str(model), tuple(folds))
     return predictor
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from methods import EXTERNAL, METHODS
 from reproduce.analysis.compare import read_paper
@@ -64,9 +65,8 @@ TRIAL = replace(
     rows=tuple(replace(row, roi_source="mask") for row in TABLE5_COARSE.rows),
 )
 # Row of Table VI -> method, and what a reader must know of it.
-TABLE6_METHODS = {
-    m.table6: name for name, m in {**METHODS, **EXTERNAL}.items() if m.table6 is not None
-}
+_SYSTEMS: Mapping[str, Any] = {**METHODS, **EXTERNAL}
+TABLE6_METHODS = {m.table6: name for name, m in _SYSTEMS.items() if m.table6 is not None}
 TABLE6_NOTES = {
     "BigAug": "Table V's BL, the same run; the two are identical in all 12 numbers in the paper",
     **{

@@ -71,7 +71,7 @@ class Network:
 
     @property
     def comparable(self) -> bool:
-        """Whether an external method had its authors' budget; our methods have that of each other."""
+        """Whether an external method had its authors' budget; ours have one among them."""
         return self.iterations is None or self.iterations == self.own_iterations
 
 
