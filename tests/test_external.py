@@ -25,12 +25,9 @@ from engine.evaluation import run_stage
 from engine.external import read_cost
 from engine.run_folders import Run, create_run, mark_done
 from engine.training import fit
-from methods import EXTERNAL, make_config, stage_of, without_unused
+from methods import EXTERNAL, make_config, without_unused
 from methods.external.base import PANCREAS, ExternalMethod, Scan, TrainingCase
 from models.complexity import Complexity
-from reproduce.analysis.paper_tables import TABLE6
-from reproduce.analysis.rows import Network, ResultKey, Rows, read_results, write_results
-from reproduce.analysis.tables import make_report
 from reproduce.experiments.cells import make_cell, steps_of
 from reproduce.experiments.plan import Plan
 from tests.conftest import SPACING, Tiny
@@ -374,62 +371,9 @@ def test_a_cell_of_it_needs_no_stage_before_and_knows_one_threshold(tiny: Tiny) 
     assert stages == ["pancreas_coarse", "pancreas_fine", "tumor_fine"]
 
 
-def test_every_external_method_has_its_row_and_the_stage_that_it_says() -> None:
-    rows = {row.method: row.name for row in TABLE6.rows}
-    for name, method in EXTERNAL.items():
-        if name in ("windows", "crops"):
-            continue
-        assert rows[name] == method.row
-        assert method.cascade is False
-        for stage in method.stages:
-            own = stage_of(name, STAGES[stage])
-            assert (own.previous is None) == (own.roi == "volume")
-
-
 def test_the_cost_and_the_budget_are_noted(config: Callable[..., Config]) -> None:
     made = config(sources=("A", "B"))
     (run,) = fit(replace(made, settings=WindowSettings(1)))
     cost = read_cost(run.checkpoint)
     assert cost.complexity == Complexity(5, 30)
     assert cost.budget == (1, 3)
-
-
-def rows_of(method: str, network: Network) -> Rows:
-    cases = [{"case_id": f"c{k}", "center": "C", "dsc": 40.0 + k, "asd_mm": 5.0, "hd95_mm": 9.0}
-             | {"empty": "", "seconds": 2.0} for k in range(3)]  # fmt: skip
-    keys = [
-        ResultKey("tumor_fine", "C", method, 2022, threshold=threshold)
-        for threshold in ("target", "source-val")
-    ]
-    return Rows(dict.fromkeys(keys, cases), {(method, "tumor_fine"): network}, ("C",))
-
-
-def table6(rows: Rows) -> str:
-    keys = {
-        (key.threshold, row.name, "C"): (key,)
-        for key in rows.evaluations
-        for row in TABLE6.rows
-        if row.method == key.method
-    }
-    return make_report(TABLE6, rows, keys).markdown
-
-
-def test_table_6_marks_a_budget_that_is_not_comparable() -> None:
-    text = table6(rows_of("nnunet_3d_lowres", Network(30_787_000, 734_240_000_000, 2, 250_000)))
-    assert "nnUNet_3d_lowres (budget not comparable)" in text
-    assert "each network has trained 2 iterations, its authors' 250000" in text
-    assert "| nnUNet_3d_lowres | 3.08 (3.08" in text  # the cost
-    whole = table6(rows_of("nnunet_3d_lowres", Network(1, 1, 250_000, 250_000)))
-    assert "budget not comparable" not in whole
-
-
-def test_exported_results_keep_the_budget(tmp_path: Path) -> None:
-    rows = rows_of("nnunet_crops", Network(7, 9, 2, 250_000))
-    write_results(tmp_path, rows, {"nnunet_crops": "a row"})
-    (tmp_path / "experiment.json").write_text(json.dumps({"centers": ["C"]}))
-    back = read_results(tmp_path)
-    assert back.networks == rows.networks
-    assert set(back.evaluations) == set(rows.evaluations)
-    write_results(tmp_path, Rows({}, {("ours", "tumor_fine"): Network(1, 2)}), {})
-    header = (tmp_path / "networks.csv").read_text().splitlines()[0]
-    assert header == "method,stage,parameters,macs"  # as before, where nothing is external

@@ -100,7 +100,7 @@ def test_the_cascade_and_its_low_resolution(train: Train, tiny: Tiny) -> None:
     )
     assert trained == ["3d_cascade_fullres fold_0", "3d_lowres fold_0", "3d_lowres fold_1"]
     (lowres, cascade) = load_checkpoint(run.checkpoint)["networks"]
-    assert cascade[0] - lowres[0] == 2 * 32 * 27  # two more input channels: pancreas and tumor
+    assert cascade[0] - lowres[0] == 2 * 32 * 9  # 1 x 3 x 3 of two more inputs: pancreas, tumor
 
 
 def test_full_resolution(train: Train, tiny: Tiny) -> None:

@@ -45,7 +45,10 @@ PAPER_MEANS = {  # copied from the paper's pages: DSC, ASD, HD
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
 def test_the_papers_rows_and_means_are_there_without_any_result(table: Table) -> None:
     report = report_of(table, make_rows({}))
-    assert [row.name for row in table.rows] == list(read_paper(table.paper))
+    rows = [row.name for row in table.rows]
+    assert rows[: len(read_paper(table.paper))] == list(read_paper(table.paper))
+    beyond = ["nnUNet_3d_fullres on pancreas crops"] if table is TABLE6 else []
+    assert rows[len(read_paper(table.paper)) :] == beyond
     found = csv_lines(report)
     for name, means in PAPER_MEANS[table.name].items():
         lines = [found["target", name, "mean", m] for m in ("dsc", "asd_mm", "hd95_mm")]

@@ -22,6 +22,7 @@ from utils.progress import Progress
 NUMBER = 1  # of the only data set in its folder
 DATA_SET = "Dataset001_sources"
 LABELS = {"background": 0, "pancreas": 1, "tumor": 2}
+EPOCH = "epoch ended:"  # how our trainers say it, for the progress
 CASES = "cases.json"  # nnU-Net's name of a case -> [center, case_id]
 
 

@@ -38,7 +38,7 @@ import numpy as np
 from data.splits import Split
 from methods.external import pansegnet
 from methods.external.base import PANCREAS, ExternalMethod, Scan, TrainingCase, check_cases
-from methods.external.data_set import DATA_SET, make_folds, name_cases, write_data_set
+from methods.external.data_set import DATA_SET, EPOCH, make_folds, name_cases, write_data_set
 from models.complexity import Complexity
 from utils.config import Config, StoppedError
 from utils.device import select_device
@@ -54,7 +54,6 @@ PLANNERS = ("ExperimentPlanner", "nnUNetPlannerResEncM")
 PLANS = "Plans"  # what we call the plans, whichever planner made them
 PLANNED, SETTINGS, LOG = "planned", "settings.json", "nnunet.log"
 DROPPED = 3  # the launcher's exit status where a configuration is not in the plans
-EPOCH = "epoch ended:"  # how the trainers say it
 EPOCHS, ITERATIONS = 1000, 250  # nnU-Net's own
 _TAIL = 15  # lines of nnU-Net's output in a message
 

@@ -23,7 +23,7 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
-from methods.external.nnunet import EPOCH
+from methods.external.data_set import EPOCH
 from methods.external.pansegnet import PaNSegNet, Plan
 from models.complexity import Complexity, count_complexity
 
