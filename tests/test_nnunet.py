@@ -5,6 +5,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import signal
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -215,6 +218,20 @@ def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
         ("train", "3d_lowres", "1"),
         ("train", "3d_cascade_fullres", "0"),
     ]
+
+
+def test_nnunet_and_its_workers_end_with_what_started_them(tmp_path: Path) -> None:
+    worker = "import subprocess, sys, time; p = subprocess.Popen(['sleep', '60']); print(p.pid)"
+    command = [sys.executable, "-c", f"{worker}; sys.stdout.flush(); time.sleep(60)"]
+    with nnunet._started(command, dict(os.environ)) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+    assert process.returncode == -signal.SIGTERM
+    state = Path(f"/proc/{child}/stat")
+    end = time.monotonic() + 10
+    while state.is_file() and state.read_text().split()[2] != "Z" and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not state.is_file() or state.read_text().split()[2] == "Z"
 
 
 @pytest.mark.usefixtures("stubbed")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,20 +29,20 @@ SHORT = {
     **{"gpu_memory_gb": 0.01, "num_epochs": 1, "iterations": 2, "validation_iterations": 1},
     **{"folds": 2, "mirroring": False},
 }
-Train = Callable[[str], Run]
+Train = Callable[..., Run]
 
 
 @pytest.fixture(scope="module")
 def train(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Train:
-    """Trains a method on A and B, for C, and evaluates it there."""
+    """Trains a method with settings on A and B, for C, and evaluates it there."""
     pytest.importorskip("nnunetv2", reason="pip install -r requirements-nnunet.txt")
     checkpoints = tmp_path_factory.mktemp("nnunet") / "checkpoints"
 
-    def run(method: str) -> Run:
+    def run(method: str, **settings: Any) -> Run:
         config = make_config(
             STAGES["tumor_fine"],
             method,
-            SHORT,
+            {**SHORT, **settings},
             centers=tiny.centers,
             cache=tiny.cache,
             checkpoints=checkpoints,
@@ -103,8 +104,17 @@ def test_the_cascade_and_its_low_resolution(train: Train, tiny: Tiny) -> None:
     assert cascade[0] - lowres[0] == 2 * 32 * 9  # 1 x 3 x 3 of two more inputs: pancreas, tumor
 
 
-def test_full_resolution(train: Train, tiny: Tiny) -> None:
-    check_run(train("nnunet_3d_fullres"), tiny, networks=1)
+def test_full_resolution_by_the_residual_encoders_planner(train: Train, tiny: Tiny) -> None:
+    run = train("nnunet_3d_fullres", planner="nnUNetPlannerResEncM", gpu_memory_gb=0.1)
+    check_run(run, tiny, networks=1)
+    (plans,) = (run.folder / "nnunet" / "results").rglob("plans.json")
+    planned = json.loads(plans.read_text())["configurations"]["3d_fullres"]["architecture"]
+    assert planned["network_class_name"].endswith(".ResidualEncoderUNet")
+
+
+def test_what_the_planner_drops_is_reported(train: Train) -> None:
+    with pytest.raises(ValueError, match="--method nnunet_3d_lowres: .*has dropped 3d_lowres"):
+        train("nnunet_3d_lowres", gpu_memory_gb=1.0)
 
 
 def test_pansegnet(train: Train, tiny: Tiny) -> None:
