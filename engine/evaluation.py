@@ -28,6 +28,7 @@ from engine.cascade import Earlier, Roi, mask_box, segment_stage
 from engine.case_metrics import Row, measure_case, read_cases, write_cases, write_summary
 from engine.external import (
     ExternalPredictor,
+    check_evaluation,
     load_external,
     measure_pancreas,
     pancreas_summary,
@@ -108,7 +109,11 @@ def evaluate_run(evaluation: Evaluation, run: Run, center: Center, previous: Res
 def open_predictor(evaluation: Evaluation, run: Run) -> Predictor | ExternalPredictor:
     """The run's trained stage or system, or the released file that is evaluated in its place."""
     if run.method in EXTERNAL:
-        return load_external(run, evaluation)
+        refuse_changed(run)
+        system = load_external(run, evaluation.device)
+        check_run(run, system)
+        check_evaluation(evaluation, system)
+        return system
     device, precision = evaluation.device, evaluation.precision
     window_voxels = evaluation.window_voxels
     if evaluation.released is None:
@@ -238,8 +243,8 @@ def evaluate_external(work: Work, predictor: ExternalPredictor, item: PreparedCa
     reset_peak_memory(predictor.device)
     earlier = read_earlier(work, item)
     found = segment_external(predictor, item, work.center, earlier)
-    mask = found.labels == LABEL_TUMOR
-    write_mask(work.result.mask_path(item.case_id), mask, item.grid)
+    mask, mask_path = found.labels == LABEL_TUMOR, work.result.mask_path(item.case_id)
+    write_mask(mask_path, mask, item.grid)
     seconds = time.monotonic() - started
     assert item.files is not None  # prepared from a center's files
     label = load_label(work.center, item.files, item.grid)
@@ -252,6 +257,7 @@ def evaluate_external(work: Work, predictor: ExternalPredictor, item: PreparedCa
         "arithmetic": predictor.precision,
         "seconds": seconds,
         "peak_memory_mib": peak_memory_mib(predictor.device),
+        "mask_sha256": sha256_of(mask_path),
     }
 
 

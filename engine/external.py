@@ -1,7 +1,7 @@
 """What the engine does for a system that is not ours: it hands over cases and gets label maps.
 
 Its run folder is like any other: config.json, run.json, last.pt (which cases trained it, their
-signatures, the digests of its files), and evaluations with cases.csv. Beside the tumor's measures
+signatures, what its networks cost), and evaluations with cases.csv. Beside the tumor's measures
 an evaluation has those of the pancreas, and the label maps.
 """
 
@@ -23,7 +23,7 @@ from data.prepare.prepared_case import PreparedCase, restore_prob
 from data.prepare.signature import Signature, from_plain, signatures_of, to_plain
 from data.readers import load_case, write_mask
 from data.roi import Box, crop, expand_box, paste
-from data.splits import CaseName, Split
+from data.splits import Split, split_from_plain
 from engine.cascade import Earlier, Roi, choose_roi
 from engine.case_metrics import Row, measure_case, read_cases, summarize, write_cases
 from engine.checkpointing import load_checkpoint, save_checkpoint
@@ -35,7 +35,7 @@ from methods.external.base import WHOLE, Scan, TrainingCase
 from models.complexity import Complexity
 from utils.config import Config, Evaluation
 from utils.device import select_device
-from utils.files import remove_partial_files, sha256_of
+from utils.files import remove_partial_files
 from utils.settings import to_plain as settings_to_plain
 from utils.stages import Stage
 
@@ -50,8 +50,7 @@ class ExternalPredictor:
     method: ExternalMethod
     folder: Path
     device: torch.device
-    train_cases: frozenset[CaseName]
-    split_hash: str
+    split: Split
     signatures: Mapping[str, Sequence[Signature]] = field(default_factory=dict)
     window_voxels: int | None = None
 
@@ -96,45 +95,53 @@ def train_external(
         content: dict[str, Any] = {
             "config": settings_to_plain(config),
             "split": settings_to_plain(split),
-            "split_hash": split.hash,
             "signatures": {
                 kind: to_plain(signatures_of(of))
                 for kind, of in (("train", cases), ("heldout", heldout))
             },
-            "files": {str(path.relative_to(run.folder)): sha256_of(path) for path in files},
             "networks": [[n.parameters, n.macs] for n in method.networks(run.folder)],
             "budget": list(method.budget()),
             "environment": environment(),
             "seed": config.seed,
         }
         save_checkpoint(run.checkpoint, content)
-        mark_done(run.folder)
+        own = [run.checkpoint, *(run.folder / name for name in ("config.json", "run.json"))]
+        mark_done(run.folder, [*own, *files])
 
 
-def load_external(run: Run, evaluation: Evaluation) -> ExternalPredictor:
-    """The system that a run has trained.
+def load_external(run: Run, device: str = "auto") -> ExternalPredictor:
+    """The system that a run has trained; its networks are read when it predicts.
 
-    Raises ValueError where nnU-Net is missing, a file of the run is missing or another, or the
-    evaluation asks for what such a system does not have.
+    Raises FileNotFoundError, or ValueError for a last.pt that cannot be read.
     """
-    _check_evaluation(evaluation, run)
     content = load_checkpoint(run.checkpoint)
     config = config_from_plain(content["config"])
-    method = build_external(config)
-    method.check_installed()
-    for name, digest in content["files"].items():
-        path = run.folder / name
-        if not path.is_file() or sha256_of(path) != digest:
-            raise ValueError(f"{path}: missing or not as it was trained; train the run again")
     return ExternalPredictor(
         config,
-        method,
+        build_external(config),
         run.folder,
-        select_device(evaluation.device),
-        frozenset((center, case_id) for center, case_id in content["split"]["train_cases"]),
-        content["split_hash"],
+        select_device(device),
+        split_from_plain(content["split"]),
         {kind: from_plain(plain) for kind, plain in content["signatures"].items()},
     )
+
+
+def check_evaluation(evaluation: Evaluation, predictor: ExternalPredictor) -> None:
+    """Raise ValueError where it is not installed, or an option says nothing to it."""
+    method = predictor.method
+    method.check_installed()
+    rules = (
+        (evaluation.threshold == "target", "--threshold source-val: it gives labels, chosen by"),
+        (evaluation.window_voxels is None, "--window-voxels: its windows are planned by"),
+        (evaluation.precision == "auto", f"--precision {evaluation.precision}: is chosen by"),
+        (
+            evaluation.roi_source == "seg" or method.roi != WHOLE,
+            "--roi-source mask: the whole image is seen by",
+        ),
+    )
+    for holds, message in rules:
+        if not holds:
+            raise ValueError(f"{message} {predictor.config.method} itself; leave it out")
 
 
 @dataclass(frozen=True)
@@ -200,23 +207,6 @@ def pancreas_summary(folder: Path, rows: Sequence[Row]) -> Row:
     summary = summarize([row | {"seconds": 0.0} for row in of_pancreas])
     del summary["seconds_per_case"]
     return {"pancreas": summary}
-
-
-def _check_evaluation(evaluation: Evaluation, run: Run) -> None:
-    """Raise ValueError for options that say nothing to an external system."""
-    method = build_external(config_from_plain(load_checkpoint(run.checkpoint)["config"]))
-    rules = (
-        (evaluation.threshold == "target", "--threshold source-val: it gives labels, chosen by"),
-        (evaluation.window_voxels is None, "--window-voxels: its windows are planned by"),
-        (evaluation.precision == "auto", f"--precision {evaluation.precision}: is chosen by"),
-        (
-            evaluation.roi_source == "seg" or method.roi != WHOLE,
-            "--roi-source mask: the whole image is seen by",
-        ),
-    )
-    for holds, message in rules:
-        if not holds:
-            raise ValueError(f"{message} {run.method} itself; leave it out")
 
 
 def _training_case(stage: Stage, case: PreparedCase, center: Center) -> TrainingCase:

@@ -18,7 +18,7 @@ from data.readers import list_cases, load_case, read_mask, write_mask
 from data.readers.volume import read_volume
 from data.roi import expand_box
 from data.splits import CaseName, Split
-from engine.case_metrics import read_cases
+from engine.case_metrics import read_cases, write_cases
 from engine.checkpointing import load_checkpoint
 from engine.command_line import config_arguments, parse_config, parse_evaluation
 from engine.evaluation import run_stage
@@ -32,6 +32,7 @@ from reproduce.experiments.cells import make_cell, steps_of
 from reproduce.experiments.plan import Plan
 from tests.conftest import SPACING, Tiny
 from utils.config import Config, Evaluation
+from utils.files import sha256_of
 from utils.metrics import dsc
 from utils.settings import setting
 from utils.stages import STAGES
@@ -129,7 +130,7 @@ def test_it_trains_on_whole_source_images_and_on_nothing_of_the_target(
     assert run.folder.name.endswith("_tumor_fine_windows_A+B")
     content = load_checkpoint(run.checkpoint)
     assert content["split"]["train_cases"] == [["A", "a0"], ["A", "a1"], ["B", "b0"]]
-    assert set(content["files"]) == {"windows.json"}
+    assert "windows.json" in (run.folder / "done").read_text()  # with its digest
     Windows.seen.clear()
     fit(config(sources=("A", "B"), time=run.time))  # done already
     assert Windows.seen == []
@@ -192,7 +193,7 @@ def test_a_killed_evaluation_goes_on_behind_the_cases_that_are_there(
 def test_a_changed_file_of_the_system_is_refused(config: Callable[..., Config]) -> None:
     (run,) = fit(config(sources=("A", "B")))
     (run.folder / "windows.json").write_text("[0, 1]")
-    with pytest.raises(ValueError, match=r"windows.json: missing or not as it was trained"):
+    with pytest.raises(ValueError, match=r"windows\.json changed since the training ended"):
         run_stage(evaluation(config(), target="C"))
 
 
@@ -269,16 +270,19 @@ def pancreas_run(config: Config, tiny: Tiny) -> Run:
     mark_done(run.folder)
     folder = run.folder / "evaluation_C_seg"
     center = load_centers(tiny.centers)["C"]
+    rows = []
     for files in list_cases(center):
         case = load_case(center, files)
         assert case.label is not None
         mask = case.label > 0
         mask[: int(np.flatnonzero(mask.any(axis=(1, 2)))[0]) + 3] = False
-        write_mask(folder / "predictions" / f"{files.case_id}.nii.gz", mask, case.grid)
+        path = folder / "predictions" / f"{files.case_id}.nii.gz"
+        write_mask(path, mask, case.grid)
+        rows.append({"case_id": files.case_id, "mask_sha256": sha256_of(path)})
     note = {"stage": "pancreas_fine", "target": "C", "previous": None}
     for name in ("summary.json", "origin.json"):
         (folder / name).write_text(json.dumps(note))
-    (folder / "cases.csv").write_text("case_id\n")
+    write_cases(folder / "cases.csv", rows)
     mark_done(folder)
     return run
 

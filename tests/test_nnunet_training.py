@@ -113,7 +113,7 @@ def test_full_resolution_by_the_residual_encoders_planner(train: Train, tiny: Ti
 
 
 def test_what_the_planner_drops_is_reported(train: Train) -> None:
-    with pytest.raises(ValueError, match="--method nnunet_3d_lowres: .*has dropped 3d_lowres"):
+    with pytest.raises(ValueError, match=r"--method nnunet_3d_lowres: .*has dropped 3d_lowres"):
         train("nnunet_3d_lowres", gpu_memory_gb=1.0)
 
 
