@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from data.prepare.prepared_case import PreparedCase
 from data.readers import list_cases, load_case, read_mask, write_mask
 from data.readers.volume import read_volume
 from data.roi import expand_box
-from data.splits import CaseName, Split
+from data.splits import Split
 from engine.case_metrics import read_cases, write_cases
 from engine.checkpointing import load_checkpoint
 from engine.command_line import config_arguments, parse_config, parse_evaluation
@@ -25,63 +25,23 @@ from engine.evaluation import run_stage
 from engine.external import read_cost
 from engine.run_folders import Run, create_run, mark_done
 from engine.training import fit
+from engine.verification import verify_folder
 from methods import EXTERNAL, make_config, without_unused
-from methods.external.base import PANCREAS, ExternalMethod, Scan, TrainingCase
+from methods.external.base import Scan
 from models.complexity import Complexity
+from reproduce.analysis.collect import cell_of, collect_rows, with_earlier
+from reproduce.analysis.rows import Network, ResultKey
 from reproduce.experiments.cells import make_cell, steps_of
+from reproduce.experiments.finished import Splits, missing_steps
 from reproduce.experiments.plan import Plan
+from tests._external_windows import Crops, Windows, WindowSettings, found_by_windows
 from tests.conftest import SPACING, Tiny
 from utils.config import Config, Evaluation
 from utils.files import sha256_of
 from utils.metrics import dsc
-from utils.settings import setting
 from utils.stages import STAGES
 
-PANCREAS_HU, SMALLEST_HU = 90, 20  # what the system calls tumor (darker) and pancreas
 MARGIN = (1, 2, 2)
-
-
-@dataclass(frozen=True)
-class WindowSettings:
-    """`rounds_of_training`: as an external system's budget."""
-
-    rounds_of_training: int = setting(3, "how long it trains", "test")
-
-
-class Windows(ExternalMethod):
-    """It learns nothing: HU above one number is pancreas, the darker part of it tumor."""
-
-    Settings = WindowSettings
-    row = "Windows"
-    seen: list[tuple[CaseName, Scan]] = []  # noqa: RUF012  emptied by each test
-    asked: list[tuple[Scan, str]] = []  # noqa: RUF012
-
-    def train(
-        self, split: Split, cases: Sequence[TrainingCase], folder: Path, device: str
-    ) -> list[Path]:
-        for case in cases:
-            self.seen.append((case.name, case.read()))
-        path = folder / "windows.json"
-        path.write_text(json.dumps([SMALLEST_HU, PANCREAS_HU]))
-        return [path]
-
-    def predict(self, case: Scan, folder: Path, device: str = "auto") -> np.ndarray:
-        self.asked.append((case, device))
-        low, high = json.loads((folder / "windows.json").read_text())
-        image = case.image_hu
-        return ((image > low).astype(np.uint8) + ((image > low) & (image < high))).astype(np.uint8)
-
-    def networks(self, folder: Path) -> list[Complexity]:
-        return [Complexity(2, 10), Complexity(3, 20)]
-
-    def budget(self) -> tuple[int, int]:
-        return self.settings.rounds_of_training, 3
-
-
-class Crops(Windows):
-    """The same on crops around the pancreas."""
-
-    roi = PANCREAS
 
 
 @pytest.fixture(autouse=True)
@@ -107,11 +67,6 @@ def evaluation(config: Config, **values: Any) -> Evaluation:
     paths = {name: getattr(config, name) for name in ("centers", "checkpoints", "cache")}
     values = {"method": config.method, "device": "cpu", "workers": 0, **values}
     return Evaluation("tumor_fine", **paths, **values)
-
-
-def found_by_windows(image_hu: np.ndarray) -> np.ndarray:
-    labels = (image_hu > SMALLEST_HU).astype(np.uint8)
-    return labels + ((labels > 0) & (image_hu < PANCREAS_HU))
 
 
 def test_it_trains_on_whole_source_images_and_on_nothing_of_the_target(
@@ -381,3 +336,30 @@ def test_the_cost_and_the_budget_are_noted(config: Callable[..., Config]) -> Non
     cost = read_cost(run.checkpoint)
     assert cost.complexity == Complexity(5, 30)
     assert cost.budget == (1, 3)
+
+
+def test_the_steps_of_its_cell_fill_it_for_both_thresholds_and_verify(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    words = ("--device", "cpu", "--workers", "0", "--spacing", *map(str, SPACING))
+    paths = {"centers": tiny.centers, "cache": tiny.cache, "checkpoints": tmp_path}
+    plan = Plan(**paths, holdout=0.0, time="20250101-000000", options=words)
+    centers = load_centers(tiny.centers)
+    key = ResultKey("tumor_fine", "C", "windows", 2022)
+    keys = [key, replace(key, threshold="source-val")]
+    assert missing_steps(plan, [cell_of(centers, key)]) != []
+    for step in steps_of(plan, cell_of(centers, key)):
+        if step.kind == "train":
+            fit(step.config)
+        else:
+            run_stage(replace(step.evaluation, device="cpu"))
+    assert missing_steps(plan, [cell_of(centers, key)], Splits(tiny.centers)) == []
+    rows = collect_rows(plan, centers, with_earlier(keys), networks=True)
+    assert set(rows.evaluations) == set(keys)
+    assert rows.networks == {("windows", "tumor_fine"): Network(5, 30, 3, 3)}
+    (folder,) = tmp_path.glob("*_tumor_fine_windows_*")
+    assert list(verify_folder(folder, tmp_path, centers, tiny.cache)) == []
+    (folder / "evaluation_C_seg" / "pancreas.csv").write_text("case_id\n")
+    assert any(
+        "pancreas.csv" in text for text in verify_folder(folder, tmp_path, centers, tiny.cache)
+    )
