@@ -342,7 +342,7 @@ def test_the_steps_of_its_cell_fill_it_for_both_thresholds_and_verify(
     tiny: Tiny, tmp_path: Path
 ) -> None:
     words = ("--device", "cpu", "--workers", "0", "--spacing", *map(str, SPACING))
-    paths = {"centers": tiny.centers, "cache": tiny.cache, "checkpoints": tmp_path}
+    paths: dict[str, Any] = {"centers": tiny.centers, "cache": tiny.cache, "checkpoints": tmp_path}
     plan = Plan(**paths, holdout=0.0, time="20250101-000000", options=words)
     centers = load_centers(tiny.centers)
     key = ResultKey("tumor_fine", "C", "windows", 2022)

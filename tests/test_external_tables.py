@@ -7,7 +7,14 @@ from pathlib import Path
 
 from methods import EXTERNAL, stage_of
 from reproduce.analysis.paper_tables import TABLE6
-from reproduce.analysis.rows import Network, ResultKey, Rows, read_results, write_results
+from reproduce.analysis.rows import (
+    Network,
+    ResultKey,
+    Rows,
+    digest_files,
+    read_results,
+    write_results,
+)
 from reproduce.analysis.tables import make_report
 from utils.stages import STAGES
 
@@ -54,7 +61,8 @@ def test_table_6_marks_a_budget_that_is_not_comparable() -> None:
 def test_exported_results_keep_the_budget(tmp_path: Path) -> None:
     rows = rows_of("nnunet_crops", Network(7, 9, 2, 250_000))
     write_results(tmp_path, rows, {"nnunet_crops": "a row"})
-    (tmp_path / "experiment.json").write_text(json.dumps({"centers": ["C"]}))
+    facts = {"centers": ["C"], "files": digest_files(tmp_path)}
+    (tmp_path / "experiment.json").write_text(json.dumps(facts))
     back = read_results(tmp_path)
     assert back.networks == rows.networks
     assert set(back.evaluations) == set(rows.evaluations)
