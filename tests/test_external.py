@@ -32,8 +32,10 @@ from models.complexity import Complexity
 from reproduce.analysis.collect import cell_of, collect_rows, with_earlier
 from reproduce.analysis.rows import Network, ResultKey
 from reproduce.experiments.cells import make_cell, steps_of
+from reproduce.experiments.estimate import known_speeds
 from reproduce.experiments.finished import Splits, missing_steps
 from reproduce.experiments.plan import Plan
+from reproduce.experiments.workload import loads_of
 from tests._external_windows import Crops, Windows, WindowSettings, found_by_windows
 from tests.conftest import SPACING, Tiny
 from utils.config import Config, Evaluation
@@ -347,7 +349,11 @@ def test_the_steps_of_its_cell_fill_it_for_both_thresholds_and_verify(
     centers = load_centers(tiny.centers)
     key = ResultKey("tumor_fine", "C", "windows", 2022)
     keys = [key, replace(key, threshold="source-val")]
-    assert missing_steps(plan, [cell_of(centers, key)]) != []
+    steps = missing_steps(plan, [cell_of(centers, key)])
+    loads = loads_of(steps, Splits(tiny.centers))
+    assert [load.count for load in loads.values()] == [3, 2]  # its iterations, C's cases
+    configs = [step.training.config for step in steps]
+    assert known_speeds(configs, "cpu", "cpu 1", tmp_path) == {}  # our loop cannot measure it
     for step in steps_of(plan, cell_of(centers, key)):
         if step.kind == "train":
             fit(step.config)

@@ -72,7 +72,7 @@ def test_nnunet_is_imported_in_two_files_and_installed_with_our_torch() -> None:
         if "nnunetv2" in map(package_of, imports(path))
     ]
     assert importers == ["methods/external/launcher.py", "methods/external/trainers.py"]
-    wanted = {"nnunetv2", "torchvision", "dynamic-network-architectures"}
+    wanted = {"nnunetv2", "torchvision", "dynamic_network_architectures"}
     assert set(requirements(NNUNET)) == wanted
     assert "-r requirements.txt" in (ROOT / NNUNET).read_text().splitlines()
     assert requirements("requirements.txt")["torch"] == "2.13.0"  # what torchvision 0.28.0 is for

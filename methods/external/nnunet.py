@@ -11,9 +11,9 @@ region of interest. Which version the paper ran is not stated; with three classe
 numbers for 3d_lowres are those of a plan of 64 x 224 x 224 voxels, and ours has its own.
 
 Choices of ours: each left-out center has a data set of its own without that center's cases, which
-planning would else see. nnU-Net's own cross-validation inside the sources has `folds` folds; one of
-their networks predicts, as in Table VI's cost, `networks` more of them on request (its authors take
-all five). The label map is the largest class, without our threshold and without our choice of
+planning would else see. nnU-Net's own cross-validation inside the sources has `folds` folds; one
+network predicts, as in Table VI's cost, or the mean of several (`networks`; its authors take all
+five). The label map is the largest class, without our threshold and without our choice of
 components. nnU-Net's own validation is left out but where the cascade reads it.
 """
 
