@@ -17,7 +17,7 @@ NOT_IMPORTED = {"tensorboard", "snakemake", "snakemake-executor-plugin-slurm"}
 NOT_FOR_USE = ("tests", "benchmarks")
 NNUNET = "requirements-nnunet.txt"
 OPTIONAL = ("requirements-dicom.txt", NNUNET)
-BESIDE_NNUNET = {"torchvision", "dynamic-network-architectures"}  # pinned, imported by nnU-Net
+BESIDE_NNUNET = {"torchvision", "dynamic_network_architectures"}  # pinned, imported by nnU-Net
 
 
 def requirements(name: str) -> dict[str, str]:
