@@ -116,6 +116,8 @@ def test_what_a_killed_call_has_written_is_not_read_again(tmp_path: Path) -> Non
     def unread() -> Scan:
         raise AssertionError("read again")
 
+    partial = tmp_path / "raw" / DATA_SET / "imagesTr" / ".A_0003_0000.17.ab.nii.gz"
+    partial.write_bytes(b"half of an image")  # nnU-Net takes a hidden file for an image too
     known = [replace(case, read=unread) for case in CASES[:2]]
     write_data_set(tmp_path, name_cases([*known, CASES[2]]))
     assert len(list((tmp_path / "raw" / DATA_SET / "imagesTr").iterdir())) == 3

@@ -6,15 +6,14 @@ to choose a threshold, are in none of its files, so neither planning nor trainin
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-import SimpleITK as sitk
-
-from data.splits import CaseName
+from data.case import Grid
+from data.prepare.export_dataset import DATASET, IMAGES, LAYOUTS, SUFFIX
+from data.prepare.export_dataset import LABELS as LABELS_FOLDER
+from data.readers.masks import write_array
 from methods.external.base import Scan, TrainingCase
 from utils.files import write_json
 from utils.progress import Progress
@@ -43,35 +42,30 @@ def write_data_set(home: Path, named: Mapping[str, TrainingCase]) -> None:
     Raises ValueError for a case without a label.
     """
     folder = home / "raw" / DATA_SET
-    for part in ("imagesTr", "labelsTr"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
+    image_name = LAYOUTS["nnunet"].image_name
+    for path in folder.glob(f"*/.*{SUFFIX}"):  # of a killed call; nnU-Net would read it
+        path.unlink()
     progress = Progress("nnU-Net's data set", len(named))
     for name, case in named.items():
-        image = folder / "imagesTr" / f"{name}_0000.nii.gz"
+        image = folder / IMAGES / image_name.format(name)
         if not image.is_file():  # written behind its label
             scan = case.read()
             if scan.label is None:
                 raise ValueError(f"{'/'.join(case.name)}: has no label to train on")
-            _write(folder / "labelsTr" / f"{name}.nii.gz", scan.label, scan)
-            _write(image, scan.image_hu, scan)
+            write_array(folder / LABELS_FOLDER / f"{name}{SUFFIX}", scan.label, _grid(scan))
+            write_array(image, scan.image_hu, _grid(scan))
         progress.advance()
     progress.close()
     write_json(home / CASES, {name: list(case.name) for name, case in named.items()})
     write_json(
-        folder / "dataset.json",
+        folder / DATASET,
         {
             "channel_names": {"0": "CT"},
             "labels": LABELS,
             "numTraining": len(named),
-            "file_ending": ".nii.gz",
+            "file_ending": SUFFIX,
         },
     )
-
-
-def read_cases(home: Path) -> dict[str, CaseName]:
-    """nnU-Net's name of each case of the data set -> our name of it."""
-    content = json.loads((home / CASES).read_text(encoding="utf-8"))
-    return {name: (center, case_id) for name, (center, case_id) in content.items()}
 
 
 def make_folds(named: Mapping[str, TrainingCase], count: int) -> list[dict[str, list[str]]]:
@@ -96,10 +90,8 @@ def make_folds(named: Mapping[str, TrainingCase], count: int) -> list[dict[str, 
     ]
 
 
-def _write(path: Path, array: np.ndarray, scan: Scan) -> None:
-    """A volume with the scan's spacing; a file of this name is whole."""
-    image = sitk.GetImageFromArray(np.ascontiguousarray(array))
-    image.SetSpacing(scan.spacing[::-1])
-    unfinished = path.with_name(f".{path.name}")
-    sitk.WriteImage(image, str(unfinished), useCompression=True)
-    unfinished.replace(path)
+def _grid(scan: Scan) -> Grid:
+    """A grid of the scan's size and spacing, in the canonical orientation."""
+    z, y, x = scan.image_hu.shape
+    identity = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+    return Grid((x, y, z), scan.spacing[::-1], (0.0, 0.0, 0.0), identity)

@@ -35,6 +35,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from data.prepare.export_dataset import SPLITS
 from data.splits import Split
 from methods.external import pansegnet
 from methods.external.base import PANCREAS, ExternalMethod, Scan, TrainingCase, check_cases
@@ -144,7 +145,7 @@ class Nnunet(ExternalMethod):
         if not (home / PLANNED).is_file():
             write_data_set(home, named)
             self._launch(home, ["plan"], device)
-            write_json(home / "preprocessed" / DATA_SET / "splits_final.json", folds)
+            write_json(home / "preprocessed" / DATA_SET / SPLITS, folds)
             write_text(home / PLANNED, "")
         for configuration in self.chain:
             missing = [
