@@ -37,7 +37,7 @@ $(INSTALLED): requirements.txt
 	$(RUN) -m pip install --quiet --requirement requirements.txt
 	touch $(INSTALLED)
 
-$(INSTALLED_DEV): requirements-dev.txt requirements-dicom.txt $(INSTALLED)
+$(INSTALLED_DEV): requirements-dev.txt requirements-dicom.txt requirements-nnunet.txt $(INSTALLED)
 	$(RUN) -m pip install --quiet --requirement requirements-dev.txt
 	touch $(INSTALLED_DEV)
 

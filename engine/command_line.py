@@ -10,9 +10,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-import torch
-
-from methods import METHODS, build_method, make_config
+from methods import (
+    EXTERNAL,
+    METHODS,
+    check_method,
+    check_stage,
+    make_config,
+    method_names,
+    unused_settings,
+    without_unused,
+)
 from utils.commands import to_arguments
 from utils.config import (
     CASES,
@@ -49,7 +56,7 @@ def parse_config(
     )
     parts = {
         "config": ("run", default),
-        "stage": (f"stage {stage.name}", stage),
+        "stage": (f"stage {stage.name}", default.stage),
         "settings": (f"method {default.method}", default.settings),
     }
     for part, (title, owner) in parts.items():
@@ -64,14 +71,17 @@ def parse_config(
     if base is not None and given["config"].get("method", base.method) != base.method:
         parser.error(f"--method {given['config']['method']}: {base.method} is trained here")
     try:
+        if base is None:
+            _refuse_unused(default, {**given["config"], **given["stage"]})
         config = dataclasses.replace(
             override(default, given["config"]),
-            stage=override(stage, given["stage"]),
+            stage=override(default.stage, given["stage"]),
             settings=override(default.settings, given["settings"]),
         )
+        if base is not None:  # settings of many methods together
+            config = without_unused(config)
         check_config(config)
-        with torch.device("meta"):
-            build_method(config)  # it checks its own settings; no weight is made
+        check_method(config)
     except ValueError as error:
         parser.error(str(error))
     return config
@@ -104,7 +114,7 @@ def parse_evaluation(stage: Stage, argv: Sequence[str] | None = None) -> Evaluat
         "the target's (of a fold: its test cases), or those of the sources held out of training"
     )
     add("--cases", choices=CASES, default=default.cases, help=tested)
-    add("--method", choices=tuple(METHODS), default=default.method, help="runs of this method")
+    add("--method", choices=method_names(), default=default.method, help="runs of this method")
     add("--seed", type=int, help="only runs of this seed")
     add("--fold", choices=FOLDS, help="runs of cross-validation inside --target")
     released = "state dict of the authors' released network, evaluated in place of a run"
@@ -122,6 +132,8 @@ def parse_evaluation(stage: Stage, argv: Sequence[str] | None = None) -> Evaluat
     given = vars(parser.parse_args(argv))
     given |= {name: tuple(given[name]) for name in ("sources", "time")}
     try:
+        if given["method"] in EXTERNAL:
+            check_stage(given["method"], EXTERNAL[given["method"]], stage.name)
         return Evaluation(stage.name, **given)
     except ValueError as error:
         parser.error(str(error))
@@ -148,7 +160,7 @@ def config_arguments(config: Config) -> tuple[str, ...]:
         words += ["--method", config.method]
     pairs = (
         (config, default),
-        (config.stage, stage),
+        (config.stage, default.stage),
         (config.settings, default.settings),
     )
     for owner, usual in pairs:
@@ -185,16 +197,28 @@ def _method_named(argv: Sequence[str]) -> str:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--method", nargs="?", default=DEFAULT_METHOD)
     name = parser.parse_known_args(argv)[0].method
-    return name if name in METHODS else DEFAULT_METHOD
+    return name if name in method_names() else DEFAULT_METHOD
+
+
+def _refuse_unused(config: Config, given: Mapping[str, Any]) -> None:
+    """Raise ValueError for an option that would say nothing to an external method."""
+    options = [option_name(name) for name in given if name in unused_settings(config)]
+    if options:
+        own = ", ".join(option_name(name) for name, _, _ in flatten(config.settings))
+        raise ValueError(
+            f"{' '.join(options)}: method {config.method} has its own training and takes no such "
+            f"setting; its settings are {own}"
+        )
 
 
 def _refuse(parser: argparse.ArgumentParser, config: Config, unknown: Sequence[str]) -> NoReturn:
     """Exit with what is unknown, and, for a setting of other methods, with what this one has."""
     option = next((word for word in unknown if word.startswith("--")), unknown[0])
     option = option.partition("=")[0]
+    every: dict[str, Any] = {**METHODS, **EXTERNAL}
     others = [
         name
-        for name, method in METHODS.items()
+        for name, method in every.items()
         if any(
             option in (option_name(s), "--no-" + option_name(s)[2:])
             for s, _, _ in flatten(method.default_settings(config.stage))
@@ -215,7 +239,7 @@ def _add_settings(group: argparse._ArgumentGroup, owner: Any, part: str) -> None
         text = f"{item.metadata['help']}\n(default: {_shown(default)}; source: "
         text = (text + f"{item.metadata['source']})").replace("%", "%%")
         options: dict[str, Any] = {"help": text, "default": argparse.SUPPRESS}
-        choices = tuple(METHODS) if name == "method" else item.metadata["choices"]
+        choices = method_names() if name == "method" else item.metadata["choices"]
         if choices:
             options["choices"] = choices
         options.update(_value_options(default))

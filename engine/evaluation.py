@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.case import Center
+from data.case import LABEL_TUMOR, Center
 from data.centers import load_centers
 from data.dataset import target_mask
 from data.prepare.duplicates import keep_unseen
@@ -24,7 +24,7 @@ from data.readers import load_label
 from data.readers.masks import read_mask, write_mask
 from data.roi import Box
 from data.splits import Split
-from engine.cascade import Earlier, Prediction, mask_box, segment_stage
+from engine.cascade import Earlier, Prediction, Roi, mask_box, segment_stage
 from engine.case_metrics import (
     Row,
     measure_case,
@@ -33,6 +33,14 @@ from engine.case_metrics import (
     write_cases,
     write_summary,
 )
+from engine.external import (
+    ExternalPredictor,
+    check_evaluation,
+    load_external,
+    measure_pancreas,
+    pancreas_summary,
+    segment_external,
+)
 from engine.inference import Predictor, input_box, load_predictor, load_released_predictor
 from engine.provenance import describe_origin, kept_rows, written_by_evaluation
 from engine.released_runs import record_released_run
@@ -40,6 +48,7 @@ from engine.results import Result, find_previous, pick_runs, result_folder, thre
 from engine.run_folders import Run, locked, mark_done, refuse_changed
 from engine.threshold_selection import best_threshold, heldout_sweeps, sweep_path, write_sweep
 from engine.verification import check_run
+from methods import EXTERNAL
 from utils.config import Evaluation
 from utils.device import device_name, peak_memory_mib, reset_peak_memory
 from utils.files import sha256_of
@@ -54,7 +63,7 @@ class Work:
     """What all cases of one result share."""
 
     evaluation: Evaluation
-    predictor: Predictor
+    predictor: Predictor | ExternalPredictor
     threshold: float
     center: Center
     result: Result
@@ -98,13 +107,20 @@ def evaluate_run(evaluation: Evaluation, run: Run, center: Center, previous: Res
         rows = kept_rows(result, origin, cases)
         there = {row["case_id"] for row in rows}
         evaluate_cases(work, [case for case in cases if case.case_id not in there], rows)
-        write_summary(folder / "summary.json", read_cases(folder / "cases.csv"), origin)
+        rows = read_cases(folder / "cases.csv")
+        write_summary(folder / "summary.json", rows, {**origin, **pancreas_summary(folder, rows)})
         mark_done(folder, written_by_evaluation(folder))
     return folder
 
 
-def open_predictor(evaluation: Evaluation, run: Run) -> Predictor:
-    """The run's trained stage, or the released file that is evaluated in a run's place."""
+def open_predictor(evaluation: Evaluation, run: Run) -> Predictor | ExternalPredictor:
+    """The run's trained stage or system, or the released file that is evaluated in its place."""
+    if run.method in EXTERNAL:
+        refuse_changed(run)
+        system = load_external(run, evaluation.device)
+        check_run(run, system)
+        check_evaluation(evaluation, system)
+        return system
     device, precision = evaluation.device, evaluation.precision
     window_voxels = evaluation.window_voxels
     if evaluation.released is None:
@@ -153,7 +169,9 @@ def select_cases(
 
 
 def leave_out_leaked(
-    evaluation: Evaluation, predictor: Predictor, cases: Sequence[PreparedCase]
+    evaluation: Evaluation,
+    predictor: Predictor | ExternalPredictor,
+    cases: Sequence[PreparedCase],
 ) -> tuple[list[PreparedCase], list[str]]:
     """The cases that show no scan which trained the run, whatever their names; why others do not.
 
@@ -197,6 +215,8 @@ def evaluate_cases(work: Work, cases: Sequence[PreparedCase], rows: Sequence[Row
 
 def evaluate_case(work: Work, item: PreparedCase) -> Row:
     """Predict one case, write its mask on the original grid, and measure it there."""
+    if isinstance(work.predictor, ExternalPredictor):
+        return evaluate_external(work, work.predictor, item)
     started = time.monotonic()
     reset_peak_memory(work.predictor.device)
     earlier = read_earlier(work, item)
@@ -214,7 +234,7 @@ def evaluate_case(work: Work, item: PreparedCase) -> Row:
         write_sweep(sweep_path(work.result.folder, item.case_id), prediction.prob, mask)
     return row | {
         "case_id": item.case_id,
-        **measure_roi(item, prediction),
+        **measure_roi(item, prediction.target, prediction.box, prediction.roi),
         "fallback": prediction.roi.fallback,
         "rounds": prediction.rounds,
         "threshold": work.threshold,
@@ -223,6 +243,31 @@ def evaluate_case(work: Work, item: PreparedCase) -> Row:
         "seconds": seconds,
         "device": device_name(work.predictor.device),
         "peak_memory_mib": peak_memory_mib(work.predictor.device),
+        "mask_sha256": sha256_of(mask_path),
+    }
+
+
+def evaluate_external(work: Work, predictor: ExternalPredictor, item: PreparedCase) -> Row:
+    """`evaluate_case` of a system that is not ours; the pancreas is measured apart."""
+    started = time.monotonic()
+    reset_peak_memory(predictor.device)
+    earlier = read_earlier(work, item)
+    found = segment_external(predictor, item, work.center, earlier)
+    mask, mask_path = found.labels == LABEL_TUMOR, work.result.mask_path(item.case_id)
+    write_mask(mask_path, mask, item.grid)
+    seconds = time.monotonic() - started
+    assert item.files is not None  # prepared from a center's files
+    label = load_label(work.center, item.files, item.grid)
+    measure_pancreas(work.result.folder, item.case_id, found.labels, label, item)
+    truth = None if label is None else target_mask(label, predictor.stage.target)
+    return measure_case(mask, truth, item.original_spacing) | {
+        "case_id": item.case_id,
+        **measure_roi(item, predictor.stage.target, found.box, found.roi),
+        "fallback": found.roi.fallback,
+        "arithmetic": predictor.precision,
+        "seconds": seconds,
+        "device": device_name(predictor.device),
+        "peak_memory_mib": peak_memory_mib(predictor.device),
         "mask_sha256": sha256_of(mask_path),
     }
 
@@ -274,14 +319,17 @@ def pancreas_box(work: Work, item: PreparedCase) -> Box | None:
     return item.boxes.get("pancreas") if work.evaluation.roi_source == "mask" else None
 
 
-def measure_roi(item: PreparedCase, prediction: Prediction) -> Row:
-    """How much of the target lay in the box that was found before, and in it with its margin."""
-    if item.label is None:
+def measure_roi(item: PreparedCase, organ: str, box: Box | None, roi: Roi) -> Row:
+    """How much of the target lay in the box that was found before, and in it with its margin.
+
+    `box`: with the margin; None: the whole image was seen, so there is nothing to tell.
+    """
+    if item.label is None or box is None:
         return {}
-    target = target_mask(item.label, prediction.target)
-    row = {"roi_coverage_margin": coverage(target, prediction.box)}
-    if prediction.roi.box is not None:
-        row["roi_coverage"] = coverage(target, prediction.roi.box)
+    target = target_mask(item.label, organ)
+    row = {"roi_coverage_margin": coverage(target, box)}
+    if roi.box is not None:
+        row["roi_coverage"] = coverage(target, roi.box)
     return row
 
 

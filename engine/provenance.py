@@ -9,6 +9,7 @@ from pathlib import Path
 
 from data.prepare.prepared_case import PreparedCase
 from engine.case_metrics import Row, read_cases, write_cases
+from engine.external import PANCREAS_CASES, ExternalPredictor
 from engine.inference import Predictor
 from engine.results import Result, digest_result, threshold_source
 from engine.run_folders import DONE, Run, changed_files
@@ -19,7 +20,11 @@ log = logging.getLogger(__name__)
 
 
 def describe_origin(
-    evaluation: Evaluation, run: Run, predictor: Predictor, threshold: float, result: Result
+    evaluation: Evaluation,
+    run: Run,
+    predictor: Predictor | ExternalPredictor,
+    threshold: float,
+    result: Result,
 ) -> Row:
     """What a result is made from: its weights' file, its threshold, the result before it."""
     previous = result.previous
@@ -48,7 +53,8 @@ def describe_origin(
 def written_by_evaluation(folder: Path) -> list[Path]:
     """The files of a finished evaluation that must stay as they are; cases.csv names the masks'."""
     own = [folder / name for name in ("cases.csv", "origin.json", "summary.json")]
-    return [*own, *folder.glob("sweeps/*.json")]
+    of_external = [*folder.glob(PANCREAS_CASES), *folder.glob("label_maps/*.nii.gz")]
+    return [*own, *folder.glob("sweeps/*.json"), *of_external]
 
 
 def kept_rows(result: Result, origin: Row, prepared: Sequence[PreparedCase]) -> list[Row]:

@@ -14,6 +14,7 @@ from data.case import Center
 from engine.case_metrics import read_cases
 from engine.released_runs import released_run
 from engine.run_folders import DONE, Run, changed_files, find_runs
+from methods import EXTERNAL, stage_of
 from models.released import RELEASED
 from utils.commands import command_line, to_arguments
 from utils.config import Evaluation
@@ -60,9 +61,10 @@ def digest_result(folder: Path) -> str:
 def threshold_source(evaluation: Evaluation, stage: Stage) -> str:
     """Where a stage's threshold comes from: "target", "source-val" (see `Evaluation`) or "stage".
 
-    The pancreas stages have one threshold, and held-out cases are predicted at the stage's own.
+    The pancreas stages have one threshold, held-out cases are predicted at the stage's own, and an
+    external method gives labels.
     """
-    if stage.target == "pancreas" or evaluation.cases == "heldout":
+    if stage.target == "pancreas" or evaluation.cases == "heldout" or evaluation.method in EXTERNAL:
         return "stage"
     return evaluation.threshold
 
@@ -149,7 +151,7 @@ def find_previous(
     With ROIs from labels ("mask") the tumor's coarse stage needs no result. Raises
     FileNotFoundError, with the commands to give, where training or evaluation is not finished.
     """
-    stage = stage_named(evaluation.stage)
+    stage = stage_of(run.method, stage_named(evaluation.stage))
     if evaluation.roi_source == "mask" and stage.target == "pancreas":
         raise ValueError("--roi-source mask is for the tumor stages: it replaces the pancreas ones")
     if stage.previous is None or (evaluation.roi_source == "mask" and stage.roi == "pancreas"):

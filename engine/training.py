@@ -19,6 +19,7 @@ from data.prepare.signature import signatures_of
 from data.splits import Split
 from engine.checkpointing import Checkpointer, State, build_state, load_state
 from engine.early_stopping import EarlyStopping
+from engine.external import check_training, train_external
 from engine.run_folders import (
     Run,
     locked,
@@ -35,7 +36,7 @@ from engine.split_selection import (
     split_cases,
 )
 from engine.step import TrainingStep
-from methods import Method, build_method
+from methods import EXTERNAL, Method, check_method
 from utils.config import Config
 from utils.device import select_device, select_precision
 from utils.distributed import Distributed, join_processes
@@ -53,13 +54,17 @@ def fit(config: Config) -> list[Run]:
     Raises ValueError for wrong settings, NonFiniteLossError, and SystemExit(143) after SIGTERM.
     """
     device = select_device(config.device)
-    config = replace(config, precision=select_precision(config.precision, device, training=True))
+    external = config.method in EXTERNAL
+    if external:
+        check_training(config)
+    else:
+        precision = select_precision(config.precision, device, training=True)
+        config = replace(config, precision=precision)
     # What a user can fix ends here, in every process: before anything is written, and before
     # one of them could wait for another that has ended.
     centers = load_centers(config.centers)
     splits = select_splits(config, centers)
-    with torch.device("meta"):  # checks the settings; no weight is made
-        build_method(config, splits[0].sources)
+    check_method(config, splits[0].sources)
     with join_processes(device) as processes:
         if processes.first:  # the first process prepares, the others then read
             prepared = prepare_splits(config, centers, splits)
@@ -76,6 +81,10 @@ def fit(config: Config) -> list[Run]:
             if run.done:
                 refuse_changed(run)
                 _say(processes, f"{run.folder}: done already")
+                continue
+            if external:
+                with sigterm_exits():
+                    train_external(config, run, split, prepared, centers)
                 continue
             train_split(config, run, split, prepared, processes)
     return runs
@@ -228,6 +237,20 @@ def _sigterm() -> Iterator[list[bool]]:
     before = signal.signal(signal.SIGTERM, note)
     try:
         yield received
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def sigterm_exits() -> Iterator[None]:
+    """SIGTERM ends this block, with status 143, so that what it has started ends with it."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(SIGTERM_EXIT)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
     finally:
         signal.signal(signal.SIGTERM, before)
 

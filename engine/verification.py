@@ -15,14 +15,16 @@ from data.prepare.prepare_centers import content_keys
 from data.prepare.prepared_case import PrepareSettings
 from data.splits import CaseName
 from engine.case_metrics import read_cases
+from engine.external import ExternalPredictor, load_external
 from engine.inference import Predictor, load_predictor
 from engine.results import Result, why_outdated
 from engine.run_folders import DONE, Run, changed_files, config_hash, name_changed, read_run
+from methods import EXTERNAL
 from models.released import RELEASED
 from utils.files import digest_of
 
 
-def check_run(run: Run, predictor: Predictor) -> None:
+def check_run(run: Run, predictor: Predictor | ExternalPredictor) -> None:
     """Raise ValueError where run.json, which runs are found by, is not of its checkpoint."""
     config, split = predictor.config, predictor.split
     assert split is not None
@@ -46,6 +48,13 @@ def check_run(run: Run, predictor: Predictor) -> None:
         )
 
 
+def load_trained(run: Run) -> Predictor | ExternalPredictor:
+    """What a run has trained, on the CPU. Raises ValueError or OSError where it cannot be read."""
+    if run.method in EXTERNAL:
+        return load_external(run, "cpu")
+    return load_predictor(run.checkpoint, "cpu")
+
+
 def verify_folder(
     folder: Path, checkpoints: Path, centers: Mapping[str, Center], cache: Path
 ) -> Iterator[str]:
@@ -61,7 +70,7 @@ def verify_folder(
     keys: dict[CaseName, str] = {}
     if run.method != RELEASED and (run.done or run.checkpoint.is_file()):
         try:
-            predictor = load_predictor(run.checkpoint, "cpu")
+            predictor = load_trained(run)
             check_run(run, predictor)
         except (ValueError, OSError) as error:
             yield str(error)

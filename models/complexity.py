@@ -35,20 +35,23 @@ class Complexity:
 
 
 def count_complexity(
-    network: nn.Module, patch_sizes: Iterable[tuple[int, int, int]] = PATCH_SIZES
+    network: nn.Module,
+    patch_sizes: Iterable[tuple[int, int, int]] = PATCH_SIZES,
+    channels: int = 1,
 ) -> Complexity:
     """Parameters, and multiply-accumulates by fvcore's rules, of one image of each size (z, y, x).
 
     `network`: what predicts, on any device ("meta" needs no memory), not the method that holds it:
-    what a method trains apart from its network is no part of Table VI. It takes (1, 1, z, y, x) and
-    returns tensors or a dataclass of tensors; it is neither run nor changed. Trilinear upsampling
+    what a method trains apart from its network is no part of Table VI. It takes
+    (1, `channels`, z, y, x) and returns tensors, a list or a dataclass of them; it is neither run
+    nor changed. Trilinear upsampling
     (`models/layers.Upsample`) costs nothing, as interpolation does by fvcore's rules.
     """
     traced = _TensorsOnly(copy.deepcopy(network).to("meta")).eval()
     upsamples = [name for name, module in traced.named_modules() if isinstance(module, Upsample)]
     macs = 0
     for size in patch_sizes:
-        image = torch.empty(1, 1, *size, device="meta")
+        image = torch.empty(1, channels, *size, device="meta")
         with _traceable_meta_convolution(), warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # tracing warns of every check of a shape
             analysis = FlopCountAnalysis(traced, image)
@@ -86,9 +89,16 @@ def _traceable_meta_convolution() -> Iterator[None]:
         return torch.ops.aten._convolution(*args, False, False, False, False)
 
     def shape_only(
-        x: Tensor, weight: Tensor, _: Any, stride: Any, padding: Any, dilation: Any, *__: Any
+        x: Tensor, weight: Tensor, _: Any, stride: Any, padding: Any, dilation: Any, *more: Any
     ) -> Tensor:
+        transposed, output_padding, groups = more[:3]
         axes = zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
+        if transposed:
+            sizes = [
+                (int(n) - 1) * s - 2 * p + d * (int(k) - 1) + 1 + extra
+                for (n, k, s, p, d), extra in zip(axes, output_padding, strict=True)
+            ]
+            return x.new_empty([int(x.shape[0]), int(weight.shape[1]) * groups, *sizes])
         sizes = [(int(n) + 2 * p - d * (int(k) - 1) - 1) // s + 1 for n, k, s, p, d in axes]
         return x.new_empty([int(x.shape[0]), int(weight.shape[0]), *sizes])
 

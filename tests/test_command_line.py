@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from engine.command_line import config_arguments, parse_config, parse_evaluation, run_script
-from methods import METHODS, config_from_plain, make_config, read_config
+from methods import METHODS, config_from_plain, make_config, method_names, read_config
 from tests.conftest import ROOT
 from utils.config import Config, check_config
 from utils.settings import flatten, option_name, setting_names, to_plain
@@ -321,7 +321,7 @@ def test_the_help_of_a_train_script_tells_default_and_source_of_every_setting(
     assert "default: 0.0001;" in shown
     assert f"default: {stage.epochs};" in shown
     assert f"method {method}:" in shown
-    assert f"--method {{{','.join(METHODS)}}}" in shown
+    assert f"--method {{{','.join(method_names())}}}" in shown
 
 
 @pytest.mark.slow

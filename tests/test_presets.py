@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from data.centers import load_centers
 from data.phantom.centers import APART
-from methods import METHODS, build_method, make_config
+from methods import EXTERNAL, METHODS, build_external, build_method, make_config
 from reproduce.experiments.plan import Plan
 from reproduce.experiments.presets import PRESETS, Phantoms
 from utils.settings import flatten
@@ -32,14 +33,22 @@ def test_a_preset_fits_every_method_in_every_stage(preset: str, method: str, sta
 
 
 def test_what_a_preset_names_is_a_setting_of_some_method() -> None:
+    every: list[Any] = [*METHODS.values(), *EXTERNAL.values()]
     settings = [
         name
-        for method in METHODS.values()
+        for method in every
         for stage in STAGES.values()
         for name, _, _ in flatten(method.default_settings(stage))
     ]
     for preset in PRESETS.values():
         assert set(preset.method_values) <= set(settings)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_nnunet_has_its_own_budget_on_a_gpu_and_a_smoke_test_on_a_cpu(name: str) -> None:
+    for method in EXTERNAL:
+        iterations, own = build_external(Plan(preset=name).config("tumor_fine", method)).budget()
+        assert iterations == (own if name in ("paper", "full") else 2)
 
 
 @pytest.mark.parametrize("name", PRESETS)

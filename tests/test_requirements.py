@@ -15,7 +15,9 @@ from tests._sources import ROOT, imports, our_imports, package_of, source_files
 # By us: torch.utils.tensorboard imports the first, the others are called as a command.
 NOT_IMPORTED = {"tensorboard", "snakemake", "snakemake-executor-plugin-slurm"}
 NOT_FOR_USE = ("tests", "benchmarks")
-OPTIONAL = ("requirements-dicom.txt",)
+NNUNET = "requirements-nnunet.txt"
+OPTIONAL = ("requirements-dicom.txt", NNUNET)
+BESIDE_NNUNET = {"torchvision", "dynamic_network_architectures"}  # pinned, imported by nnU-Net
 
 
 def requirements(name: str) -> dict[str, str]:
@@ -48,7 +50,7 @@ def is_for_use(path: Path) -> bool:
 
 def test_a_user_gets_what_the_code_imports_and_no_more_than_that() -> None:
     imported = distributions(path for path in source_files() if is_for_use(path))
-    assert optional() <= imported
+    assert optional() - BESIDE_NNUNET <= imported
     assert (imported | NOT_IMPORTED) - optional() == set(requirements("requirements.txt"))
 
 
@@ -60,3 +62,18 @@ def test_a_developer_gets_what_tests_and_benchmarks_import_beside_it() -> None:
     assert not (use.keys() | develop.keys()) & optional()
     lines = (ROOT / "requirements-dev.txt").read_text().splitlines()
     assert {f"-r {file}" for file in ("requirements.txt", *OPTIONAL)} <= set(lines)
+
+
+def test_nnunet_is_imported_in_two_files_and_installed_with_our_torch() -> None:
+    """Installed by a command of its own it would replace torch."""
+    importers = [
+        str(path.relative_to(ROOT))
+        for path in source_files()
+        if "nnunetv2" in map(package_of, imports(path))
+    ]
+    assert importers == ["methods/external/launcher.py", "methods/external/trainers.py"]
+    wanted = {"nnunetv2", "torchvision", "dynamic_network_architectures"}
+    assert set(requirements(NNUNET)) == wanted
+    assert "-r requirements.txt" in (ROOT / NNUNET).read_text().splitlines()
+    assert requirements("requirements.txt")["torch"] == "2.13.0"  # what torchvision 0.28.0 is for
+    assert requirements(NNUNET)["torchvision"] == "0.28.0"

@@ -170,7 +170,8 @@ def test_table_six_has_every_system_and_what_ours_costs() -> None:
     }
     report = report_of(TABLE6, make_rows(found))
     paper, _, cost = markdown_cells(report.markdown)
-    assert len([name for name in paper if name.startswith("DSC")]) == len(cost) == 17 + 3
+    beyond = 3 + 1  # of ours, and nnU-Net on our crops
+    assert len([name for name in paper if name.startswith("DSC")]) == len(cost) == 17 + beyond
     macs = sum(NETWORKS["bl", stage].macs for stage in ("tumor_coarse", "tumor_fine"))
     seconds = "the paper's seconds per case (NVIDIA A30)"
     assert cost["BigAug"] == {
@@ -192,9 +193,6 @@ def test_table_six_has_every_system_and_what_ours_costs() -> None:
     assert paper["DSC (%) / GIN"]["MSD"] == "-"
     assert paper["DSC (%) / BigAug"]["MSD"] == "45.00 (24.68, +20.32)"
     assert any("identical in all 12 numbers in the paper" in note for note in report.notes)
-    (unbuilt,) = (note for note in report.notes if note.startswith("Not built yet"))
-    assert unbuilt.split(": ")[1].rstrip(".").split(", ") == [
-        "nnUNet_3d_lowres", "nnUNet_3d_fullres", "PaNSegNet", "nnUNet_3d_cascade",
-    ]  # fmt: skip
+    assert not any(note.startswith("Not built yet") for note in report.notes)
     exact = csv_lines(report)["", "BigAug", "", "params_1e7"]["ours"]
     assert float(exact) * 1e7 == pytest.approx(2 * NETWORKS["bl", "tumor_fine"].parameters)

@@ -10,7 +10,8 @@ import torch
 
 from data.case import Center
 from engine.case_metrics import Row, read_cases
-from methods import build_method, read_config
+from engine.external import read_cost
+from methods import EXTERNAL, build_method, read_config, stages_of
 from reproduce.analysis.method_costs import COUNTED_AT, count_stage
 from reproduce.analysis.rows import RENAMED, Network, ResultKey, Rows
 from reproduce.analysis.tables import Table, table_keys
@@ -81,23 +82,29 @@ def collect_rows(
         ]
         place = (key.method, key.stage)
         if networks and key.stage in COUNTED_AT and place not in costs:
-            costs[place] = count_network(folders[0].parent / "config.json", key.stage)
+            costs[place] = count_network(folders[0].parent / "config.json", key.method, key.stage)
     return Rows(evaluations, costs, tuple(lesion_centers(centers)))
 
 
 def with_earlier(keys: Iterable[ResultKey]) -> list[ResultKey]:
-    """`keys`, and the coarse tumor stage before each fine one."""
+    """`keys`, and the coarse tumor stage before each fine one of a method that has it."""
     found: dict[ResultKey, None] = {}
     for key in keys:
-        if key.stage == "tumor_fine":
+        if key.stage == "tumor_fine" and "tumor_coarse" in stages_of(key.method):
             found.setdefault(ResultKey(**{**vars(key), "stage": "tumor_coarse"}))
         found.setdefault(key)
     return list(found)
 
 
 @functools.lru_cache(maxsize=64)
-def count_network(config: Path, stage: str) -> Network:
-    """What a run's network costs, at the paper's input size of its stage."""
+def count_network(config: Path, method: str, stage: str) -> Network:
+    """What a run's network costs, at the paper's input size of its stage.
+
+    `config`: config.json in its folder. An external method's are those for its own input size.
+    """
+    if method in EXTERNAL:
+        cost = read_cost(config.with_name("last.pt"))
+        return Network(cost.complexity.parameters, cost.complexity.macs, *cost.budget)
     with torch.device("meta"):
         network = build_method(read_config(config)).network
     return count_stage(network, stage)

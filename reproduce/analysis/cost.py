@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from methods import EXTERNAL, stages_of
 from reproduce.analysis.compare import Line, Paper
 from reproduce.analysis.layout import show_number
 from reproduce.analysis.method_costs import COUNTED_AT, method_cost
@@ -35,7 +36,8 @@ NOTE = (
     "whole network for each training sample of the fine tumor stage, counted while steps ran "
     "(results/costs.csv). Seconds per case are those of both tumor stages on the device that is "
     "named: reading the case, mirroring, all rounds and writing the mask; the paper's are another "
-    "machine's, so no difference is shown."
+    "machine's, so no difference is shown. nnU-Net's and PaNSegNet's are of the networks that "
+    "predict, for the patch that was planned."
 )
 
 
@@ -60,7 +62,7 @@ def cost_lines(rows: Rows, keys: Mapping[str, Sequence[ResultKey]], paper: Paper
         ours: dict[str, float] = {}
         device = None
         if of_row:
-            ours = _counted(of_row[0].method) | _run_networks(rows, of_row[0].method)
+            ours = _counted(rows, of_row[0].method) | _run_networks(rows, of_row[0].method)
             timed = measure_seconds(rows, of_row)
             if timed is not None:
                 ours["seconds_per_case"], device = timed
@@ -74,20 +76,30 @@ def cost_lines(rows: Rows, keys: Mapping[str, Sequence[ResultKey]], paper: Paper
 
 
 def measure_seconds(rows: Rows, keys: Sequence[ResultKey]) -> tuple[float, str] | None:
-    """Seconds per case of both stages, mean over centers, and on which device.
+    """Seconds per case of a row's tumor stages, mean over centers, and on which device.
 
     None where a result is missing or was not timed.
     """
-    found = [[rows.select(replace(key, stage=stage)) for stage in STAGES] for key in keys]
+    stages = _stages(keys[0].method) if keys else ()
+    found = [[rows.select(replace(key, stage=stage)) for stage in stages] for key in keys]
     cases = [part for pair in found for part in pair if part]
     timed = [[case["seconds"] for case in part if "seconds" in case] for part in cases]
-    if not keys or len(timed) < len(STAGES) * len(keys) or not all(timed):
+    if not keys or len(timed) < len(stages) * len(keys) or not all(timed):
         return None
     devices = {case.get("device", UNKNOWN_DEVICE) for part in cases for case in part}
     return sum(float(np.mean(part)) for part in timed) / len(keys), " and ".join(sorted(devices))
 
 
-def _counted(method: str) -> dict[str, float]:
+def _stages(method: str) -> tuple[str, ...]:
+    """The tumor stages that a method has: a system that is not ours has one."""
+    return tuple(stage for stage in STAGES if stage in stages_of(method))
+
+
+def _counted(rows: Rows, method: str) -> dict[str, float]:
+    """What a method costs at the paper's size; of a system that is not ours, as its run planned."""
+    if method in EXTERNAL:
+        run = _run_networks(rows, method)
+        return {"params_1e7": run["run_params_1e7"], "gflops": run["run_gmacs"]} if run else {}
     cost = method_cost(method)
     return {
         "params_1e7": cost.parameters / 1e7,
@@ -99,9 +111,10 @@ def _counted(method: str) -> dict[str, float]:
 
 def _run_networks(rows: Rows, method: str) -> dict[str, float]:
     """What the networks of a row's results cost; {} where there are none."""
-    found = [rows.networks.get((method, stage)) for stage in STAGES]
+    stages = _stages(method)
+    found = [rows.networks.get((method, stage)) for stage in stages]
     counted = [network for network in found if network is not None]
-    if len(counted) < len(STAGES):
+    if len(counted) < len(stages):
         return {}
     return {
         "run_params_1e7": sum(network.parameters for network in counted) / 1e7,

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
-from methods import METHODS
+from methods import EXTERNAL, METHODS
 from reproduce.analysis.compare import read_paper
 from reproduce.analysis.cost import cost_table
 from reproduce.analysis.tables import Table, TableRow
 
 # Row of Table V, of Table VI, and of none of the paper's -> method.
 TABLE5_METHODS = {m.table5: name for name, m in METHODS.items() if m.table5 is not None}
-TABLE6_METHODS = {m.table6: name for name, m in METHODS.items() if m.table6 is not None}
+_SYSTEMS: Mapping[str, Any] = {**METHODS, **EXTERNAL}
+TABLE6_METHODS = {m.table6: name for name, m in _SYSTEMS.items() if m.table6 is not None}
 EXTRA_METHODS = {m.extra_row: name for name, m in METHODS.items() if m.extra_row is not None}
+EXTRA_METHODS |= {m.row: name for name, m in EXTERNAL.items() if m.table6 is None}
 ROW_METHODS = {**EXTRA_METHODS, **TABLE6_METHODS, **TABLE5_METHODS}
 ROW_NAMES = {method: row for row, method in ROW_METHODS.items()}  # BL is BL, not BigAug
 
@@ -66,27 +69,28 @@ TRIAL = replace(
     rows=tuple(replace(row, roi_source="mask") for row in TABLE5_COARSE.rows),
 )
 EXTRA_NOTE = "no row of the paper's, shown for reference"
+EXTERNAL_NOTE = "sees whole images, no region of interest; labels, so no threshold"
+CROPS_NOTE = "not in the paper; it tells the system from the region of interest"
+
+
+def _table6_row(row: str) -> TableRow:
+    """A row of Table VI or beside it, with what a reader must know of it."""
+    method = {**EXTRA_METHODS, **TABLE6_METHODS}.get(row)
+    if method is None:
+        return TableRow(row)
+    note = EXTRA_NOTE
+    if method in EXTERNAL:
+        note = EXTERNAL_NOTE if row in TABLE6_METHODS else CROPS_NOTE
+    elif row in TABLE6_METHODS:
+        note = METHODS[method].table6_note
+    return TableRow(row, "tumor_fine", method=method, note=note)
+
+
 TABLE6 = Table(
     name="table6",
     title="Table VI: comparison with other systems, tumor, F-Seg",
     paper="table6_comparison",
-    rows=(
-        *(
-            TableRow(
-                row,
-                "tumor_fine",
-                method=TABLE6_METHODS[row],
-                note=METHODS[TABLE6_METHODS[row]].table6_note,
-            )
-            if row in TABLE6_METHODS
-            else TableRow(row)
-            for row in read_paper("table6_comparison")
-        ),
-        *(
-            TableRow(row, "tumor_fine", method=method, note=EXTRA_NOTE)
-            for row, method in EXTRA_METHODS.items()
-        ),
-    ),
+    rows=tuple(_table6_row(row) for row in (*read_paper("table6_comparison"), *EXTRA_METHODS)),
     extra=cost_table,
 )
 # Every row, for what the paper does not measure.

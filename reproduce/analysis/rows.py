@@ -31,6 +31,7 @@ RENAMED = {"threshold": "threshold_value"}
 NOT_EXPORTED = ("peak_memory_mib", "mask_sha256")
 CASE_COLUMNS = tuple(RENAMED.get(c, c) for c in COLUMNS if c not in NOT_EXPORTED)
 NETWORK_COLUMNS = ("method", "stage", "parameters", "macs")
+BUDGET_COLUMNS = ("iterations", "own_iterations")  # of external methods
 
 
 @dataclass(frozen=True, order=True)
@@ -57,10 +58,20 @@ class ResultKey:
 
 @dataclass(frozen=True)
 class Network:
-    """What a stage's network costs at the paper's input size (Table VI)."""
+    """What a stage's network costs at the paper's input size (Table VI).
+
+    `iterations`, `own_iterations`: how long an external method has trained, and its authors' do.
+    """
 
     parameters: int
     macs: int
+    iterations: int | None = None
+    own_iterations: int | None = None
+
+    @property
+    def comparable(self) -> bool:
+        """Whether an external method had its authors' budget; ours have one among them."""
+        return self.iterations is None or self.iterations == self.own_iterations
 
 
 @dataclass(frozen=True)
@@ -160,10 +171,12 @@ def write_results(folder: Path, rows: Rows, names: Mapping[str, str]) -> list[Pa
         columns = [*KEY_COLUMNS, *used]
         written.append(_write_csv(folder / name, columns, lines))
     networks = [
-        {"method": method, "stage": stage, "parameters": n.parameters, "macs": n.macs}
+        {"method": method, "stage": stage, **vars(n)}
         for (method, stage), n in sorted(rows.networks.items())
     ]
-    return [*written, _write_csv(folder / NETWORKS, NETWORK_COLUMNS, networks)]
+    budgets = [c for c in BUDGET_COLUMNS if any(line[c] is not None for line in networks)]
+    columns = [*NETWORK_COLUMNS, *budgets]
+    return [*written, _write_csv(folder / NETWORKS, columns, networks)]
 
 
 def _to_line(key: ResultKey, row: Row, names: Mapping[str, str]) -> dict[str, Any]:
@@ -212,7 +225,11 @@ def _read_networks(path: Path) -> dict[tuple[str, str], Network]:
     if not path.is_file():
         return {}
     return {
-        (line["method"], line["stage"]): Network(int(line["parameters"]), int(line["macs"]))
+        (line["method"], line["stage"]): Network(
+            int(line["parameters"]),
+            int(line["macs"]),
+            *(int(line[c]) if line.get(c) else None for c in BUDGET_COLUMNS),
+        )
         for _, line in _read_csv(path, NETWORK_COLUMNS)
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -49,6 +49,7 @@ OTHER_CENTERS = (
     "These centers are not the paper's three: its means are shown for reference, not comparable."
 )
 ONE_THRESHOLD = "Threshold 0.5"
+NOT_COMPARABLE = "budget not comparable"
 Place = tuple[str, str, str]  # threshold, row, center
 Keys = Mapping[Place, tuple[ResultKey, ...]]  # an evaluation for each seed
 
@@ -183,10 +184,45 @@ def make_report(table: Table, rows: Rows, keys: Keys) -> Report:
         )
         for threshold in thresholds
     )
+    short = short_trained(table, rows)
+    sheets = tuple(mark_rows(sheet, short) for sheet in sheets)
     several = any(len(of_seeds) > 1 for of_seeds in keys.values())
-    notes = (*_fixed_notes(table, paper, targets, several), *warnings, *_comparison_notes(lines))
+    notes = (
+        *_fixed_notes(table, paper, targets, several),
+        *(f"{row}: {NOT_COMPARABLE}: {why}." for row, why in short.items()),
+        *warnings,
+        *_comparison_notes(lines),
+    )
     report = Report(table.name, table.title, tuple(lines), sheets, notes, missing)
     return report if table.extra is None else _with_extra(table, report, rows, keys)
+
+
+def short_trained(table: Table, rows: Rows) -> dict[str, str]:
+    """Rows of external methods that had less than their authors' training, with both numbers."""
+    found = {}
+    for row in table.rows:
+        network = rows.networks.get((row.method, str(row.stage)))
+        if network is not None and not network.comparable:
+            found[row.name] = (
+                f"each network has trained {network.iterations} iterations, its authors' "
+                f"{network.own_iterations}"
+            )
+    return found
+
+
+def mark_rows(sheet: Sheet, names: Collection[str]) -> Sheet:
+    """The sheet with a mark behind the names of some rows."""
+    groups = tuple(
+        replace(
+            group,
+            lines=tuple(
+                (f"{first} ({NOT_COMPARABLE})" if first in names else first, *others)
+                for first, *others in group.lines
+            ),
+        )
+        for group in sheet.groups
+    )
+    return replace(sheet, groups=groups)
 
 
 def _with_extra(table: Table, report: Report, rows: Rows, keys: Keys) -> Report:

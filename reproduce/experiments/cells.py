@@ -16,7 +16,8 @@ from data.case import Center
 from data.centers import load_centers
 from engine.command_line import config_arguments, evaluation_arguments
 from engine.run_folders import folder_name
-from methods import make_config
+from methods import EXTERNAL, make_config, stage_of
+from methods.external.base import WHOLE
 from reproduce.experiments.plan import Plan
 from utils.commands import command_line
 from utils.config import DEFAULT_METHOD, Config, Evaluation
@@ -127,11 +128,16 @@ def choose_targets(
 def make_cell(centers: Mapping[str, Center], stage: str, target: str, **more: Any) -> Cell:
     """The cell of a target in the round robin, or inside it with `folds=True`.
 
-    A pancreas stage is the same for each method and each threshold, so it is shared.
+    A pancreas stage is the same for each method and each threshold, so it is shared. An external
+    method gives labels, the same for each threshold, and one that sees the whole image reads no
+    region of interest.
     """
     others = tuple(name for name in lesion_centers(centers) if name != target)
     if STAGES[stage].target == "pancreas":
         more |= {"method": DEFAULT_METHOD, "threshold": "target", "roi_source": "seg"}
+    external = EXTERNAL.get(more.get("method", DEFAULT_METHOD))
+    if external is not None:
+        more |= {"threshold": "target"} | ({"roi_source": "seg"} if external.roi == WHOLE else {})
     return Cell(stage, target, (target,) if more.get("folds") else others, **more)
 
 
@@ -165,8 +171,9 @@ def _evaluation(plan: Plan, cell: Cell, stage: str, cases: str, fold: int | None
         **{name: getattr(config, name) for name in ("sources", "target", "method", "seed", "fold")},
     )
     needs = [training]
-    previous = STAGES[stage].previous
-    from_labels = cell.roi_source == "mask" and STAGES[stage].roi == "pancreas"
+    own = stage_of(config.method, STAGES[stage])
+    previous = own.previous
+    from_labels = cell.roi_source == "mask" and own.roi == "pancreas"
     if previous is not None and not from_labels:
         needs.append(_evaluation(plan, cell, previous, cases, fold))
     if threshold == "source-val":

@@ -32,11 +32,12 @@ from engine.run_folders import config_hash
 from engine.split_selection import select_splits
 from engine.step import TrainingStep
 from engine.training import load_crops, make_dataset
-from reproduce.workflow.processes import exit_with_parent
+from methods import EXTERNAL
 from utils.config import Config
 from utils.device import autocast, select_device, select_precision
 from utils.distributed import Distributed
 from utils.files import write_json
+from utils.parent import exit_with_parent
 
 SAMPLE_CASES = 3  # a step is measured on so many cases
 TRIED_CASES = 12  # so many are looked at for lesions
@@ -96,7 +97,11 @@ def known_speeds(
     known = {key: Speed(**values) for key, values in remembered.get(label, {}).items()}
     logged = logged_speeds(out, label)
     wanted = {model_key(config): config for config in configs}
-    missing = {k: c for k, c in wanted.items() if k not in known and k not in logged}
+    missing = {
+        k: c
+        for k, c in wanted.items()
+        if k not in known and k not in logged and c.method not in EXTERNAL
+    }
     if missing and seconds != 0:
         print(f"measuring a few steps of {len(missing)} models on {device} ({label})", flush=True)
         with closing(measure_speeds(missing, device, seconds)) as measured:

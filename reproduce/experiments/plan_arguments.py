@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from methods import METHODS
+from methods import method_names
 from reproduce.experiments.plan import Plan, note_experiment, read_experiment
 from reproduce.experiments.presets import PRESETS
 from utils.commands import default_path
@@ -62,7 +62,7 @@ def given_settings(args: argparse.Namespace) -> dict[str, Any]:
         given[name] = None if path is None else path.absolute()
     if args.options is not None:
         given["options"] = tuple(shlex.split(args.options))
-    for name, choices in (("stage_options", STAGE_NAMES), ("method_options", tuple(METHODS))):
+    for name, choices in (("stage_options", STAGE_NAMES), ("method_options", method_names())):
         if getattr(args, name) is not None:
             given[name] = dict(_pair(name, text, choices) for text in getattr(args, name))
     return {name: value for name, value in given.items() if value is not None}

@@ -11,7 +11,7 @@ import numpy as np
 from engine.case_metrics import read_cases
 from engine.checkpointing import load_checkpoint
 from engine.results import result_folder
-from methods import method_class
+from methods import EXTERNAL, build_external, method_class
 from methods.base import ONE_PER_CENTER
 from reproduce.experiments.cells import TRAIN, Step
 from reproduce.experiments.estimate import Speed, model_key
@@ -55,8 +55,13 @@ def loads_of(steps: Iterable[Step], splits: Splits) -> dict[Step, Load]:
 
 
 def steps_left(step: Step, splits: Splits) -> int:
-    """How many optimizer steps a training has still to make, on one device."""
+    """How many optimizer steps a training has still to make, on one device.
+
+    Of an external method: all those of one network, until it is done.
+    """
     config = step.config
+    if config.method in EXTERNAL:
+        return build_external(config).budget()[0]
     split, run = splits.of(config), find_run(step, splits)
     one_each = method_class(config.method).sampling == ONE_PER_CENTER
     per_step = config.accumulate * (len(split.sources) if one_each else 1)

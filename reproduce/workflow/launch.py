@@ -21,13 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from reproduce.workflow.plan_file import Entry, PlanFile, forget_step, read_status
-from reproduce.workflow.processes import (
-    GRACE_S,
-    POLL_S,
-    exit_with_parent,
-    no_step_runs,
-    noted_signals,
-)
+from reproduce.workflow.processes import GRACE_S, POLL_S, no_step_runs, noted_signals
+from utils.parent import exit_with_parent
 
 SNAKEFILE = Path(__file__).with_name("Snakefile")
 LOCAL, TIME, KILLED = "local", "time", "Snakemake was killed"

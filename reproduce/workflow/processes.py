@@ -1,10 +1,8 @@
-"""What processes hold and obey: one call a folder, one process a device, an end with the parent."""
+"""What processes hold and obey: one call a folder, one process a device, noted signals."""
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
-import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -17,17 +15,6 @@ from utils.config import StoppedError
 RUN_LOCK, STEPS_LOCK = "run.lock", "steps.lock"
 GRACE_S = 120.0  # between SIGTERM, on which a training saves, and SIGKILL
 POLL_S = 0.2
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
-
-
-def exit_with_parent(number: int, parent: int | None = None) -> None:
-    """Have the kernel send this process signal `number` when the thread that started it ends.
-
-    `parent`: its process, where it may have ended before this call; then the signal comes now.
-    """
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
-    if parent is not None and os.getppid() != parent:
-        os.kill(os.getpid(), number)
 
 
 @contextmanager

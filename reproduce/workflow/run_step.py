@@ -24,8 +24,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from reproduce.workflow.plan_file import Entry, read_plan, write_mark, write_status
-from reproduce.workflow.processes import claim_device, exit_with_parent, hold_step
+from reproduce.workflow.processes import claim_device, hold_step
 from utils.config import StoppedError
+from utils.parent import exit_with_parent
 
 SIGTERM_EXIT = 128 + signal.SIGTERM
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
