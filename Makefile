@@ -33,7 +33,7 @@ $(INSTALLED): requirements.txt
 	$(RUN) -m pip install --quiet --requirement requirements.txt
 	touch $(INSTALLED)
 
-$(INSTALLED_DEV): requirements-dev.txt $(INSTALLED)
+$(INSTALLED_DEV): requirements-dev.txt requirements-export.txt $(INSTALLED)
 	$(RUN) -m pip install --quiet --requirement requirements-dev.txt
 	touch $(INSTALLED_DEV)
 

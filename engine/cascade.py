@@ -85,7 +85,7 @@ def segment(
     at. Raises ValueError for stages that do not fit together and for an ROI without a voxel or of
     another shape.
     """
-    order = _order_stages(predictors, thresholds, has_roi=roi is not None)
+    order = order_stages(predictors, thresholds, has_roi=roi is not None)
     if roi is not None and (roi.shape != case.image_hu.shape or not roi.any()):
         raise ValueError(
             f"{case.case_id}: the given pancreas has {np.count_nonzero(roi)} voxels in "
@@ -157,7 +157,7 @@ def choose_roi(stage: Stage, earlier: Sequence[Earlier]) -> Roi:
     return Roi(None, WHOLE_VOLUME)
 
 
-def _order_stages(
+def order_stages(
     predictors: Mapping[str, Predictor], thresholds: Mapping[str, float], *, has_roi: bool
 ) -> list[str]:
     """The stages to run, in order. Raises ValueError where they cannot be, with what to do."""

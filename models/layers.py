@@ -12,6 +12,7 @@ from torch.autograd.function import FunctionCtx
 NORM_GROUPS = 8
 WS_EPS = 1e-12  # added to the variance, under the root
 UPSAMPLING = ("trilinear", "nearest")
+MANY_CHANNELS = 16  # in and out: from here on a CPU's convolution keeps the usual memory order
 
 
 def standardize_weight(weight: Tensor) -> Tensor:
@@ -53,14 +54,20 @@ def conv3d(
 
     `weight` may be float32 where `x` is not; `bias` is of either dtype under autocast, else of x's.
 
-    On a CPU the convolution alone runs channels-last: with 8 channels it is several times faster
-    that way (its weight gradient most of all), while GroupNorm there is many times slower.
+    On a CPU a bf16 convolution of few channels alone runs channels-last: with 8 channels it is
+    several times faster that way (its weight gradient most of all), while GroupNorm there is many
+    times slower. With `MANY_CHANNELS` on both sides, and in float32, the change of order costs more
+    than it saves (benchmarks/bench_memory_order.py).
     """
-    if x.device.type == "cpu" and _needs_float32(x, stride):
+    if x.device.type != "cpu":
+        return F.conv3d(x, weight.to(x.dtype), bias, stride, padding, dilation)
+    if x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu"):
+        return F.conv3d(x, weight, bias, stride, padding, dilation)
+    if _needs_float32(x, stride):
         with torch.autocast("cpu", enabled=False):
             return F.conv3d(x.float(), weight.float(), bias, stride, padding, dilation)
     weight = weight.to(x.dtype)
-    if x.device.type != "cpu":
+    if min(weight.shape[:2]) >= MANY_CHANNELS:
         return F.conv3d(x, weight, bias, stride, padding, dilation)
     x = _ChannelsLast.apply(x)
     return F.conv3d(x, weight, bias, stride, padding, dilation).contiguous()
