@@ -5,7 +5,8 @@ python export_model.py bundle CHECKPOINT [CHECKPOINT ...] --out FOLDER
 
 A CHECKPOINT is a run folder, or the last.pt in it. `onnx` writes a file for each stage and
 run_onnx.py, which runs them with numpy and onnxruntime alone. `bundle` writes one folder with the
-stages in order, which `python -m monai.bundle run` predicts with. Both need requirements-export.txt.
+stages in order, which `python -m monai.bundle run` predicts with. Both need
+requirements-export.txt.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ import ast
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
@@ -89,11 +88,8 @@ def _write_rest(
 
 def _portable_config(predictor: Predictor) -> dict[str, Any]:
     """The config of a training without the places of its files."""
-    places = {name: Path(name) for name in ("checkpoints", "cache")}
-    plain: dict[str, Any] = to_plain(
-        replace(predictor.config, centers=Path("centers.toml"), **places)
-    )
-    return plain
+    plain: dict[str, Any] = to_plain(predictor.config)
+    return {**plain, "centers": "centers.toml", "checkpoints": "checkpoints", "cache": "cache"}
 
 
 def _write_code(folder: Path) -> dict[str, str]:
@@ -319,8 +315,8 @@ def _manual(metadata: dict[str, Any]) -> str:
 
 **{NOTICE}**
 
-Segments the pancreas, and then the tumor in it, in a CT: {len(stages)} networks, each of which looks
-around what the one before found.
+Segments the pancreas, and then the tumor in it, in a CT: {len(stages)} networks, each of which
+looks around what the one before found.
 
 ```
 pip install {packages}

@@ -1,4 +1,4 @@
-"""The cascade as one network for MONAI's engines: a CT with its affine in, a mask of each stage out.
+"""The cascade as one network for MONAI's engines: a CT and its affine in, each stage's mask out.
 
 `engine/bundle.py` ships this file, and what it imports, inside a bundle; `configs/inference.json`
 there names what is defined here.

@@ -38,7 +38,7 @@ class OnnxStage:
     """An exported stage. `settings`: what its file says of itself; lengths as their names say."""
 
     def __init__(self, path: str | Path, threads: int = 0) -> None:
-        """`threads`: of onnxruntime; 0: its own choice. ValueError for what is no exported stage."""
+        """`threads`: of onnxruntime; 0: its own choice. ValueError for no exported stage."""
         import onnxruntime
 
         if not Path(path).is_file():
@@ -220,9 +220,10 @@ def read_volume(path: Path, spacing: Sequence[float], orientation: str) -> tuple
         turn = nib.orientations.ornt_transform(own, wanted)
         steps = steps[np.argsort(turn[:, 0])]  # of x, y, z
         if np.abs(steps[::-1] / spacing - 1).max() > MAX_SPACING_ERROR:
+            own_mm, its_mm = (" x ".join(f"{s:.4g}" for s in e) for e in (steps[::-1], spacing))
             raise ValueError(
-                f"{path}: voxels of {' x '.join(f'{s:.4g}' for s in steps[::-1])} mm (z, y, x), the "
-                f"stage was trained on {' x '.join(f'{s:g}' for s in spacing)}; resample it first"
+                f"{path}: voxels of {own_mm} mm (z, y, x), the stage was trained on {its_mm} mm; "
+                "resample it first"
             )
         array = nib.orientations.apply_orientation(np.asanyarray(image.dataobj), turn).T
         place = (image.affine, nib.orientations.ornt_transform(wanted, own))
