@@ -29,6 +29,7 @@ from engine.bundle import (
 from engine.bundle_network import Cascade, find_scans
 from engine.cascade import segment
 from engine.inference import load_predictor
+from methods import Method
 from tests._evaluation_fixtures import ORIENTATIONS, SPACING, make_volumes
 from tests._export_fixtures import PATIENT, SECRET_FOLDER, write_checkpoint, write_stages
 from tests._sources import imports, package_of
@@ -228,7 +229,13 @@ def test_no_path_no_patient_and_no_optimizer_is_in_it(bundle: Path) -> None:
 
 def test_the_metadata_say_what_it_is(bundle: Path, checkpoints: dict[str, Path]) -> None:
     meta: dict[str, Any] = json.loads((bundle / "configs" / "metadata.json").read_text())
-    required = ("version", "monai_version", "pytorch_version", "numpy_version", "task")
+    required: tuple[str, ...] = (
+        "version",
+        "monai_version",
+        "pytorch_version",
+        "numpy_version",
+        "task",
+    )
     required += ("required_packages_version", "description", "authors", "copyright", "changelog")
     for key in (*required, "schema", "network_data_format"):
         assert meta[key], key
@@ -287,4 +294,6 @@ def test_a_method_of_its_own_kind_is_shipped_too(scans: Path, tmp_path: Path) ->
     image = torch.rand(1, 1, 16, 16, 16)
     with torch.inference_mode():
         expected = load_predictor(checkpoint, "cpu").predict(image)
-        torch.testing.assert_close(network.methods["pancreas_coarse"].predict(image), expected)
+        method = network.methods["pancreas_coarse"]
+        assert isinstance(method, Method)
+        torch.testing.assert_close(method.predict(image), expected)

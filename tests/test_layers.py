@@ -8,6 +8,7 @@ from models.layers import (
     SameConv3d,
     Upsample,
     WSConv3d,
+    conv3d,
     standardize_weight,
     voxel_head,
 )
@@ -188,3 +189,27 @@ def test_a_voxel_head_begins_with_outputs_of_unit_size_on_features_of_the_decode
     feature = torch.randn(1, channels, 8, 8, 8) * (27 * channels / 2) ** 0.5
     heads = [voxel_head(channels)(feature).detach() for _ in range(200)]
     assert float(torch.cat(heads).square().mean()) == pytest.approx(0.5, rel=0.2)
+
+
+@pytest.mark.parametrize("channels", [(1, 8), (8, 16), (16, 16), (32, 8)])
+@pytest.mark.parametrize(
+    ("size", "stride", "dilation"),
+    [((1, 3, 2), 1, 1), ((2, 7, 5), 1, 2), ((3, 5, 9), 2, 1), ((9, 8, 16), 1, 1)],
+)
+def test_a_float32_convolution_of_any_size_is_the_double_ones_with_its_gradients(
+    channels: tuple[int, int], size: tuple[int, int, int], stride: int, dilation: int
+) -> None:
+    x = torch.randn(2, channels[0], *size, requires_grad=True)
+    weight = torch.randn(channels[1], channels[0], 3, 3, 3, requires_grad=True)
+    geometry = {"stride": (stride,) * 3, "padding": (dilation,) * 3, "dilation": (dilation,) * 3}
+    found = conv3d(x, weight, **geometry)
+    assert found.is_contiguous()
+    expected = F.conv3d(x.double(), weight.double(), None, **geometry)
+    cotangent = torch.randn_like(found)
+    pairs = zip(
+        (found, *torch.autograd.grad(found, (x, weight), cotangent)),
+        (expected, *torch.autograd.grad(expected, (x, weight), cotangent.double())),
+        strict=True,
+    )
+    for ours, exact in pairs:
+        torch.testing.assert_close(ours.double(), exact.double(), atol=1e-4, rtol=1e-4)

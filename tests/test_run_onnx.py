@@ -83,12 +83,14 @@ def test_a_volume_gets_the_same_crop_rounds_and_probability(
 ) -> None:
     predictor, stage = window_stage(tmp_path, monkeypatch, stage_name, min_round_voxels=20)
     image, label = make_volumes(seed)
-    calls = []
-    monkeypatch.setattr(
-        OnnxStage,
-        "predict_crop",
-        lambda self, crop, own=OnnxStage.predict_crop: calls.append(crop.shape) or own(self, crop),
-    )
+    calls: list[tuple[int, ...]] = []
+    predict_crop = OnnxStage.predict_crop
+
+    def counted(self: OnnxStage, crop: np.ndarray) -> np.ndarray:
+        calls.append(crop.shape)
+        return predict_crop(self, crop)
+
+    monkeypatch.setattr(OnnxStage, "predict_crop", counted)
     for around in (label > 0, None):
         calls.clear()
         box = None if around is None else bounding_box(around)
@@ -187,9 +189,9 @@ def test_a_nifti_file_of_any_orientation_gets_its_mask_on_its_own_grid(
     case = load_image(tmp_path / "ct.nii.gz", "x")
     prepared = prepare_case(case, PrepareSettings(spacing=PREPARED_SPACING))
     expected = predict_prepared(predictor, prepared.image_hu, bounding_box(label > 0), 0.5).prob
-    found, mask = (nib.load(tmp_path / f"{name}.nii.gz") for name in ("p", "mask"))
+    found, mask = (nib.nifti1.load(tmp_path / f"{name}.nii.gz") for name in ("p", "mask"))
     for written in (found, mask):
-        np.testing.assert_allclose(written.affine, nib.load(tmp_path / "ct.nii.gz").affine)
+        np.testing.assert_allclose(written.affine, nib.nifti1.load(tmp_path / "ct.nii.gz").affine)
         assert b"research use only" in written.header["descrip"].tobytes()
     for written, wanted in ((found, expected), (mask, keep_components(expected > 0.5))):
         back = sitk.DICOMOrient(

@@ -14,6 +14,7 @@ from scipy import sparse
 
 from data.case import Triple
 from data.roi import bounding_box
+from utils.threads import one_blas_thread
 
 Weights = tuple[sparse.csr_matrix, sparse.csr_matrix, sparse.csr_matrix]
 Shape = tuple[int, int, int]
@@ -122,8 +123,9 @@ def resample_mask(mask: np.ndarray, weights: Weights) -> np.ndarray:
 def _resample_in_plane(volume: np.ndarray, weights: Weights) -> np.ndarray:
     along_x = weights[2].T.toarray()  # dense: BLAS beats sparse columns
     result = np.empty((volume.shape[0], weights[1].shape[0], weights[2].shape[0]), np.float32)
-    for z in range(volume.shape[0]):
-        result[z] = weights[1] @ (volume[z].astype(np.float32) @ along_x)
+    with one_blas_thread():
+        for z in range(volume.shape[0]):
+            result[z] = weights[1] @ (volume[z].astype(np.float32) @ along_x)
     return result
 
 
