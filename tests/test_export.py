@@ -95,7 +95,7 @@ def test_weights_are_standardized_once(tmp_path: Path) -> None:
     image = torch.rand(1, 1, 8, 16, 8)
     with torch.inference_mode():
         expected = network.eval()(image).logits
-        torch.testing.assert_close(folded(image).logits, expected, rtol=0, atol=1e-6)
+        torch.testing.assert_close(folded(image).logits, expected, rtol=0, atol=1e-4)
 
 
 def test_the_file_says_what_has_to_be_done_around_the_network(tmp_path: Path) -> None:
