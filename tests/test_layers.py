@@ -201,10 +201,10 @@ def test_a_float32_convolution_of_any_size_is_the_double_ones_with_its_gradients
 ) -> None:
     x = torch.randn(2, channels[0], *size, requires_grad=True)
     weight = torch.randn(channels[1], channels[0], 3, 3, 3, requires_grad=True)
-    geometry = {"stride": (stride,) * 3, "padding": (dilation,) * 3, "dilation": (dilation,) * 3}
-    found = conv3d(x, weight, **geometry)
+    steps, sides = (stride,) * 3, (dilation,) * 3
+    found = conv3d(x, weight, stride=steps, padding=sides, dilation=sides)
     assert found.is_contiguous()
-    expected = F.conv3d(x.double(), weight.double(), None, **geometry)
+    expected = F.conv3d(x.double(), weight.double(), None, steps, sides, sides)
     cotangent = torch.randn_like(found)
     pairs = zip(
         (found, *torch.autograd.grad(found, (x, weight), cotangent)),

@@ -31,4 +31,4 @@ def test_a_probability_is_resampled_to_the_same_bits_with_any_number_of_threads(
     for threads in (1, 2):
         with threadpool_limits(threads, user_api="blas"):
             results.append(resample.resample_float(volume, weights))
-    np.testing.assert_array_equal(*results)
+    np.testing.assert_array_equal(results[0], results[1])
