@@ -13,8 +13,9 @@ from torch.autograd.function import FunctionCtx
 NORM_GROUPS = 8
 WS_EPS = 1e-12  # added to the variance, under the root
 UPSAMPLING = ("trilinear", "nearest")
-# oneDNN compiles a convolution for each shape and keeps 1024, which a dozen crops overfill; it reads
-# this at its first convolution. More take no memory to speak of (benchmarks/bench_primitive_cache.py).
+# oneDNN compiles a convolution for each shape and keeps 1024, which a dozen crops overfill; it
+# reads this at its first convolution. More take no memory to speak of
+# (benchmarks/bench_primitive_cache.py).
 PRIMITIVE_CACHE = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 os.environ.setdefault(PRIMITIVE_CACHE, "8192")
 MANY_CHANNELS = 16  # in and out: from here on a CPU's convolution keeps the usual memory order
