@@ -37,7 +37,9 @@ $(INSTALLED): requirements.txt
 	$(RUN) -m pip install --quiet --requirement requirements.txt
 	touch $(INSTALLED)
 
-$(INSTALLED_DEV): requirements-dev.txt requirements-dicom.txt requirements-nnunet.txt $(INSTALLED)
+# What requirements-dev.txt includes.
+OPTIONAL := requirements-dicom.txt requirements-export.txt requirements-nnunet.txt
+$(INSTALLED_DEV): requirements-dev.txt $(OPTIONAL) $(INSTALLED)
 	$(RUN) -m pip install --quiet --requirement requirements-dev.txt
 	touch $(INSTALLED_DEV)
 

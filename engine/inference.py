@@ -99,16 +99,17 @@ def load_predictor(
             f"{checkpoint}: trained as {config.stage.name}, not as {stage}; give a checkpoint of "
             f"{stage}"
         )
-    _check_finite(checkpoint, content["method"])
     method = build_method(config, content["split"]["sources"]).to(device_)
+    method.auxiliary = None  # it only trains
+    weights = {k: v for k, v in content["method"].items() if not k.startswith("auxiliary.")}
+    _check_finite(checkpoint, weights)
     try:
-        method.load_state_dict(content["method"])
+        method.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(
             f"{checkpoint}: its weights are not those of method {config.method} as it is now "
             f"({str(error).splitlines()[-1].strip()}); train the stage again"
         ) from error
-    method.auxiliary = None  # it only trains
     return Predictor(
         config,
         method.eval(),

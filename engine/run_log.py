@@ -6,11 +6,12 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from torch.utils.tensorboard import SummaryWriter
+from typing import TYPE_CHECKING, Any
 
 from utils.files import write_text
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 def log_columns(terms: Sequence[str]) -> tuple[str, ...]:
@@ -40,6 +41,8 @@ class RunLog:
         self._file = path.open("a", newline="", encoding="utf-8")
         self._writer = csv.writer(self._file, lineterminator="\n")
         if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
             self._events = SummaryWriter(str(folder / "events"), purge_step=step + 1)
 
     def write(

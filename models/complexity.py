@@ -10,7 +10,6 @@ from dataclasses import dataclass, is_dataclass
 from typing import Any
 
 import torch
-from fvcore.nn import FlopCountAnalysis
 from torch import Tensor, nn
 
 from models.layers import Upsample
@@ -47,6 +46,8 @@ def count_complexity(
     nor changed. Trilinear upsampling
     (`models/layers.Upsample`) costs nothing, as interpolation does by fvcore's rules.
     """
+    from fvcore.nn import FlopCountAnalysis
+
     traced = _TensorsOnly(copy.deepcopy(network).to("meta")).eval()
     upsamples = [name for name, module in traced.named_modules() if isinstance(module, Upsample)]
     macs = 0

@@ -54,7 +54,8 @@ def dynamic_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     `x` (b, in, z, y, x), `weight` (b, out * in), `bias` (b, out) -> (b, out, z, y, x).
     """
     per_sample = weight.unflatten(1, (bias.shape[1], x.shape[1]))  # (b, out, in)
-    return (torch.bmm(per_sample, x.flatten(2)) + bias[:, :, None]).unflatten(2, x.shape[2:])
+    result = torch.bmm(per_sample, x.flatten(2)) + bias[:, :, None]
+    return result.reshape(*bias.shape, *x.shape[2:])
 
 
 def _normalize(x: Tensor) -> Tensor:

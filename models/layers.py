@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import Any
 
 import torch
@@ -14,6 +15,12 @@ NORM_GROUPS = 8
 WS_EPS = 1e-12  # added to the variance, under the root
 HALF_TYPES = (torch.bfloat16, torch.float16)
 UPSAMPLING = ("trilinear", "nearest")
+# oneDNN compiles a convolution for each shape and keeps 1024, which a dozen crops overfill; it
+# reads this at its first convolution. More take no memory to speak of
+# (benchmarks/bench_primitive_cache.py).
+PRIMITIVE_CACHE = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+os.environ.setdefault(PRIMITIVE_CACHE, "8192")
+MANY_CHANNELS = 16  # in and out: from here on a CPU's convolution keeps the usual memory order
 
 
 def standardize_weight(weight: Tensor) -> Tensor:
@@ -55,17 +62,31 @@ def conv3d(
 
     `weight` may be float32 where `x` is not; `bias` is of either dtype under autocast, else of x's.
 
-    On a CPU the convolution alone runs channels-last: with 8 channels it is several times faster
-    that way (its weight gradient most of all), while GroupNorm there is many times slower.
+    On a CPU (benchmarks/bench_network.py measures each of these):
+
+    - in float32 it is oneDNN's that runs; with few channels or few voxels PyTorch's own choice
+      falls to one that is up to ten times slower. A 1x1x1 convolution is left to PyTorch.
+    - with fewer than `MANY_CHANNELS` on either side it alone runs channels-last: with 8 it is
+      faster that way (its weight gradient most of all), while GroupNorm there is many times slower.
+      With more channels the change of order costs more than it saves.
     """
-    if x.device.type == "cpu" and _needs_float32(x, stride):
-        with torch.autocast("cpu", enabled=False):
-            return F.conv3d(x.float(), weight.float(), bias, stride, padding, dilation)
-    weight = weight.to(x.dtype)
+    geometry = (stride, padding, dilation)
     if x.device.type != "cpu":
-        return F.conv3d(x, weight, bias, stride, padding, dilation)
-    x = _ChannelsLast.apply(x)
-    return F.conv3d(x, weight, bias, stride, padding, dilation).contiguous()
+        return F.conv3d(x, weight.to(x.dtype), bias, *geometry)
+    exact = x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    if exact and (max(weight.shape[2:]) == 1 or not torch.backends.mkldnn.is_available()):
+        return F.conv3d(x, weight, bias, *geometry)
+    if not exact and _needs_float32(x, stride):
+        with torch.autocast("cpu", enabled=False):
+            return F.conv3d(x.float(), weight.float(), bias, *geometry)
+    few = min(weight.shape[:2]) < MANY_CHANNELS
+    if few:
+        x = _ChannelsLast.apply(x)
+    if exact:
+        result = torch.mkldnn_convolution(x, weight, bias, padding, stride, dilation, 1)
+    else:
+        result = F.conv3d(x, weight.to(x.dtype), bias, *geometry)
+    return result.contiguous() if few else result
 
 
 def _needs_float32(x: Tensor, stride: tuple[int, ...]) -> bool:

@@ -11,12 +11,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from data.case import Case
 from engine.command_line import run_script
@@ -47,6 +44,11 @@ from reproduce.analysis.overlays import (
 )
 from reproduce.analysis.rows import is_measured
 from reproduce.experiments.cells import Cell
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
 
 INPUTS = ("Input", "Zoom", "Label")
 RESULTS = {  # column -> stage, four-fold cross-validation
@@ -138,6 +140,8 @@ def draw_row(axes: Mapping[str, Axes], case: Case, results: CenterResults) -> No
 
 def zoom_frame(whole: Cut, cut: Cut) -> Rectangle:
     """Where the zoom lies in the whole slice."""
+    from matplotlib.patches import Rectangle
+
     width, height = whole.size
     rows, columns = (part.stop for part in whole.window)
     y, x = (part.start for part in cut.window)

@@ -17,15 +17,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from data.prepare.prepare_centers import prepare_centers
 from data.prepare.prepared_case import PrepareSettings
@@ -54,8 +50,13 @@ from reproduce.analysis.figures import (
     save_figure,
     write_numbers,
 )
+from reproduce.analysis.pyplot import import_pyplot
 from reproduce.experiments.cells import Cell
 from reproduce.experiments.finished import find_folders
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 ROWS = {"bl": "BL", "ours": "Ours"}  # method -> row of Table V
 # Apart in color, in gray, and by their rim.
@@ -112,7 +113,9 @@ def draw_figure(
     notes: Mapping[tuple[str, str], str] = MappingProxyType({}),
 ) -> Figure:
     """A row per center and a column per model; `notes`: why a panel is missing."""
-    figure, axes = plt.subplots(
+    from matplotlib.lines import Line2D
+
+    figure, axes = import_pyplot().subplots(
         *(len(targets), len(ROWS)),
         figsize=(5.4, 2.5 * len(targets) + 0.3),
         squeeze=False,

@@ -14,14 +14,11 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-import seaborn as sns
-from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from engine.command_line import run_script
 from reproduce.analysis.centroids import (
@@ -44,7 +41,12 @@ from reproduce.analysis.figures import (
     save_figure,
     write_numbers,
 )
+from reproduce.analysis.pyplot import import_pyplot
 from reproduce.analysis.rows import ResultKey, read_results
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLUMNS = 2  # panels beside each other
 NOTE_LETTERS = 120  # that fit below them
@@ -69,7 +71,7 @@ def draw_figure(panels: Panels, stage: str, not_run: Sequence[str] = ()) -> Figu
     lines = -(-len(panels) // COLUMNS)
     parts = [part for found in panels.values() for part in found.values() if part is not None]
     largest = max((float(part.values.max(initial=0.0)) for part in parts), default=0.0) or 1.0
-    figure, axes = plt.subplots(
+    figure, axes = import_pyplot().subplots(
         *(lines, min(COLUMNS, len(panels))),
         figsize=(PAGE_IN, lines * (0.27 * len(names) + 0.6)),
         sharex=True,
@@ -91,6 +93,8 @@ def draw_figure(panels: Panels, stage: str, not_run: Sequence[str] = ()) -> Figu
 
 def draw_panel(axis: Axes, found: Mapping[str, Distances | None]) -> None:
     """A box (quartiles, whiskers to 1.5 of their distance) and every case, for each row."""
+    import seaborn as sns
+
     there = {i: p.values for i, p in enumerate(found.values()) if p is not None and len(p.values)}
     line = {"color": "black", "linewidth": 0.7}
     if there:

@@ -11,11 +11,9 @@ import csv
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from data.case import Case
 from engine.case_metrics import Row
@@ -45,6 +43,10 @@ from reproduce.analysis.overlays import (
     write_in_panel,
 )
 from reproduce.analysis.rows import is_measured
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 LARGEST_PANEL_IN = 2.2
 Lesions = Mapping[tuple[str, str], str]  # (center, case_id) -> kind of lesion

@@ -10,6 +10,7 @@ from models.layers import (
     SameConv3d,
     Upsample,
     WSConv3d,
+    conv3d,
     standardize_weight,
     voxel_head,
 )
@@ -237,3 +238,27 @@ def test_the_norm_of_16_bits_keeps_two_bytes_of_its_input_and_what_the_convoluti
         F.conv3d(out, torch.randn(8, 8, 1, 1, 1).bfloat16().requires_grad_())
     large = [size for size in kept.values() if size >= x.numel()]
     assert large == [2 * x.numel()] * 2
+
+
+@pytest.mark.parametrize("channels", [(1, 8), (8, 16), (16, 16), (32, 8)])
+@pytest.mark.parametrize(
+    ("size", "stride", "dilation"),
+    [((1, 3, 2), 1, 1), ((2, 7, 5), 1, 2), ((3, 5, 9), 2, 1), ((9, 8, 16), 1, 1)],
+)
+def test_a_float32_convolution_of_any_size_is_the_double_ones_with_its_gradients(
+    channels: tuple[int, int], size: tuple[int, int, int], stride: int, dilation: int
+) -> None:
+    x = torch.randn(2, channels[0], *size, requires_grad=True)
+    weight = torch.randn(channels[1], channels[0], 3, 3, 3, requires_grad=True)
+    steps, sides = (stride,) * 3, (dilation,) * 3
+    found = conv3d(x, weight, stride=steps, padding=sides, dilation=sides)
+    assert found.is_contiguous()
+    expected = F.conv3d(x.double(), weight.double(), None, steps, sides, sides)
+    cotangent = torch.randn_like(found)
+    pairs = zip(
+        (found, *torch.autograd.grad(found, (x, weight), cotangent)),
+        (expected, *torch.autograd.grad(expected, (x, weight), cotangent.double())),
+        strict=True,
+    )
+    for ours, exact in pairs:
+        torch.testing.assert_close(ours.double(), exact.double(), atol=1e-4, rtol=1e-4)

@@ -46,8 +46,7 @@ def select_precision(name: str, device: torch.device, *, training: bool) -> str:
     """`auto` -> what this device computes fast and well enough; other names are kept.
 
     A GPU takes bf16, or fp16 where it has no bf16. A CPU predicts in fp32, since bf16 changes masks
-    there; it trains in bf16 where oneDNN has it, since PyTorch's float32 3D convolution falls to a
-    slow kernel with few channels.
+    there; it trains in bf16 where oneDNN has it, which is faster.
     """
     if name != "auto":
         return name

@@ -14,6 +14,7 @@ from scipy import sparse
 
 from data.case import Triple
 from data.roi import bounding_box
+from utils.threads import one_blas_thread
 
 Weights = tuple[sparse.csr_matrix, sparse.csr_matrix, sparse.csr_matrix]
 Shape = tuple[int, int, int]
@@ -151,10 +152,11 @@ def _resampled_parts(volume: np.ndarray, weights: Weights) -> Iterator[Part]:
         rows = along_z[start : start + step]
         touched = rows.indices if rows.nnz else np.zeros(1, int)
         first, stop = int(touched.min()), int(touched.max()) + 1
-        planes = {
-            z: planes[z] if z in planes else along_y @ (volume[z].astype(np.float32) @ along_x)
-            for z in range(first, stop)
-        }
+        with one_blas_thread():
+            planes = {
+                z: planes[z] if z in planes else along_y @ (volume[z].astype(np.float32) @ along_x)
+                for z in range(first, stop)
+            }
         stack = np.stack(list(planes.values())).reshape(stop - first, -1)
         part = (rows[:, first:stop] @ stack).reshape(-1, *shape[1:])
         yield (slice(start, start + len(part)), slice(0, shape[1]), slice(0, shape[2])), part

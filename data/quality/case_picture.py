@@ -9,15 +9,17 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from data.case import LABEL_TUMOR, Case
 from data.intensity import HU_WINDOW
 from data.roi import bounding_box
 from utils.files import write_atomic
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 PLANES = (("axial", 0), ("coronal", 1), ("sagittal", 2))
 
@@ -27,6 +29,8 @@ def draw_case(case: Case, warnings: Sequence[str], path: Path) -> None:
 
     Through the middle of the tumor, else of the label, else of the image.
     """
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(12, 5), layout="constrained")
     place = _middle(case)
     for axes, (name, axis) in zip(figure.subplots(1, 3), PLANES, strict=True):

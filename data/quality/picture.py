@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from data.quality.survey import TINY_LESION_MM3, CaseFacts
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 MARKERS = "osD^vP*X"
 
 
 def draw_check(facts: Mapping[str, Sequence[CaseFacts]], path: Path) -> None:
     """Four panels: spacing and thickness, slices, lesion volumes, lesion places; PNG."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(11, 8.5), layout="constrained")
     axes = figure.subplots(2, 2)
     styles = {

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage, signal
+from scipy import ndimage
 
 from data.case import HU_RANGE, DataError
 from data.intensity import HU_WINDOW
@@ -348,6 +348,8 @@ def _has_body_shares(counts: np.ndarray, hu: np.ndarray, tissue: float = MIN_TIS
 
 def _find_peaks(counts: np.ndarray, hu: np.ndarray) -> tuple[float, float] | None:
     """HU of the peaks of fat and soft tissue as they stand; None where they are not both seen."""
+    from scipy.signal import find_peaks  # here: its import takes half a second
+
     grid = np.arange(-400.0, 501.0)
     binned = np.bincount(
         np.clip(np.rint(hu) + 400, 0, 900).astype(np.int64), weights=counts, minlength=901
@@ -356,7 +358,7 @@ def _find_peaks(counts: np.ndarray, hu: np.ndarray) -> tuple[float, float] | Non
     smooth = ndimage.gaussian_filter1d(binned, SMOOTHING_HU)
     if smooth.max() <= 0:
         return None
-    places, facts = signal.find_peaks(smooth, height=0.04 * smooth.max(), prominence=0)
+    places, facts = find_peaks(smooth, height=0.04 * smooth.max(), prominence=0)
     strong = facts["prominences"] >= 0.1 * facts["peak_heights"]
     places, heights = places[strong], facts["peak_heights"][strong]
     lower = (grid[places] < -25) & (grid[places] > -330)

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.manifold import TSNE  # type: ignore[import-untyped]
-from sklearn.metrics import pairwise_distances, silhouette_score  # type: ignore[import-untyped]
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
@@ -175,6 +173,11 @@ def measure_points(points: Points, layer: str) -> Measures:
 
     Raises NothingToShowError where a class has fewer than two points in a view.
     """
+    from sklearn.metrics import (  # type: ignore[import-untyped]
+        pairwise_distances,
+        silhouette_score,
+    )
+
     features, is_lesion = points.features[layer], points.is_lesion
     by_view = [points.view == number for number in range(len(VIEWS))]
     fewest = min(np.bincount(is_lesion[of], minlength=2).min() for of in by_view)
@@ -212,6 +215,8 @@ def embed(
     A perplexity counts neighbors: with few points it is lowered to a third of the others. Raises
     NothingToShowError for fewer than 12 points, or where they do not differ.
     """
+    from sklearn.manifold import TSNE  # type: ignore[import-untyped]
+
     count = len(features)
     if count < MIN_POINTS:
         raise NothingToShowError(f"t-SNE of {count} points shows nothing; {MIN_POINTS} are needed")

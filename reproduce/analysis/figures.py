@@ -8,21 +8,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from data.case import Case, Center
 from data.centers import load_centers
 from data.readers import list_cases, load_case
 from data.readers.masks import read_mask
 from engine.case_metrics import Row, read_cases
+from reproduce.analysis.pyplot import import_pyplot
 from reproduce.experiments.cells import SEED, Cell, choose_targets, make_cell
 from reproduce.experiments.finished import find_folders, missing_steps
 from reproduce.experiments.plan import Plan
@@ -32,6 +27,10 @@ from reproduce.experiments.plan_arguments import (
     plan_of,
 )
 from utils.config import THRESHOLDS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 PAGE_IN = 7.16  # width of the paper's two columns: pictures are drawn at their printed size
 SMALL_PT = 7.0  # smallest font
@@ -144,7 +143,7 @@ def find_case(center: Center, case_id: str) -> Case:
 @contextmanager
 def print_style() -> Iterator[None]:
     """Fonts of 7 points and more at the printed size, thin lines, text as text in the PDF."""
-    with plt.rc_context(STYLE):
+    with import_pyplot().rc_context(STYLE):
         yield
 
 
@@ -159,7 +158,7 @@ def image_grid(
     left, below, gap = 0.5, 0.2, 0.03
     width = left + columns * (panel_in + gap)
     height = above_in + rows * panel_in + (rows - 1) * between_in + below
-    figure = plt.figure(figsize=(width, height))
+    figure = import_pyplot().figure(figsize=(width, height))
     axes = np.empty((rows, columns), object)
     for row in range(rows):
         for column in range(columns):
@@ -201,7 +200,7 @@ def save_figure(figure: Figure, out: Path, name: str) -> list[Path]:
     figure.savefig(paths[0], dpi=300)
     # Without a date the same results give the same bytes.
     figure.savefig(paths[1], metadata={"CreationDate": None})
-    plt.close(figure)
+    import_pyplot().close(figure)
     print(*paths, sep="\n")
     return paths
 

@@ -6,12 +6,14 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import stats
-from statsmodels.regression.mixed_linear_model import MixedLM, VCSpec
 
 from reproduce.analysis.stats import LEVEL
+
+if TYPE_CHECKING:
+    from statsmodels.regression.mixed_linear_model import VCSpec
 
 # Powell's method needs no gradient, which misleads where a component is at zero; the other is for
 # the few data in which Powell's steps meet a singular matrix.
@@ -65,6 +67,8 @@ def mixed_estimate(row: Sequence[np.ndarray], baseline: Sequence[np.ndarray]) ->
     if found is None:
         return MixedEstimate(note=f"no mixed model: it cannot be fitted ({why})")
     estimate, standard_error, at_zero = found
+    from scipy import stats  # here, as statsmodels below: imports that take a second
+
     half = float(stats.t.ppf((1 + LEVEL) / 2, free)) * standard_error
     p = 2 * float(stats.t.sf(abs(estimate) / standard_error, free))
     note = "" if TRAINING not in at_zero else "no scatter between trainings found"
@@ -92,6 +96,8 @@ def _fit(
     pairs: Sequence[tuple[np.ndarray, np.ndarray]], method: str
 ) -> tuple[float, float, tuple[str, ...]]:
     """Estimate, its standard error, components at zero. Raises ValueError where there is none."""
+    from statsmodels.regression.mixed_linear_model import MixedLM
+
     values = np.concatenate([np.stack([other, one]).ravel() for one, other in pairs])
     scale = float(values.std())
     groups = np.repeat(np.arange(len(pairs)), [2 * one.size for one, _ in pairs])
@@ -128,6 +134,8 @@ def _fixed_effects(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray
 
 def _components(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> VCSpec:
     """The random intercepts: for each center (values, levels), 1 where a value is of a level."""
+    from statsmodels.regression.mixed_linear_model import VCSpec
+
     several = pairs[0][0].shape[0] > 1
     names = [CASE, ROW_CASE, TRAINING] if several else [CASE]
     matrices: list[list[np.ndarray]] = [[] for _ in names]

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
-import matplotlib
 import numpy as np
-
-matplotlib.use("Agg")
-from matplotlib import patheffects
-from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
 
 from data.case import LABEL_PANCREAS, LABEL_TUMOR, Case
 from data.intensity import HU_WINDOW
+from reproduce.analysis.pyplot import import_pyplot
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Color = tuple[int, int, int]
 # Fig. 5's colors, RGB: labels in red (tumor) and green (pancreas), results in blue and yellow.
@@ -75,6 +74,7 @@ def draw_overlay(path: Path, case: Case, preds: Mapping[str, np.ndarray]) -> Non
     panels |= {name: [*labels, result_outline(name, pred)] for name, pred in preds.items()}
     cuts = {plane: choose_cut(case, focus, plane) for plane in PLANES}
     heights = [cut.size[1] / cut.size[0] for cut in cuts.values()]
+    plt = import_pyplot()
     figure, axes = plt.subplots(
         *(2, len(panels)),
         figsize=(3.0 * len(panels), 3.0 * sum(heights) + 1.2),
@@ -215,6 +215,8 @@ def absence_note(pred: np.ndarray | None, cut: Cut) -> str:
 
 def write_in_panel(axis: Axes, text: str, *, fontsize: float = 7.0) -> None:
     """A line at a panel's lower edge, white with a dark rim: legible on any gray."""
+    from matplotlib import patheffects
+
     rim = [patheffects.withStroke(linewidth=1.8, foreground="black")]
     axis.text(
         *(0.5, 0.02, text),

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 LEVEL = 0.95
 RESAMPLES = 2000
@@ -55,6 +54,8 @@ def bootstrap_mean(
 
     def statistic(*drawn: np.ndarray, axis: int) -> np.ndarray:
         return np.mean([sample.mean(axis=axis) for sample in drawn], axis=0)
+
+    from scipy import stats  # here: its import takes half a second
 
     found: Any = stats.bootstrap(  # several samples, not paired: each is drawn by itself
         samples,
@@ -109,4 +110,6 @@ def compare_pairs(differences: np.ndarray) -> PairedTest:
     if len(left) < MIN_PAIRS:
         note = f"only {len(left)} cases differ, and fewer than {MIN_PAIRS} cannot give p < 0.05"
         return PairedTest(None, len(rounded), ties, note)
+    from scipy import stats
+
     return PairedTest(float(stats.wilcoxon(left).pvalue), len(rounded), ties)

@@ -1,0 +1,89 @@
+"""Training steps on crops of changing shapes, with oneDNN's cache as it is and as we set it.
+
+    python benchmarks/bench_primitive_cache.py [--shapes 12] [--rounds 2] [--width 8]
+
+The cache's size is read once a process, so each round starts a process for each size, in turn, with
+one thread. A process makes one step for each shape three times; the CPU seconds of the last pass
+count, when every shape has been seen. Medians over the rounds, the ratio of each round's pair, and
+the process's largest memory. The losses must be equal to the last bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+SIZES = {"oneDNN's own": "1024", "ours": "8192"}
+PASSES = 3
+
+
+def measure(count: int, width: int) -> dict[str, Any]:
+    """In this process: seconds of the last pass, peak MiB, the losses."""
+    import torch
+
+    from models.backbone import ResidualEncoderDecoder
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    network = ResidualEncoderDecoder(width=width).eval()
+    sides = itertools.product((8, 16, 24), (16, 24, 32, 40), (16, 24, 32))
+    shapes = list(itertools.islice(sides, count))
+    for _ in range(PASSES):
+        started = time.process_time()
+        losses = []
+        for shape in shapes:
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = network(torch.ones(2, 1, *shape)).logits
+            loss = logits.float().square().mean()
+            loss.backward()
+            network.zero_grad()
+            losses.append(loss.item())
+    seconds = time.process_time() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    return {"seconds": seconds, "peak": peak, "losses": losses}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--shapes", type=int, default=12)
+    add("--rounds", type=int, default=2)
+    add("--width", type=int, default=8)
+    add("--in-this-process", action="store_true", help="one measurement, printed as JSON")
+    args = parser.parse_args()
+    if args.in_this_process:
+        print(json.dumps(measure(args.shapes, args.width)))
+        return
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in SIZES}
+    words = ["--in-this-process", "--shapes", str(args.shapes), "--width", str(args.width)]
+    for _ in range(args.rounds):
+        for name, size in SIZES.items():
+            environment = {**os.environ, "ONEDNN_PRIMITIVE_CACHE_CAPACITY": size}
+            environment["OMP_NUM_THREADS"] = "1"
+            command = [sys.executable, __file__, *words]
+            done = subprocess.run(command, env=environment, capture_output=True, check=True)
+            found[name].append(json.loads(done.stdout))
+    before, after = found.values()
+    assert all(one["losses"] == before[0]["losses"] for one in (*before, *after))
+    for name, ones in found.items():
+        seconds, peak = (median(one[key] for one in ones) for key in ("seconds", "peak"))
+        print(f"{name:14} {seconds:7.2f} s for {args.shapes} steps, {peak:.0f} MiB")
+    ratio = median(a["seconds"] / b["seconds"] for a, b in zip(after, before, strict=True))
+    print(f"ours takes {ratio:.2f} of the time; losses equal")
+
+
+if __name__ == "__main__":
+    main()
