@@ -15,12 +15,14 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import utils.script_start  # noqa: F401 - a signal ends it in one line
 from reproduce.analysis.center_overlays import draw_center
 from reproduce.experiments.presets import PRESETS
 from reproduce.experiments.request import DEMO, Request, plan_for
-from reproduce.workflow.run_request import exit_with, run, run_request
+from reproduce.workflow.run_request import exit_with, run
 from utils.config import Evaluation
 from utils.device import select_device
+from utils.scripts import ArgumentParser, run_script
 from utils.stages import STAGE_NAMES
 
 TARGET = "SYN-C"  # trained are SYN-A and SYN-B; the pancreas also on the lesion-free SYN-N
@@ -28,7 +30,7 @@ TARGET = "SYN-C"  # trained are SYN-A and SYN-B; the pancreas also on the lesion
 
 def parse_demo(argv: Sequence[str] | None = None) -> Request:
     """Command line -> what `reproduce/run.py` would be asked for."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
@@ -81,4 +83,4 @@ def main(request: Request) -> None:
 
 
 if __name__ == "__main__":
-    run_request(main, parse_demo())
+    run_script(main, parse_demo())

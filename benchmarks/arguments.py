@@ -7,13 +7,12 @@ from pathlib import Path
 
 from utils.commands import default_path
 from utils.config import Evaluation
+from utils.scripts import ArgumentParser
 
 
 def parse_arguments(text: str | None, stage: str) -> tuple[Evaluation, tuple[str, ...]]:
     """The runs of `stage` that are asked for, and their methods; `text`: the help's."""
-    parser = argparse.ArgumentParser(
-        description=text, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--centers", type=Path, default=default_path("centers.toml"))
     add("--checkpoints", type=Path, default=default_path("checkpoints"))

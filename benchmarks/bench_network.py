@@ -9,7 +9,6 @@ ratios of one run mean anything. The largest difference of the logits is printed
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Iterator
@@ -24,8 +23,10 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import utils.script_start  # noqa: F401 - a signal ends it in one line
 from models import backbone, layers
 from utils.device import autocast, select_device
+from utils.scripts import ArgumentParser
 
 ROUNDS = 5
 
@@ -68,7 +69,7 @@ def step(network: torch.nn.Module, image: Tensor, precision: str) -> tuple[float
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", default="auto")
     parser.add_argument("--width", type=int, default=8)
     parser.add_argument("--size", type=int, nargs=3, default=(40, 64, 96))

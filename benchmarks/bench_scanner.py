@@ -22,6 +22,7 @@ import numpy as np
 from scipy import ndimage
 from tqdm import tqdm
 
+import utils.script_start  # noqa: F401 - a signal ends it in one line
 from benchmarks.arguments import parse_arguments
 from data.case import Case
 from data.centers import load_centers
@@ -29,7 +30,6 @@ from data.dataset import target_mask
 from data.prepare.prepared_case import PreparedCase, PrepareSettings, prepare_case
 from data.readers import list_cases, load_case
 from data.roi import bounding_box
-from engine.command_line import run_script
 from engine.inference import Predictor, load_predictor, predict_prepared
 from engine.results import pick_runs
 from reproduce.analysis.stats import bootstrap_mean
@@ -37,6 +37,7 @@ from reproduce.experiments.cells import choose_targets
 from utils.config import Evaluation
 from utils.metrics import dsc
 from utils.postprocess import keep_components
+from utils.scripts import run_script
 
 SOFT_TISSUE_HU = 40  # what is brighter is taken to be enhanced
 LOWEST_HU, HIGHEST_HU = -1024, 3071

@@ -25,9 +25,11 @@ import nibabel as nib
 import numpy as np
 from tqdm import tqdm
 
+import utils.script_start  # noqa: F401 - a signal ends it in one line
 from data.phantom.centers import CENTERS
 from data.phantom.generate import make_phantom
 from data.readers.values import MIN_VOXELS, sample_values, suspect_values
+from utils.scripts import ArgumentParser
 
 Change = Callable[[np.ndarray], np.ndarray]
 CHANGES: dict[str, Change] = {
@@ -91,7 +93,7 @@ def judge(hu: np.ndarray, change: Change, padding: int | None) -> str:
 
 def main() -> None:
     """Measure and print the table."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--cases", type=int, default=4, help="phantoms per synthetic center")

@@ -16,9 +16,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import utils.script_start  # noqa: F401 - a signal ends it in one line
 from data.case import Center, DataError
 from data.centers import load_centers
 from data.quality.findings import CheckSettings, check_centers, format_findings, write_findings
+from utils.scripts import ArgumentParser
 
 
 def main(given: Sequence[str] | None = None) -> int:
@@ -47,7 +49,7 @@ def main(given: Sequence[str] | None = None) -> int:
 
 
 def _parse(given: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     places = "(default: check, next to the centers file; check/part for a part)"

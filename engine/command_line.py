@@ -6,9 +6,9 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import torch
 
@@ -22,13 +22,19 @@ from utils.config import (
     THRESHOLDS,
     Config,
     Evaluation,
-    StoppedError,
     check_config,
 )
+from utils.scripts import ArgumentParser, run_script
 from utils.settings import flatten, option_name, override
 from utils.stages import FOLDS, Stage, stage_named
 
-Request = TypeVar("Request")
+__all__ = [
+    "config_arguments",
+    "evaluation_arguments",
+    "parse_config",
+    "parse_evaluation",
+    "run_script",
+]
 
 
 def parse_config(
@@ -41,7 +47,7 @@ def parse_config(
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     default = make_config(stage, _method_named(argv)) if base is None else base
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=f"Train the stage {stage.name}.",
         epilog="Settings of another method: --method NAME --help.",
         formatter_class=argparse.RawTextHelpFormatter,
@@ -80,7 +86,7 @@ def parse_config(
 def parse_evaluation(stage: Stage, argv: Sequence[str] | None = None) -> Evaluation:
     """Command line of an evaluate script -> `Evaluation`."""
     default = Evaluation(stage.name)
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=f"Evaluate the stage {stage.name} on centers that its training never saw. "
         "Model, threshold and margins come from the checkpoint.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -125,15 +131,6 @@ def parse_evaluation(stage: Stage, argv: Sequence[str] | None = None) -> Evaluat
         return Evaluation(stage.name, **given)
     except ValueError as error:
         parser.error(str(error))
-
-
-def run_script(action: Callable[[Request], Any], request: Request) -> None:
-    """Run a script's work; what the user can fix ends it with one message and status 2."""
-    try:
-        action(request)
-    except (ValueError, FileNotFoundError, StoppedError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
 
 
 def config_arguments(config: Config) -> tuple[str, ...]:

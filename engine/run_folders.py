@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import platform
@@ -21,6 +20,7 @@ import torch
 from data.splits import CaseName, Split
 from utils.config import Config, StoppedError
 from utils.files import write_json, write_text
+from utils.locks import lock_file, try_lock
 from utils.settings import to_plain, weights_part
 
 TIME_FORMAT = "%Y%m%d-%H%M%S"
@@ -54,6 +54,11 @@ class Run:
     def checkpoint(self) -> Path:
         """The file with the weights."""
         return self.folder / "last.pt"
+
+    @property
+    def previous_checkpoint(self) -> Path:
+        """The one before it, for where a bad block has taken the last."""
+        return self.folder / "previous.pt"
 
 
 def config_hash(config: Config) -> str:
@@ -159,14 +164,12 @@ def locked(folder: Path) -> Iterator[None]:
 
     Raises StoppedError where another process holds it.
     """
-    with (folder / "lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+    with lock_file(folder / "lock") as handle:
+        if not try_lock(handle):
             raise StoppedError(
                 f"{folder}: another process works here; wait for it (a training can start a "
                 "new run beside it with --no-resume)"
-            ) from error
+            )
         yield
 
 

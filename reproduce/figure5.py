@@ -18,8 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+import utils.script_start  # noqa: F401 - a signal ends it in one line
 from data.case import Case
-from engine.command_line import run_script
 from reproduce.analysis.figures import (
     CellResult,
     Request,
@@ -47,6 +47,7 @@ from reproduce.analysis.overlays import (
 )
 from reproduce.analysis.rows import is_measured
 from reproduce.experiments.cells import Cell
+from utils.scripts import run_script
 
 INPUTS = ("Input", "Zoom", "Label")
 RESULTS = {  # column -> stage, four-fold cross-validation

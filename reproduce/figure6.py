@@ -27,9 +27,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+import utils.script_start  # noqa: F401 - a signal ends it in one line
 from data.prepare.prepare_centers import prepare_centers
 from data.prepare.prepared_case import PrepareSettings
-from engine.command_line import run_script
 from engine.inference import load_predictor
 from engine.run_folders import Run, find_runs
 from reproduce.analysis.embedding import (
@@ -56,6 +56,7 @@ from reproduce.analysis.figures import (
 )
 from reproduce.experiments.cells import Cell
 from reproduce.experiments.finished import find_folders
+from utils.scripts import run_script
 
 ROWS = {"bl": "BL", "ours": "Ours"}  # method -> row of Table V
 # Apart in color, in gray, and by their rim.

@@ -22,7 +22,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from engine.command_line import run_script
+import utils.script_start  # noqa: F401 - a signal ends it in one line
 from reproduce.analysis.centroids import (
     Distances,
     Panels,
@@ -43,6 +43,7 @@ from reproduce.analysis.figures import (
     write_numbers,
 )
 from reproduce.analysis.rows import ResultKey, read_results
+from utils.scripts import run_script
 
 COLUMNS = 2  # panels beside each other
 

@@ -17,9 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+import utils.script_start  # noqa: F401 - a signal ends it in one line
 from data.case import Case
 from engine.case_metrics import Row
-from engine.command_line import run_script
 from reproduce.analysis.figures import (
     PAGE_IN,
     CellResult,
@@ -45,6 +45,7 @@ from reproduce.analysis.overlays import (
     write_in_panel,
 )
 from reproduce.analysis.rows import is_measured
+from utils.scripts import run_script
 
 LARGEST_PANEL_IN = 2.2
 Lesions = Mapping[tuple[str, str], str]  # (center, case_id) -> kind of lesion

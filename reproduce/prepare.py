@@ -12,14 +12,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.command_line import run_script
+import utils.script_start  # noqa: F401 - a signal ends it in one line
 from reproduce.experiments.inputs import Preparation, prepare
+from utils.scripts import ArgumentParser, run_script
 
 
 def parse() -> Preparation:
     """Command line -> what to prepare."""
     default = Preparation()
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument

@@ -16,8 +16,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import utils.script_start  # noqa: F401 - a signal ends it in one line
 from data.quality.table1 import TITLES, UNKNOWN
 from reproduce.analysis.render import Group, Sheet, to_latex, to_markdown, write_table
+from utils.scripts import ArgumentParser
 
 PAPER = Path(__file__).resolve().parents[1] / "paper" / "table1_datasets.csv"
 TITLE = "Table I: the centers"
@@ -57,7 +59,7 @@ def make_sheet(header: Sequence[str], lines: Sequence[Sequence[str]]) -> Sheet:
 
 def main(given: Sequence[str] | None = None) -> int:
     """Print and write the table; 1 where the check has not been run."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("table", type=Path, nargs="?", default=Path("check/table1.csv"))

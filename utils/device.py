@@ -8,7 +8,11 @@ import resource
 import torch
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-CPU_ALLOCATION_FAILED = "DefaultCPUAllocator"  # PyTorch raises a plain RuntimeError that names it
+# PyTorch raises a plain RuntimeError that names one of them.
+ALLOCATION_FAILED = (
+    *("DefaultCPUAllocator", "CUDA error: out of memory"),
+    *("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),
+)
 
 
 def select_device(name: str) -> torch.device:
@@ -58,7 +62,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that a GPU's or the machine's memory is too small."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and CPU_ALLOCATION_FAILED in str(error)
+    text = str(error) if isinstance(error, RuntimeError) else ""
+    return any(name in text for name in ALLOCATION_FAILED)
 
 
 def peak_memory_mib(device: torch.device) -> float:

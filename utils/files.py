@@ -3,29 +3,80 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 
-def write_atomic(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+def write_atomic(path: Path, write: Callable[[IO[bytes]], Any], keep: Path | None = None) -> None:
     """Call `write` on a temporary file beside `path`, flush it to disk, then rename it.
 
     A process killed at any moment leaves either the old file or the new one, never a part.
+    `keep`: the old file stays under this name, in the same folder. Raises OSError, naming `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
     try:
-        with partial.open("wb") as handle:
+        _fill(partial, write)
+        if keep is not None and path.exists():
+            _keep(path, keep, partial)
+        partial.replace(path)
+    except OSError as error:
+        if error.errno is not None:
+            error.filename, error.filename2 = str(path), None  # and not the temporary one
+        raise
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def _fill(partial: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Write and flush a new file; an `OSError` of its disk is raised as such.
+
+    Libraries that write into an open file raise errors of their own where it fails.
+    """
+    with _Recording(partial, "wb") as raw:
+        try:
+            handle = io.BufferedWriter(raw)
             write(handle)
             handle.flush()
-            os.fsync(handle.fileno())
-        partial.replace(path)
+            os.fsync(raw.fileno())
+        except Exception as error:
+            if raw.error is not None and raw.error is not error:
+                raise raw.error from error
+            raise
+
+
+def _keep(path: Path, keep: Path, partial: Path) -> None:
+    """Give the file at `path` the name `keep` too; where a disk has no links, instead."""
+    second = partial.with_suffix(".kept.part")
+    try:
+        os.link(path, second)
+    except OSError:
+        path.replace(keep)
+        return
+    try:
+        second.replace(keep)
     finally:
-        partial.unlink(missing_ok=True)
+        second.unlink(missing_ok=True)
+
+
+class _Recording(io.FileIO):
+    """A file that remembers the error of a write that failed."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
 
 def remove_partial_files(folder: Path) -> None:

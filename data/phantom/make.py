@@ -7,19 +7,20 @@ settings. Cases that are there already are kept, so an interrupted run resumes.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+import utils.script_start  # noqa: F401 - a signal ends it in one line
 from data.phantom.centers import CENTERS, LIKE_TABLE_I
 from data.phantom.make_centers import make_centers
+from utils.scripts import ArgumentParser
 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path, help="folder to write to")
     parser.add_argument(
         "--centers",

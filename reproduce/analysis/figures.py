@@ -32,6 +32,7 @@ from reproduce.experiments.plan_arguments import (
     plan_of,
 )
 from utils.config import THRESHOLDS
+from utils.scripts import ArgumentParser
 
 PAGE_IN = 7.16  # width of the paper's two columns: pictures are drawn at their printed size
 SMALL_PT = 7.0  # smallest font
@@ -87,7 +88,7 @@ class CellResult:
 
 def make_parser(description: str) -> argparse.ArgumentParser:
     """The arguments of every figure: those of the tables, and what is drawn."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_experiment_argument(parser)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from data.centers import load_centers
-from engine.command_line import run_script
 from reproduce.analysis.collect import cell_of, collect_rows, with_earlier
 from reproduce.analysis.rows import EXPERIMENT, Rows, read_results
 from reproduce.analysis.tables import (
@@ -31,6 +30,7 @@ from reproduce.experiments.plan_arguments import (
     plan_of,
 )
 from reproduce.experiments.presets import PRESETS
+from utils.scripts import ArgumentParser, run_script
 
 
 def run_table(table: Table, argv: Sequence[str] | None = None) -> None:
@@ -38,7 +38,7 @@ def run_table(table: Table, argv: Sequence[str] | None = None) -> None:
 
     What the user can fix (an unknown center, a broken file) ends it with a message and status 2.
     """
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=f"{table.title}: ours beside the paper's. Reads results only, never trains."
     )
     add_experiment_argument(parser)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import signal
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -28,15 +27,16 @@ from data.prepare.prepared_case import PreparedCase, PrepareSettings, prepare_ca
 from data.readers import load_case
 from data.splits import CaseName, list_all_cases
 from engine.checkpointing import build_state
+from engine.loading import load_crops
 from engine.run_folders import config_hash
 from engine.split_selection import select_splits
 from engine.step import TrainingStep
-from engine.training import load_crops, make_dataset
-from reproduce.workflow.processes import exit_with_parent
+from engine.training import make_dataset
 from utils.config import Config
 from utils.device import autocast, select_device, select_precision
 from utils.distributed import Distributed
 from utils.files import write_json
+from utils.signals import held_signals, obey_parent
 
 SAMPLE_CASES = 3  # a step is measured on so many cases
 TRIED_CASES = 12  # so many are looked at for lesions
@@ -127,7 +127,8 @@ def measure_speeds(
     ours, theirs = context.Pipe()
     configs = {key: replace(config, device=device) for key, config in wanted.items()}
     process = context.Process(target=_measure_all, args=(theirs, configs))
-    process.start()
+    with held_signals():
+        process.start()
     theirs.close()
     try:
         while left:
@@ -207,8 +208,7 @@ def find_cases(config: Config, known: dict[CaseName, PreparedCase]) -> list[Prep
 
 
 def _measure_all(connection: Connection, wanted: Mapping[str, Config]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the starter's business, whose end is this one's
-    exit_with_parent(signal.SIGKILL)
+    obey_parent()
     known: dict[tuple[float, ...], dict[CaseName, PreparedCase]] = {}
     for key, config in wanted.items():
         try:

@@ -26,6 +26,7 @@ from reproduce.experiments.plan_arguments import (
     make_plan,
 )
 from reproduce.experiments.presets import PRESETS, Phantoms
+from utils.scripts import ArgumentParser
 
 FIGURES, ALL, BENCHMARK, DEMO = "figures", "all", "benchmark", "demo"
 OWN_PRESET = {BENCHMARK: "small", DEMO: "demo"}  # these two draw their own synthetic centers
@@ -77,7 +78,7 @@ class Request:
 
 def parse_request(description: str | None, argv: Sequence[str] | None = None) -> Request:
     """Command line -> `Request`; exits with a message where it cannot be done."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
