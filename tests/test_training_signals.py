@@ -18,7 +18,7 @@ from engine.checkpointing import load_checkpoint
 from engine.early_stopping import EarlyStopping
 from engine.run_folders import Run, find_runs, locked
 from engine.training import fit
-from tests.conftest import ROOT, Tiny, read_log, same, train, weights
+from tests.conftest import ROOT, Tiny, read_log, same, train, weights, write_tiny_centers
 from utils.config import Config
 from utils.locks import lock_file, try_lock
 
@@ -144,7 +144,12 @@ def test_a_signal_while_held_out_cases_are_measured_saves_at_once(
     tiny_config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny_config(
-        epochs=4, holdout=0.5, validate_epochs=2, time="t", checkpoint_seconds=3600.0
+        epochs=4,
+        holdout=0.5,
+        validate_epochs=2,
+        time="t",
+        checkpoint_seconds=3600.0,
+        centers=write_tiny_centers(tmp_path, {"A": 2, "B": 2, "C": 1}),
     )
     unbroken = train(replace(config, checkpoints=tmp_path / "unbroken"))
     real = EarlyStopping.measure
@@ -167,7 +172,7 @@ def test_a_signal_while_held_out_cases_are_measured_saves_at_once(
     (run,) = find_runs(config.checkpoints, "tumor_coarse")
     content = load_checkpoint(run.checkpoint)
     assert content["heldout_dsc"] == []
-    assert content["step"] == 2  # the end of the second epoch
+    assert content["step"] == 4  # the end of the second epoch of two cases
     monkeypatch.setattr(EarlyStopping, "measure", real)
     resumed = train(config)
     assert same(weights(resumed), weights(unbroken))
