@@ -20,7 +20,7 @@ import utils.script_start  # noqa: F401 - a signal ends it in one line
 from data.case import Center, DataError
 from data.centers import load_centers
 from data.quality.findings import CheckSettings, check_centers, format_findings, write_findings
-from utils.scripts import ArgumentParser
+from utils.scripts import ArgumentParser, run_script
 
 
 def main(given: Sequence[str] | None = None) -> int:
@@ -84,4 +84,4 @@ def _make_writable(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(lambda given: sys.exit(main(given)), sys.argv[1:])

@@ -34,6 +34,7 @@ from engine.run_folders import Run, locked, mark_done
 from engine.threshold_selection import best_threshold, heldout_sweeps, sweep_path, write_sweep
 from utils.config import Evaluation
 from utils.device import peak_memory_mib, reset_peak_memory
+from utils.files import check_folder
 from utils.progress import Progress
 from utils.stages import Stage
 
@@ -57,6 +58,7 @@ def run_stage(evaluation: Evaluation) -> list[Path]:
     Cases that are there already are kept, so that a killed evaluation resumes. Raises
     FileNotFoundError, with the command to give, where a run or an earlier result is missing.
     """
+    check_folder("--cache", evaluation.cache, written=False)
     centers = load_centers(evaluation.centers)
     folders = []
     for run, target in pick_runs(evaluation, centers):
@@ -173,7 +175,14 @@ def evaluate_cases(work: Work, cases: Sequence[PreparedCase], rows: Sequence[Row
     """Evaluate one case after the other; cases.csv grows by each, `rows` are there already."""
     progress = Progress(f"{work.result.stage} on {work.center.name}", len(cases))
     for item in cases:
-        row = evaluate_case(work, item)
+        try:
+            row = evaluate_case(work, item)
+        except (OSError, MemoryError, RuntimeError) as error:
+            error.add_note(
+                f"it was {work.center.name}/{item.case_id}; what was finished before is kept in "
+                f"{work.result.folder}, and the same command resumes"
+            )
+            raise
         rows = sorted([*rows, row], key=lambda r: r["case_id"])
         write_cases(work.result.folder / "cases.csv", rows)
         progress.advance({key: row[key] for key in ("dsc", "seconds") if key in row})

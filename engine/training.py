@@ -38,7 +38,7 @@ from utils.config import Config, StoppedError
 from utils.device import select_device, select_precision
 from utils.distributed import Distributed, join_processes
 from utils.errors import describe_error, is_memory_error
-from utils.files import remove_partial_files
+from utils.files import check_folder, remove_partial_files
 from utils.progress import Progress
 from utils.signals import Noted, SignalReceived, exit_status, noted_signals, say_ended
 
@@ -51,6 +51,8 @@ def fit(config: Config) -> list[Run]:
     Raises ValueError for wrong settings, StoppedError where the state is saved but the training
     cannot go on, and SystemExit(143) after SIGTERM (130 after Ctrl-C, 129 after SIGHUP).
     """
+    check_folder("--checkpoints", config.checkpoints)
+    check_folder("--cache", config.cache, written=False)
     device = select_device(config.device)
     config = replace(config, precision=select_precision(config.precision, device, training=True))
     # What a user can fix ends here, in every process: before anything is written, and before
@@ -113,6 +115,9 @@ def train_split(
         save = Checkpointer(config, run, split, state, processes, signatures)
         try:
             train_steps(config, state, dataset, save, stopping, received)
+        except OSError as error:
+            error.add_note(save.kept)
+            raise
         finally:
             save.log.close()
         if processes.first:

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import utils.script_start  # noqa: F401 - a signal ends it in one line
 from data.quality.table1 import TITLES, UNKNOWN
 from reproduce.analysis.render import Group, Sheet, to_latex, to_markdown, write_table
-from utils.scripts import ArgumentParser
+from utils.scripts import ArgumentParser, run_script
 
 PAPER = Path(__file__).resolve().parents[1] / "paper" / "table1_datasets.csv"
 TITLE = "Table I: the centers"
@@ -82,4 +82,4 @@ def main(given: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(lambda given: sys.exit(main(given)), sys.argv[1:])

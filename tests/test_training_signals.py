@@ -1,4 +1,4 @@
-"""Trainings with workers that get signals: alone, in a group, under torchrun, while they measure."""
+"""Trainings with workers that get signals: in a group, under torchrun, while they measure."""
 
 from __future__ import annotations
 

@@ -41,6 +41,11 @@ _CAUSES = {
     errno.EBUSY: ("it is in use", "end what uses it"),
     errno.ETXTBSY: ("it is in use", "end what uses it"),
 }
+# Of the machine or the disk, and not of one file: no other case fares better.
+_OF_ALL = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.EAGAIN),
+    errno.ENOMEM,
+)
 FULL_MEMORY = "there is too little memory"
 _CURE_OF_MEMORY = "end other programs, or give fewer --workers"
 _CURE_OF_GPU = "end what else uses the GPU, or take a larger one"
@@ -87,6 +92,11 @@ def is_damage(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno in (None, errno.EIO, errno.EINVAL)  # the last: a place beyond its end
     return not is_memory_error(error)
+
+
+def stops_all(error: BaseException) -> bool:
+    """Whether what failed for one file or case will fail for every other: a full disk, say."""
+    return isinstance(error, OSError) and error.errno in _OF_ALL
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -11,6 +12,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
+
+from utils.errors import describe_error
 
 
 def write_atomic(path: Path, write: Callable[[IO[bytes]], Any], keep: Path | None = None) -> None:
@@ -77,6 +80,23 @@ class _Recording(io.FileIO):
         except OSError as error:
             self.error = error
             raise
+
+
+def check_folder(option: str, path: Path, *, written: bool = True) -> None:
+    """Raise ValueError where a folder cannot be made or written to, before hours of work are lost.
+
+    `option`: what named it. `written`: whether it must be writable.
+    """
+    there = path
+    try:
+        while not there.exists() and there != there.parent:
+            there = there.parent
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
+        if written and not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
+    except OSError as error:
+        raise ValueError(f"{option} {describe_error(error)}") from error
 
 
 def remove_partial_files(folder: Path) -> None:

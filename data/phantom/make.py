@@ -7,6 +7,7 @@ settings. Cases that are there already are kept, so an interrupted run resumes.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -15,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import utils.script_start  # noqa: F401 - a signal ends it in one line
 from data.phantom.centers import CENTERS, LIKE_TABLE_I
 from data.phantom.make_centers import make_centers
-from utils.scripts import ArgumentParser
+from utils.scripts import ArgumentParser, run_script
 
 
 def main() -> None:
@@ -33,8 +34,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=2022, help="default: 2022")
     parser.add_argument("--workers", type=int, default=0, help="processes; 0: this one (default)")
     args = parser.parse_args()
-    path = make_centers(args.out, args.centers, args.cases, args.size, args.seed, args.workers)
-    print(path)
+    run_script(_make, args)
+
+
+def _make(args: argparse.Namespace) -> None:
+    print(make_centers(args.out, args.centers, args.cases, args.size, args.seed, args.workers))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from reproduce.workflow.launch import TIME, Engine, Outcome, run_steps
 from reproduce.workflow.plan_file import Entry, PlanFile
 from reproduce.workflow.processes import only_one
 from utils.device import select_device
+from utils.files import check_folder
 from utils.signals import SIGNALS, exit_status
 
 MEASURE_PART = 0.1  # of --minutes: so much goes into measuring, then it does without
@@ -37,6 +38,7 @@ def main(request: Request) -> None:
 
 def run(request: Request) -> Outcome:
     """Fill what is missing of what is asked for, print and write it; how the steps ended."""
+    check_folder("--out", request.out)
     with contextlib.ExitStack() as stack:
         if request.executor == LOCAL:
             stack.enter_context(share_processors(request.devices))
