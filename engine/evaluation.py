@@ -35,6 +35,7 @@ from engine.threshold_selection import best_threshold, heldout_sweeps, sweep_pat
 from utils.config import Evaluation
 from utils.device import peak_memory_mib, reset_peak_memory
 from utils.files import check_folder
+from utils.leftovers import remove_leftovers
 from utils.progress import Progress
 from utils.stages import Stage
 
@@ -88,6 +89,8 @@ def evaluate_run(evaluation: Evaluation, run: Run, center: Center, previous: Res
     origin = describe_origin(evaluation, run, predictor, threshold, result)
     origin |= {"leaked": leaked}
     with locked(folder):
+        for place in (folder, folder / "predictions", folder / "sweeps"):
+            remove_leftovers(place, alone=True)
         rows = kept_rows(result, origin, cases)
         there = {row["case_id"] for row in rows}
         evaluate_cases(work, [case for case in cases if case.case_id not in there], rows)

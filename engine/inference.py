@@ -22,6 +22,7 @@ from models.backbone import ResidualEncoderDecoder
 from models.released import RELEASED, load_released
 from utils.config import Config
 from utils.device import autocast, is_out_of_memory, select_device, select_precision
+from utils.errors import first_line
 from utils.metrics import dsc
 from utils.postprocess import keep_components
 from utils.stages import STAGES, Stage
@@ -93,15 +94,28 @@ def load_predictor(
     `stage`, of another network than its settings build, or with weights that are not finite.
     """
     device_ = select_device(device)
-    content = load_checkpoint(checkpoint, device_)
-    config = config_from_plain(content["config"])
+    content = load_checkpoint(
+        checkpoint, device_, config=dict, method=dict, split=dict, split_hash=str, signatures=dict
+    )
+    try:
+        config = config_from_plain(content["config"])
+        trained = frozenset(
+            (center, case_id) for center, case_id in content["split"]["train_cases"]
+        )
+        sources = content["split"]["sources"]
+        signatures = {kind: from_plain(plain) for kind, plain in content["signatures"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"{checkpoint}: is damaged or of another version ({first_line(error)}); train the "
+            "stage again"
+        ) from error
     if stage is not None and config.stage.name != stage:
         raise ValueError(
             f"{checkpoint}: trained as {config.stage.name}, not as {stage}; give a checkpoint of "
             f"{stage}"
         )
     _check_finite(checkpoint, content["method"])
-    method = build_method(config, content["split"]["sources"]).to(device_)
+    method = build_method(config, sources).to(device_)
     try:
         method.load_state_dict(content["method"])
     except RuntimeError as error:
@@ -116,9 +130,9 @@ def load_predictor(
         device_,
         select_precision(precision, device_, training=False),
         window_voxels,
-        frozenset((center, case_id) for center, case_id in content["split"]["train_cases"]),
+        trained,
         content["split_hash"],
-        {kind: from_plain(plain) for kind, plain in content["signatures"].items()},
+        signatures,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from engine.inference import Predictor
 from engine.results import Result, threshold_source
 from engine.run_folders import Run
 from utils.config import Evaluation
-from utils.files import sha256_of, write_json
+from utils.files import read_json, sha256_of, write_json
 
 
 def describe_origin(
@@ -55,10 +54,10 @@ def kept_rows(result: Result, origin: Row, prepared: Sequence[PreparedCase]) -> 
     note, cases = result.folder / "origin.json", result.folder / "cases.csv"
     (result.folder / "done").unlink(missing_ok=True)
     keys = {case.case_id: case.folder.name for case in prepared if case.folder is not None}
-    before = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
+    before, rows_before = _read_before(note, cases)
     keys_before = before.pop("cases", {})
     rows = []
-    for row in read_cases(cases) if before == origin else []:
+    for row in rows_before if before == origin else []:
         name = row["case_id"]
         same = name in keys and keys[name] == keys_before.get(name)
         if same and result.mask_path(name).is_file():
@@ -66,3 +65,16 @@ def kept_rows(result: Result, origin: Row, prepared: Sequence[PreparedCase]) -> 
     write_cases(cases, rows)  # before the note that would make older rows look true
     write_json(note, {**origin, "cases": keys})
     return rows
+
+
+def _read_before(note: Path, cases: Path) -> tuple[Row, list[Row]]:
+    """What an earlier call left; where that is damaged, one line, and nothing is kept."""
+    cure = "all of its cases are evaluated again"
+    try:
+        before = read_json(note, cure) if note.is_file() else {}
+        if not isinstance(before.get("cases", {}), dict):
+            raise ValueError(f"{note}: is of another version; {cure}")
+        return before, read_cases(cases)
+    except ValueError as error:
+        print(f"warning: {error}", flush=True)
+        return {}, []

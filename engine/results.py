@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from engine.run_folders import Run, find_runs
 from models.released import RELEASED
 from utils.commands import command_line, to_arguments
 from utils.config import Evaluation
+from utils.files import read_json
 from utils.stages import Stage, stage_named
 
 
@@ -243,8 +243,9 @@ def _command(
 
 def _train_again(run: Run) -> str:
     """The command that started an unfinished run: given again, it resumes."""
-    facts = json.loads((run.folder / "environment.json").read_text(encoding="utf-8"))
-    return "python " + shlex.join(facts["command"])
+    cure = f"give the command that trained {run.folder} again"
+    facts = read_json(run.folder / "environment.json", cure, ("command",))
+    return "python " + shlex.join(map(str, facts["command"]))
 
 
 def _missing_run(evaluation: Evaluation, unfinished: Sequence[Run], others: Sequence[Run]) -> str:
@@ -262,7 +263,8 @@ def _missing_run(evaluation: Evaluation, unfinished: Sequence[Run], others: Sequ
 
 def _chain(checkpoints: Path, folder: Path) -> Result:
     """The result in `folder` with the results before it, as their summaries name them."""
-    summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    cure = f"delete {folder} and evaluate that stage again"
+    summary = read_json(folder / "summary.json", cure, ("previous", "stage", "target"))
     previous = summary["previous"]
     before = None if previous is None else _chain(checkpoints, checkpoints / previous)
     return Result(folder, summary["stage"], summary["target"], before)

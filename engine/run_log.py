@@ -86,10 +86,13 @@ def keep_rows(path: Path, step: int, columns: Sequence[str]) -> None:
     """Make `path` a log with its header and the whole rows of steps 1 to `step`."""
     rows = [list(columns)]
     if path.is_file():
-        with path.open(newline="", encoding="utf-8") as handle:
-            for row in csv.reader(handle):
-                if len(row) == len(columns) and row[0].isdigit() and int(row[0]) <= step:
-                    rows.append(row)
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    write_text(path, text.getvalue())
+        text = path.read_text(encoding="utf-8", errors="replace").replace("\0", "")
+        for row in csv.reader(text.splitlines()):
+            if len(row) == len(columns) and row[0].isdecimal() and int(row[0]) <= step:
+                rows.append(row)
+    if path.is_file() and len(rows) <= step:
+        missing = step - len(rows) + 1
+        print(f"warning: {path}: the rows of {missing} steps are missing or damaged", flush=True)
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    write_text(path, buffer.getvalue())

@@ -38,7 +38,8 @@ from utils.config import Config, StoppedError
 from utils.device import select_device, select_precision
 from utils.distributed import Distributed, join_processes
 from utils.errors import describe_error, is_memory_error
-from utils.files import check_folder, remove_partial_files
+from utils.files import check_folder
+from utils.leftovers import remove_leftovers
 from utils.progress import Progress
 from utils.signals import Noted, SignalReceived, exit_status, noted_signals, say_ended
 
@@ -100,7 +101,7 @@ def train_split(
     lock = locked(run.folder) if processes.first else _unlocked()
     with lock, noted_signals() as received:
         if processes.first:
-            remove_partial_files(run.folder)
+            remove_leftovers(run.folder, alone=True)
         if has_state(run):
             load_state(state, run, processes)
             _say(processes, f"{run.folder}: resumes from step {state.step}")

@@ -7,7 +7,6 @@ synthetic centers have beside their centers.toml. Writes figure8_<center>.png an
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -45,6 +44,7 @@ from reproduce.analysis.overlays import (
     write_in_panel,
 )
 from reproduce.analysis.rows import is_measured
+from utils.files import read_csv
 from utils.scripts import run_script
 
 LARGEST_PANEL_IN = 2.2
@@ -63,11 +63,7 @@ def read_lesions(path: Path | None, centers: Path) -> Lesions:
             return {}
     if not path.is_file():
         raise FileNotFoundError(f"--lesions {path}: no such file")
-    with path.open(newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
-    missing = {"center", "case_id", "lesion"} - set(rows[0] if rows else {})
-    if missing:
-        raise ValueError(f"{path}: lacks the columns {', '.join(sorted(missing))}")
+    rows = read_csv(path, "correct the table", ("center", "case_id", "lesion"))
     return {
         (row["center"], row["case_id"]): row["lesion"]
         + (", stent" if str(row.get("stent", "")).lower() == "true" else "")

@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import utils.script_start  # noqa: F401 - a signal ends it in one line
 from data.quality.table1 import TITLES, UNKNOWN
 from reproduce.analysis.render import Group, Sheet, to_latex, to_markdown, write_table
+from utils.files import read_csv
 from utils.scripts import ArgumentParser, run_script
 
 PAPER = Path(__file__).resolve().parents[1] / "paper" / "table1_datasets.csv"
@@ -28,8 +29,9 @@ COHORT = "patient_cohort"  # the paper tells it, image files do not
 
 def read_columns(path: Path) -> dict[str, dict[str, str]]:
     """Center -> row -> text, from a CSV with a line per row."""
-    with path.open(newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
+    rows = read_csv(path, "run python data/check.py centers.toml again", ("parameter",))
+    if not rows:
+        raise ValueError(f"{path}: has no rows; run python data/check.py centers.toml again")
     names = [name for name in rows[0] if name != "parameter"]
     return {name: {row["parameter"]: row[name] for row in rows} for name in names}
 

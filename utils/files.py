@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import hashlib
 import io
 import json
 import os
-import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from utils.errors import describe_error
+from utils.errors import describe_error, first_line, is_damage
+from utils.leftovers import unfinished_path
 
 
 def write_atomic(path: Path, write: Callable[[IO[bytes]], Any], keep: Path | None = None) -> None:
@@ -23,7 +24,7 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], Any], keep: Path | Non
     `keep`: the old file stays under this name, in the same folder. Raises OSError, naming `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
+    partial = unfinished_path(path)
     try:
         _fill(partial, write)
         if keep is not None and path.exists():
@@ -57,7 +58,7 @@ def _fill(partial: Path, write: Callable[[IO[bytes]], Any]) -> None:
 
 def _keep(path: Path, keep: Path, partial: Path) -> None:
     """Give the file at `path` the name `keep` too; where a disk has no links, instead."""
-    second = partial.with_suffix(".kept.part")
+    second = unfinished_path(keep)
     try:
         os.link(path, second)
     except OSError:
@@ -99,18 +100,53 @@ def check_folder(option: str, path: Path, *, written: bool = True) -> None:
         raise ValueError(f"{option} {describe_error(error)}") from error
 
 
-def remove_partial_files(folder: Path) -> None:
-    """Delete what `write_atomic` left in `folder` where a process was killed while it wrote.
-
-    Only while no other process writes there.
-    """
-    for path in folder.glob(".*.part"):
-        path.unlink(missing_ok=True)
-
-
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
     write_atomic(path, lambda handle: handle.write(text.encode("utf-8")))
+
+
+def read_json(path: Path, cure: str, keys: Sequence[str] = ()) -> dict[str, Any]:
+    """A JSON object with these keys.
+
+    Raises ValueError that names the file, what is wrong with it, and `cure`, what to do; and
+    FileNotFoundError.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path}: is damaged ({first_line(error)}); {cure}") from error
+    except OSError as error:
+        if not is_damage(error):
+            raise
+        raise ValueError(f"{describe_error(error)}; {cure}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: is damaged (holds no JSON object); {cure}")
+    missing = [key for key in keys if key not in content]
+    if missing:
+        raise ValueError(f"{path}: has no {missing[0]!r}, it is of another version; {cure}")
+    return content
+
+
+def read_csv(path: Path, cure: str, columns: Sequence[str] = ()) -> list[dict[str, str]]:
+    """The rows of a table with a header, each as long as the header.
+
+    Raises ValueError that names the file, what is wrong with it, and `cure`; FileNotFoundError.
+    """
+    rows: list[dict[str, str]] = []
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream, strict=True)
+            missing = [name for name in columns if name not in (reader.fieldnames or ())]
+            if missing:
+                raise ValueError(f"{path}: has no column {', '.join(missing)}; {cure}")
+            for row in reader:
+                if None in row or None in row.values():
+                    number = reader.line_num
+                    raise ValueError(f"{path}, line {number}: not as long as the header; {cure}")
+                rows.append(row)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: is damaged ({first_line(error)}); {cure}") from error
+    return rows
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -7,6 +7,7 @@ its worker processes) nothing happens.
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import sys
 from pathlib import Path
 
@@ -25,4 +26,6 @@ def _is_ours(main: str | None) -> bool:
 if multiprocessing.parent_process() is None and _is_ours(
     getattr(sys.modules["__main__"], "__file__", None)
 ):
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a background job of a shell script
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     exit_on_signals()

@@ -1,7 +1,7 @@
 """SIGINT, SIGTERM and SIGHUP: noted where state must be saved first, else one line and an exit.
 
-Worker processes leave them to the process that started them, and end with it. What is ignored from
-the start (`nohup`, a background job of a shell script) stays ignored.
+Worker processes leave them to the process that started them, and end with it. What is ignored
+before (SIGHUP under `nohup`, SIGINT in a step of an experiment) stays ignored.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from data.prepare.cache import (
     content_key,
     read_meta,
     reading_rule,
-    remove_leftovers,
+    remove_unfinished,
     write_folder,
 )
 from data.prepare.duplicates import find_duplicates, judge_duplicates
@@ -62,7 +62,7 @@ def prepare_centers(
         raise DataError(
             f"{cache}: cannot be made ({error.strerror}); give another folder for the cache"
         ) from error
-    remove_leftovers(cache)
+    remove_unfinished(cache)
     with ThreadPoolExecutor(max(1, workers)) as pool:  # hashing files: threads are enough
         found = list(track(pool.map(_look_up, jobs), len(jobs), "reading the cache"))
     missing = [job for job, result in zip(jobs, found, strict=True) if result is None]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import uuid
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from data.case import DataError, Grid
 from data.readers.files import VOLUME_SUFFIXES, volume_stem
 from data.readers.geometry import EXACTLY_ORTHONORMAL, nearest_rotation, non_orthonormal
 from data.readers.volume import grid_axis_map, grid_matrix, read_volume
+from utils.leftovers import unfinished_path
 
 
 def write_mask(path: Path, mask: np.ndarray, grid: Grid) -> None:
@@ -22,7 +24,8 @@ def write_mask(path: Path, mask: np.ndarray, grid: Grid) -> None:
 
     The file has the orientation, size, spacing, origin and direction of the image that `grid` was
     read from; its suffix chooses the format. A reader sees the old file or the whole new one.
-    Raises `ValueError` where the mask is not of the grid's size or the suffix is unknown.
+    Raises `ValueError` where the mask is not of the grid's size or the suffix is unknown, and
+    `OSError` where the disk cannot take it.
     """
     on_disk = grid_axis_map(grid).to_file(mask)
     if on_disk.shape != grid.size_xyz[::-1]:
@@ -35,12 +38,36 @@ def write_mask(path: Path, mask: np.ndarray, grid: Grid) -> None:
         raise ValueError(f"{path}: unknown format; choose from {', '.join(VOLUME_SUFFIXES)}")
     path.parent.mkdir(parents=True, exist_ok=True)
     suffix = path.name[len(stem) :]
-    unfinished = path.with_name(f".{stem}.{os.getpid()}.{uuid.uuid4().hex}{suffix}")
+    unfinished = unfinished_path(path, suffix)
     try:
-        _write(unfinished, np.ascontiguousarray(on_disk, np.uint8), grid)
+        write_whole(
+            unfinished, lambda: _write(unfinished, np.ascontiguousarray(on_disk, np.uint8), grid)
+        )
         os.replace(unfinished, path)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, write: Callable[[], None]) -> None:
+    """Have a library write an image file, and see to it that it is there and whole.
+
+    ITK writes a NIfTI file to a full disk without a word, and says nothing of the cause elsewhere.
+    Raises OSError.
+    """
+    try:
+        write()
+        read_volume(path)  # to its last byte
+        with path.open("rb") as stream:
+            os.fsync(stream.fileno())
+    except (RuntimeError, DataError) as error:
+        with path.open("ab") as stream:  # on the same disk: it says what is wrong
+            stream.write(bytes(1 << 16))
+            stream.flush()
+            os.fsync(stream.fileno())
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path)) from error
 
 
 def _write(path: Path, array: np.ndarray, grid: Grid) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shlex
@@ -21,7 +20,7 @@ from reproduce.analysis.tables import table_keys, thresholds_of
 from reproduce.experiments.cells import choose_targets, lesion_centers
 from reproduce.experiments.request import Request
 from utils.commands import ROOT
-from utils.files import write_json
+from utils.files import read_json, write_json
 
 # Cases that differ in one of these do not belong into one experiment.
 SETTINGS = ("preset", "centers", "phantoms", "holdout")
@@ -171,7 +170,7 @@ def _read_older(
     note = folder / EXPERIMENT
     if not note.is_file():
         return None
-    facts = json.loads(note.read_text(encoding="utf-8"))
+    facts = read_json(note, "restore it, or give another --results", ("exports",))
     different = [name for name in (*SETTINGS, *ARGUMENTS) if facts.get(name) != settings[name]]
     if different:
         name = different[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -30,6 +29,7 @@ from reproduce.experiments.plan_arguments import (
     plan_of,
 )
 from reproduce.experiments.presets import PRESETS
+from utils.files import read_json
 from utils.scripts import ArgumentParser, run_script
 
 
@@ -99,7 +99,7 @@ def report_results(
     _refuse_unknown(seeds, rows.seeds, str(folder))
     keys = keys_of_results(table, rows, targets, seeds)
     report = make_report(table, rows, keys)
-    facts = json.loads((folder / EXPERIMENT).read_text(encoding="utf-8"))
+    facts = read_json(folder / EXPERIMENT, "export the results again")
     return replace(report, notes=(*report.notes, describe_results(folder, facts)))
 
 

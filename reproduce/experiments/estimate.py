@@ -8,7 +8,6 @@ measuring cases are in what was logged alone.
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -32,10 +31,11 @@ from engine.run_folders import config_hash
 from engine.split_selection import select_splits
 from engine.step import TrainingStep
 from engine.training import make_dataset
+from reproduce.workflow.plan_file import read_status
 from utils.config import Config
 from utils.device import autocast, select_device, select_precision
 from utils.distributed import Distributed
-from utils.files import write_json
+from utils.files import read_json, write_json
 from utils.signals import held_signals, obey_parent
 
 SAMPLE_CASES = 3  # a step is measured on so many cases
@@ -72,9 +72,9 @@ def logged_speeds(out: Path, label: str) -> dict[str, Speed]:
     """By model, the mean seconds of what finished steps of this experiment did on such a device."""
     sums: dict[tuple[str, str], list[tuple[float, int]]] = {}
     for path in sorted((out / "steps").glob("*.json")):
-        status: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        status = read_status(out, path.stem)
         facts = status.get("facts") or {}
-        if status["status"] == "done" and facts.get("label") == label and facts["count"] > 0:
+        if status.get("status") == "done" and facts.get("label") == label and facts["count"] > 0:
             key = (facts["model"], facts["field"])
             sums.setdefault(key, []).append((status["seconds"], facts["count"]))
     speeds: dict[str, Speed] = {}
@@ -92,7 +92,7 @@ def known_speeds(
     `label`: of `device`. Measuring ends after `seconds` (None: no limit); 0: nothing is measured.
     """
     memory = out / "speeds.json"
-    remembered = json.loads(memory.read_text(encoding="utf-8")) if memory.is_file() else {}
+    remembered = _remembered(memory)
     known = {key: Speed(**values) for key, values in remembered.get(label, {}).items()}
     logged = logged_speeds(out, label)
     wanted = {model_key(config): config for config in configs}
@@ -110,6 +110,19 @@ def known_speeds(
         step_s = other.step_s if speed.step_s is None else speed.step_s
         known[key] = Speed(step_s, other.case_s if speed.case_s is None else speed.case_s)
     return known
+
+
+def _remembered(path: Path) -> dict[str, Any]:
+    """speeds.json; {}, and a line, where it is damaged: speeds are measured again."""
+    try:
+        found = read_json(path, "speeds are measured again") if path.is_file() else {}
+        for speeds in found.values():
+            for values in speeds.values():
+                Speed(**values)
+    except (ValueError, TypeError, AttributeError) as error:
+        print(f"warning: {path}: is damaged, speeds are measured again ({error})", flush=True)
+        return {}
+    return found
 
 
 def measure_speeds(

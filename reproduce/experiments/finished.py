@@ -6,7 +6,6 @@ that the plan asks for, a result with all that it was read from, as that is now.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from engine.split_selection import select_splits
 from reproduce.experiments.cells import TRAIN, Cell, Step, evaluations_of, steps_of
 from reproduce.experiments.plan import Plan
 from utils.config import Config
+from utils.files import read_json
 
 SUPERSEDED = "superseded"  # beside the run folders: what is no longer true, but computed
 
@@ -86,7 +86,7 @@ def with_precision_of(config: Config, folder: Path) -> Config:
     note = folder / "config.json"
     if config.precision != "auto" or not note.is_file():
         return config
-    made = json.loads(note.read_text(encoding="utf-8"))
+    made = read_json(note, f"delete {folder} and train again")
     return replace(config, precision=str(made.get("precision", "auto")))
 
 
@@ -119,8 +119,11 @@ def read_origin(folder: Path) -> dict[str, Any] | None:
     if not (folder / "done").is_file():
         return None
     note = folder / "origin.json"
-    origin: dict[str, Any] = json.loads(note.read_text("utf-8")) if note.is_file() else {}
-    return origin
+    try:
+        return read_json(note, "it is evaluated again") if note.is_file() else {}
+    except ValueError as error:
+        print(f"warning: {error}", flush=True)
+        return None
 
 
 def _has_threshold(step: Step, run: Run, center: Center, origin: Mapping[str, Any]) -> bool:

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from utils.config import StoppedError
+from utils.leftovers import remove_leftovers
 from utils.locks import lock_file, share_lock, try_lock
 
 RUN_LOCK, STEPS_LOCK = "run.lock", "steps.lock"
@@ -35,6 +36,8 @@ def only_one(folder: Path, seconds: float = GRACE_S) -> Iterator[None]:
                     f"{folder}: steps of an earlier call still run; wait for them, or end them "
                     f"(pids and hosts are in {folder / 'steps'})"
                 )
+        for place in (folder, folder / "steps", folder / "logs"):
+            remove_leftovers(place, alone=True)
         yield
 
 
