@@ -20,6 +20,7 @@ from reproduce.analysis.center_overlays import draw_center
 from reproduce.experiments.presets import PRESETS
 from reproduce.experiments.request import DEMO, Request, plan_for
 from reproduce.workflow.run_request import exit_with, run
+from utils.arguments import Seed
 from utils.config import Evaluation
 from utils.device import select_device
 from utils.scripts import ArgumentParser, run_script
@@ -36,7 +37,7 @@ def parse_demo(argv: Sequence[str] | None = None) -> Request:
     add = parser.add_argument
     add("--out", type=Path, default=Path("demo_output"), help="where all goes")
     add("--quick", action="store_true", help="a few steps only: does it run?")
-    add("--seed", type=int, default=2022, help="of the centers and of the trainings")
+    add("--seed", type=Seed, default=2022, help="of the centers and of the trainings")
     add("--devices", nargs="+", help="a process each; default: the GPU, or two on the CPU")
     args = parser.parse_args(argv)
     name = "quick" if args.quick else "demo"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from utils.arguments import Seed
 from utils.commands import default_path
 from utils.config import Evaluation
 from utils.scripts import ArgumentParser
@@ -17,7 +18,7 @@ def parse_arguments(text: str | None, stage: str) -> tuple[Evaluation, tuple[str
     add("--centers", type=Path, default=default_path("centers.toml"))
     add("--checkpoints", type=Path, default=default_path("checkpoints"))
     add("--target", required=True, help="a center that the runs have not seen")
-    add("--seed", type=int, help="of the runs; default: the newest")
+    add("--seed", type=Seed, help="of the runs; default: the newest")
     add("--methods", nargs="+", default=["bl", "ours"], help="a column of the table each")
     args = parser.parse_args()
     request = Evaluation(

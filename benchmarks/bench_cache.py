@@ -21,6 +21,7 @@ import numpy as np
 import utils.script_start  # noqa: F401 - a signal ends it in one line
 from data.case import Case, Grid
 from data.prepare.prepared_case import IMAGE, LABEL, PreparedCase, PrepareSettings, prepare_case
+from utils.arguments import Count, Seed
 from utils.scripts import ArgumentParser
 
 SHAPE = (150, 512, 512)
@@ -80,8 +81,8 @@ def _anonymous_mib() -> float:
 def main() -> None:
     """Print the table."""
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=50, help="crops per line (default: 50)")
-    parser.add_argument("--seed", type=int, default=2022, help="of places and voxels")
+    parser.add_argument("--repeats", type=Count, default=50, help="crops per line (default: 50)")
+    parser.add_argument("--seed", type=Seed, default=2022, help="of places and voxels")
     repeats, seed = parser.parse_args().repeats, parser.parse_args().seed
     rng = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory() as name:

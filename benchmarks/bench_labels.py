@@ -30,6 +30,7 @@ from data.quality.label_check import check_place
 from data.readers import load_case
 from data.readers.files import CaseFiles
 from data.roi import bounding_box, center_box
+from utils.arguments import Count, Seed
 from utils.scripts import ArgumentParser
 
 SHIFTS_MM = (5, 10, 15, 20, 30)
@@ -148,9 +149,9 @@ def main() -> None:
     parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--cases", type=int, default=10, help="phantoms per center (default: 10)")
+    parser.add_argument("--cases", type=Count, default=10, help="phantoms per center (default: 10)")
     parser.add_argument("--size", choices=("demo", "full"), default="demo", help="default: demo")
-    parser.add_argument("--seed", type=int, default=7, help="default: 7")
+    parser.add_argument("--seed", type=Seed, default=7, help="default: 7")
     args = parser.parse_args()
     began = time.perf_counter()
     columns = {"phantoms": measure(phantom_cases(args.cases, args.size, args.seed), args.seed)}

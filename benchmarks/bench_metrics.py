@@ -25,6 +25,7 @@ from scipy import ndimage
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import utils.script_start  # noqa: F401 - a signal ends it in one line
+from utils.arguments import Count
 from utils.metrics import surface_metrics
 from utils.scripts import ArgumentParser
 
@@ -74,7 +75,7 @@ def main() -> None:
     parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--repeats", type=int, default=3, help="the fastest counts (default: 3)")
+    parser.add_argument("--repeats", type=Count, default=3, help="the fastest counts (default: 3)")
     repeats = parser.parse_args().repeats
     cv2.setNumThreads(1)  # medpy runs on one core
     print(f"{'pair':20s}    ours   assd   hd95 | faster than assd  than both | difference mm")

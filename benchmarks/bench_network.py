@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import utils.script_start  # noqa: F401 - a signal ends it in one line
 from models import backbone, layers
+from utils.arguments import Count
 from utils.device import autocast, select_device
 from utils.scripts import ArgumentParser
 
@@ -71,9 +72,9 @@ def step(network: torch.nn.Module, image: Tensor, precision: str) -> tuple[float
 def main() -> None:
     parser = ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--width", type=int, default=8)
-    parser.add_argument("--size", type=int, nargs=3, default=(40, 64, 96))
-    parser.add_argument("--views", type=int, default=2)
+    parser.add_argument("--width", type=Count, default=8)
+    parser.add_argument("--size", type=Count, nargs=3, default=(40, 64, 96))
+    parser.add_argument("--views", type=Count, default=2)
     args = parser.parse_args()
     device = select_device(args.device)
     torch.manual_seed(0)

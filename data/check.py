@@ -20,6 +20,7 @@ import utils.script_start  # noqa: F401 - a signal ends it in one line
 from data.case import Center, DataError
 from data.centers import load_centers
 from data.quality.findings import CheckSettings, check_centers, format_findings, write_findings
+from utils.arguments import Workers
 from utils.scripts import ArgumentParser, run_script
 
 
@@ -60,7 +61,7 @@ def _parse(given: Sequence[str] | None) -> argparse.Namespace:
     add("--out", type=Path, help=f"folder to write to {places}")
     add("--cache", type=Path, default=Path("cache"), help="of the prepared cases (default: cache)")
     add("--no-cache", dest="remember", action="store_false", help="read every case again")
-    add("--workers", type=int, default=1, help="processes (default: 1)")
+    add("--workers", type=Workers, default=1, help="processes (default: 1)")
     return parser.parse_args(given)
 
 

@@ -13,19 +13,21 @@ from typing import Any, NoReturn
 import torch
 
 from methods import METHODS, build_method, make_config
+from utils.arguments import Seed, Workers, timestamp, whole
 from utils.commands import to_arguments
 from utils.config import (
     CASES,
     DEFAULT_METHOD,
     PRECISIONS,
     ROI_SOURCES,
+    SMALLEST_INPUT,
     THRESHOLDS,
     Config,
     Evaluation,
     check_config,
 )
 from utils.scripts import ArgumentParser, run_script
-from utils.settings import flatten, option_name, override
+from utils.settings import Range, flatten, option_name, override
 from utils.stages import FOLDS, Stage, stage_named
 
 __all__ = [
@@ -97,7 +99,7 @@ def parse_evaluation(stage: Stage, argv: Sequence[str] | None = None) -> Evaluat
     add("--sources", nargs="+", default=(), help="only runs trained on exactly these centers")
     add("--target", help="center to evaluate on; none: the target of each newest run")
     times = "timestamp of the run, and of those of the stages before; none: the newest finished"
-    add("--time", nargs="+", default=(), help=times)
+    add("--time", nargs="+", type=timestamp, default=(), help=times)
     add("--roi-source", choices=ROI_SOURCES, default="seg", help="pancreas ROI: segmented or label")
     add(
         "--threshold",
@@ -111,7 +113,7 @@ def parse_evaluation(stage: Stage, argv: Sequence[str] | None = None) -> Evaluat
     )
     add("--cases", choices=CASES, default=default.cases, help=tested)
     add("--method", choices=tuple(METHODS), default=default.method, help="runs of this method")
-    add("--seed", type=int, help="only runs of this seed")
+    add("--seed", type=Seed, help="only runs of this seed")
     add("--fold", choices=FOLDS, help="runs of cross-validation inside --target")
     released = "state dict of the authors' released network, evaluated in place of a run"
     add("--released", type=Path, metavar="FILE", help=released)
@@ -121,8 +123,8 @@ def parse_evaluation(stage: Stage, argv: Sequence[str] | None = None) -> Evaluat
     arithmetic = "arithmetic; auto: fp32 on a CPU, bf16 (or fp16) on a GPU"
     add("--precision", choices=PRECISIONS, default="auto", help=arithmetic)
     windows = "cut larger crops into windows of so many voxels; none: only where memory runs out"
-    add("--window-voxels", type=int, metavar="N", help=windows)
-    add("--workers", type=int, default=default.workers, help="processes that prepare cases")
+    add("--window-voxels", type=whole(Range(least=SMALLEST_INPUT)), metavar="N", help=windows)
+    add("--workers", type=Workers, default=default.workers, help="processes that prepare cases")
     leaked = "leave out, and count, scans that trained the run, in whatever center they are listed"
     add("--drop-leaked", action="store_true", help=f"{leaked}; without: they are refused")
     given = vars(parser.parse_args(argv))

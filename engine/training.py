@@ -69,6 +69,8 @@ def fit(config: Config) -> list[Run]:
         if not processes.first:
             prepared = prepare_splits(config, centers, splits)
         splits = [keep_prepared(split, prepared) for split in splits]
+        for split in splits:
+            check_split(config, split, prepared)
         runs = open_runs(config, splits) if processes.first else []
         processes.wait()
         time_ = processes.from_first(runs[0].time if runs else "")
@@ -80,6 +82,20 @@ def fit(config: Config) -> list[Run]:
                 continue
             train_split(config, run, split, prepared, processes)
     return runs
+
+
+def check_split(config: Config, split: Split, prepared: dict[str, list[PreparedCase]]) -> None:
+    """Raise ValueError, before a run folder is made, where the cases cannot train the stage."""
+    cases = split_cases(split, prepared)
+    with torch.device("meta"):
+        make_dataset(config, build_method(config, split.sources), cases)
+    EarlyStopping(config, heldout_cases(split, prepared))
+    for case in cases:
+        if min(case.shape) < config.stage.stride:
+            raise ValueError(
+                f"--stride {config.stage.stride}: larger than {case.center}/{case.case_id}, which "
+                f"is {' x '.join(map(str, case.shape))} voxels"
+            )
 
 
 def train_split(

@@ -56,6 +56,7 @@ from reproduce.analysis.figures import (
 )
 from reproduce.experiments.cells import Cell
 from reproduce.experiments.finished import find_folders
+from utils.arguments import Count
 from utils.scripts import run_script
 
 ROWS = {"bl": "BL", "ours": "Ours"}  # method -> row of Table V
@@ -253,7 +254,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add("--stage", choices=("tumor_coarse", "tumor_fine"), default="tumor_coarse")
     add("--device", default="auto", help="cpu, cuda, cuda:1, or auto")
-    add("--per-case", type=int, default=VOXELS_PER_CASE, help="voxels of each class in a case")
+    add(
+        "--per-case",
+        type=Count,
+        default=VOXELS_PER_CASE,
+        help="voxels of each class in a case",
+    )
     args = parser.parse_args(argv)
     run_script(run_asked, args)
 

@@ -44,6 +44,7 @@ from reproduce.analysis.overlays import (
     write_in_panel,
 )
 from reproduce.analysis.rows import is_measured
+from utils.arguments import Count
 from utils.files import read_csv
 from utils.scripts import run_script
 
@@ -147,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser(str(__doc__))
     add = parser.add_argument
     add("--stage", choices=("tumor_coarse", "tumor_fine"), default="tumor_fine")
-    add("--count", type=int, default=3, help="cases in each row")
+    add("--count", type=Count, default=3, help="cases in each row")
     add("--lesions", type=Path, help="table of the kinds of lesions")
     args = parser.parse_args(argv)
     run_script(lambda given: run(request_of(given), given.stage, given.count, given.lesions), args)

@@ -209,7 +209,7 @@ def test_leftovers_of_a_killed_evaluation_go_and_damaged_notes_begin_it_anew(
     for name in ("origin.json", "cases.csv"):
         (folder / name).write_bytes(b"\xff")
         evaluated.evaluate("pancreas_coarse")
-        assert predicted == CASES
+        assert predicted == list(CASES)
         assert f"{folder / name}" in capsys.readouterr().out
         assert read_rows(folder).keys() == before.keys()
         predicted.clear()

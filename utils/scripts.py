@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
@@ -24,7 +25,8 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit with status 2."""
-        print(f"error: {message} (--help lists the arguments)", file=sys.stderr)
+        message = re.sub(r"^argument ([^:]+): ", r"\1 ", " ".join(message.split()))
+        print(f"error: {message}", file=sys.stderr)
         raise SystemExit(USER_ERROR)
 
 

@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import utils.script_start  # noqa: F401 - a signal ends it in one line
 from data.phantom.centers import CENTERS, LIKE_TABLE_I
 from data.phantom.make_centers import make_centers
+from utils.arguments import Count, Seed, Workers
 from utils.scripts import ArgumentParser, run_script
 
 
@@ -29,10 +30,12 @@ def main() -> None:
         choices=sorted(CENTERS),
         help=f"default: {' '.join(LIKE_TABLE_I)}",
     )
-    parser.add_argument("--cases", type=int, default=20, help="cases per center (default: 20)")
+    parser.add_argument("--cases", type=Count, default=20, help="cases per center (default: 20)")
     parser.add_argument("--size", choices=("demo", "full"), default="demo", help="default: demo")
-    parser.add_argument("--seed", type=int, default=2022, help="default: 2022")
-    parser.add_argument("--workers", type=int, default=0, help="processes; 0: this one (default)")
+    parser.add_argument("--seed", type=Seed, default=2022, help="default: 2022")
+    parser.add_argument(
+        "--workers", type=Workers, default=0, help="processes; 0: this one (default)"
+    )
     args = parser.parse_args()
     run_script(_make, args)
 

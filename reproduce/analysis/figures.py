@@ -31,6 +31,7 @@ from reproduce.experiments.plan_arguments import (
     add_plan_arguments,
     plan_of,
 )
+from utils.arguments import Seed
 from utils.config import THRESHOLDS
 from utils.scripts import ArgumentParser
 
@@ -97,7 +98,12 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     add("--out", type=Path, help="folder of the pictures (default: the experiment's)")
     add("--targets", nargs="+", metavar="CENTER", help="default: every center with lesions")
     add("--threshold", choices=THRESHOLDS, default=THRESHOLDS[0], help="where the tumor's is from")
-    add("--seed", type=int, default=SEED, help="of the trainings, and of what is drawn at random")
+    add(
+        "--seed",
+        type=Seed,
+        default=SEED,
+        help="of the trainings, and of what is drawn at random",
+    )
     return parser
 
 

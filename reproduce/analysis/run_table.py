@@ -29,6 +29,7 @@ from reproduce.experiments.plan_arguments import (
     plan_of,
 )
 from reproduce.experiments.presets import PRESETS
+from utils.arguments import Seed
 from utils.files import read_json
 from utils.scripts import ArgumentParser, run_script
 
@@ -157,6 +158,11 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     text = "exported cases, such as results/benchmark, instead of an experiment's runs"
     add("--results", type=Path, metavar="DIR", help=text)
-    add("--seeds", type=int, nargs="+", help="trainings to read (default: the preset's, or all)")
+    add(
+        "--seeds",
+        type=Seed,
+        nargs="+",
+        help="trainings to read (default: the preset's, or all)",
+    )
     add("--targets", nargs="+", help="centers to show; none: all with lesions")
     add("--out", type=Path, help="folder to write to (default: the experiment's)")

@@ -14,6 +14,7 @@ from typing import Any
 
 from data.case import Center
 from data.centers import load_centers
+from data.phantom.centers import CENTERS
 from reproduce.analysis.collect import table_cells
 from reproduce.analysis.paper_tables import TABLE5_METHODS, TABLES
 from reproduce.analysis.tables import Table, thresholds_of
@@ -26,7 +27,11 @@ from reproduce.experiments.plan_arguments import (
     make_plan,
 )
 from reproduce.experiments.presets import PRESETS, Phantoms
+from utils.arguments import Count, Seed, real
+from utils.config import DEFAULT_METHOD
 from utils.scripts import ArgumentParser
+from utils.settings import POSITIVE
+from utils.stages import STAGE_NAMES
 
 FIGURES, ALL, BENCHMARK, DEMO = "figures", "all", "benchmark", "demo"
 OWN_PRESET = {BENCHMARK: "small", DEMO: "demo"}  # these two draw their own synthetic centers
@@ -84,9 +89,17 @@ def parse_request(description: str | None, argv: Sequence[str] | None = None) ->
     add = parser.add_argument
     add("--what", required=True, choices=(*TABLES, FIGURES, ALL, *OWN_PRESET))
     add("--devices", nargs="+", default=["auto"], help="a process each: cuda:0 cuda:1, or cpu")
-    add("--minutes", type=float, help="save and end after so long; the same command resumes")
-    add("--seeds", type=int, nargs="+", help="default: the preset's")
-    add("--phantom-seed", type=int, help="draws other synthetic centers; default: the preset's")
+    add(
+        "--minutes",
+        type=real(POSITIVE),
+        help="save and end after so long; the same command resumes",
+    )
+    add("--seeds", type=Seed, nargs="+", help="default: the preset's")
+    add(
+        "--phantom-seed",
+        type=Seed,
+        help="draws other synthetic centers; default: the preset's",
+    )
     add("--targets", nargs="+", help="centers to test on; default: all with lesions")
     add(
         "--rows", nargs="+", choices=tuple(TABLE5_METHODS), help="of Table V, to fill; default: all"
@@ -94,7 +107,7 @@ def parse_request(description: str | None, argv: Sequence[str] | None = None) ->
     add("--out", type=Path, default=DEFAULT_OUT, help="the experiment: its tables, logs, timestamp")
     add("--dry-run", action="store_true", help="print the steps and what they cost, no more")
     add("--executor", default=LOCAL, help="of Snakemake: slurm takes the steps to a cluster")
-    add("--jobs", type=int, help="of the executor: how many at once")
+    add("--jobs", type=Count, help="of the executor: how many at once")
     add("--profile", type=Path, help="folder of a Snakemake profile: options of the executor")
     add_plan_arguments(parser)
     args = parser.parse_args(argv)
@@ -111,6 +124,8 @@ def parse_request(description: str | None, argv: Sequence[str] | None = None) ->
         if phantoms is None:
             parser.error(f"--phantom-seed: only for {' and '.join(OWN_PRESET)}")
         phantoms = replace(phantoms, seed=args.phantom_seed)
+    if phantoms is not None:
+        _check_before_drawing(parser, args.targets or (), plan, phantoms)
     return Request(
         what=args.what,
         plan=plan,
@@ -129,6 +144,20 @@ def parse_request(description: str | None, argv: Sequence[str] | None = None) ->
     )
 
 
+def _check_before_drawing(
+    parser: argparse.ArgumentParser, targets: Sequence[str], plan: Plan, phantoms: Phantoms
+) -> None:
+    """Exit with a message for what else would be noticed when all centers are drawn."""
+    with_lesions = [n for n in phantoms.centers if CENTERS[n].lesions is not None]
+    for name in targets:
+        if name not in with_lesions:
+            parser.error(f"--targets {name}: choose from {', '.join(with_lesions)}")
+    for stage in STAGE_NAMES if plan.options else plan.stage_options:
+        plan.config(stage, DEFAULT_METHOD)
+    for method in plan.method_options:
+        plan.config(STAGE_NAMES[-1], method)
+
+
 def plan_for(what: str, out: Path, given: Mapping[str, Any]) -> Plan:
     """The plan of an experiment in `out`; of what draws its own centers, all of it lies there."""
     if what not in OWN_PRESET:
@@ -140,7 +169,7 @@ def plan_for(what: str, out: Path, given: Mapping[str, Any]) -> Plan:
 
 def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Exit with a message where an argument can have no meaning, whatever the preset."""
-    on_cluster, minutes = args.executor != LOCAL, args.minutes
+    on_cluster = args.executor != LOCAL
     for wrong, message in (
         (
             int(os.environ.get("WORLD_SIZE", 1)) > 1,
@@ -150,9 +179,7 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
             args.rows is not None and args.what not in HAVE_ROWS,
             f"--rows: only for {' and '.join(HAVE_ROWS)}",
         ),
-        (minutes is not None and minutes <= 0, f"--minutes {minutes or 0:g}: above 0"),
         (args.jobs is not None and not on_cluster, "--jobs: only with --executor, see --devices"),
-        (args.jobs is not None and args.jobs < 1, f"--jobs {args.jobs}: at least 1"),
         (
             on_cluster and len(args.devices) > 1,
             f"--devices {' '.join(args.devices)}: one for each job of --executor {args.executor}",
