@@ -113,7 +113,7 @@ def read_json(path: Path, cure: str, keys: Sequence[str] = ()) -> dict[str, Any]
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: is damaged ({first_line(error)}); {cure}") from error
     except OSError as error:
         if not is_damage(error):

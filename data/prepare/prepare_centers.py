@@ -135,9 +135,8 @@ def _prepare_job(job: _Job) -> _Result:
 
 def _announce(jobs: list[_Job], total: int, cache: Path, settings: PrepareSettings) -> None:
     """Say what will be made and what disk it takes. Raises `DataError` where it cannot fit."""
-    needed = BYTES_PER_VOXEL * sum(
-        estimate_voxels(job.files.image, settings.spacing) for job in jobs
-    )
+    sizes = [estimate_voxels(job.files.image, settings.spacing) for job in jobs]
+    needed = BYTES_PER_VOXEL * sum(sizes)
     free = shutil.disk_usage(cache).free
     print(
         f"preparing {len(jobs)} of {total} cases: about {needed / 2**30:.2f} GiB in {cache} "
@@ -145,7 +144,12 @@ def _announce(jobs: list[_Job], total: int, cache: Path, settings: PrepareSettin
         flush=True,
     )
     if needed > free:
-        raise DataError(f"{cache}: too little space on its disk; give another folder for the cache")
+        size, largest = max(zip(sizes, jobs, strict=True), key=lambda pair: pair[0])
+        raise DataError(
+            f"{cache}: too little space on its disk; give another folder for the cache (the "
+            f"largest case is {largest.center.name}/{largest.files.case_id} with "
+            f"{BYTES_PER_VOXEL * size / 2**30:.2f} GiB)"
+        )
 
 
 def _print_warnings(cases: Sequence[PreparedCase]) -> None:
