@@ -24,7 +24,7 @@ from engine.checkpointing import (
 )
 from engine.early_stopping import EarlyStopping
 from engine.loading import load_crops
-from engine.run_folders import Run, locked, mark_done, open_runs
+from engine.run_folders import Run, folder_name, locked, mark_done, new_time, open_runs
 from engine.split_selection import (
     heldout_cases,
     keep_prepared,
@@ -39,7 +39,7 @@ from utils.device import select_device, select_precision
 from utils.distributed import Distributed, join_processes
 from utils.errors import describe_error, is_memory_error
 from utils.files import check_folder
-from utils.leftovers import remove_leftovers
+from utils.leftovers import remove_leftovers, unfinished_path
 from utils.progress import Progress
 from utils.signals import Noted, SignalReceived, exit_status, noted_signals, say_ended
 
@@ -60,6 +60,9 @@ def fit(config: Config) -> list[Run]:
     # one of them could wait for another that has ended.
     centers = load_centers(config.centers)
     splits = select_splits(config, centers)
+    for split in splits:  # their names hold those of the centers, which may be long
+        name = folder_name(config, config.time or new_time(), split.sources, split.fold)
+        check_folder("--checkpoints", unfinished_path(config.checkpoints / name))
     with torch.device("meta"):  # checks the settings; no weight is made
         build_method(config, splits[0].sources)
     with join_processes(device) as processes:

@@ -24,7 +24,7 @@ from engine.run_folders import find_runs
 from engine.training import fit, make_dataset
 from methods import METHODS, build_method
 from methods.bl import Baseline
-from tests.conftest import read_log, same, train, weights
+from tests.conftest import read_log, same, train, weights, write_tiny_centers
 from utils.config import Config, StoppedError
 from utils.distributed import Distributed
 from utils.errors import describe_error
@@ -270,6 +270,17 @@ def test_a_folder_name_of_300_characters_is_refused(tmp_path: Path) -> None:
     check_folder("--out", tmp_path / "new" / "newer")
     with pytest.raises(ValueError, match=r"--out .* too long"):
         check_folder("--out", tmp_path / ("x" * 300))
+
+
+def test_centers_whose_names_make_too_long_a_folder_are_refused_before_they_are_read(
+    tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    centers = write_tiny_centers(tmp_path / "data", {"A": 1, "C": 1})
+    text = centers.read_text().replace("[centers.A]", f"[centers.{'A' * 240}]")
+    centers.write_text(text)
+    with pytest.raises(ValueError, match=r"--checkpoints .*the name is too long"):
+        fit(tiny_config(centers=centers, cache=tmp_path / "cache"))
+    assert os.listdir(tmp_path) == ["data"]
 
 
 def test_a_full_disk_is_not_the_fault_of_each_case() -> None:

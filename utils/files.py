@@ -96,6 +96,8 @@ def check_folder(option: str, path: Path, *, written: bool = True) -> None:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
         if written and not os.access(there, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
+        if max(len(os.fsencode(part)) for part in path.parts) > os.pathconf(there, "PC_NAME_MAX"):
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), str(path))
     except OSError as error:
         raise ValueError(f"{option} {describe_error(error)}") from error
 
