@@ -98,7 +98,7 @@ class Config:
         32,
         "channels of the first level, a multiple of 8",
         "Sec. III-D",
-        allowed=Range(least=8, most=1024),
+        allowed=Range(least=1, most=1024),
     )
     upsample: str = setting(
         "trilinear", "decoder upsampling", "Sec. III-D", ("trilinear", "nearest")

@@ -25,7 +25,9 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit with status 2."""
-        message = re.sub(r"^argument ([^:]+): ", r"\1 ", " ".join(message.split()))
+        # A type's own message begins with the value: "--minutes 0: above 0".
+        own = r"^argument ([^:]+): (?!invalid |expected |not allowed |ignored )"
+        message = re.sub(own, r"\1 ", " ".join(message.split()))
         print(f"error: {message}", file=sys.stderr)
         raise SystemExit(USER_ERROR)
 

@@ -15,6 +15,8 @@ import SimpleITK as sitk
 from data.case import DataError, Grid
 from data.readers.files import VOLUME_SUFFIXES, volume_stem
 from data.readers.geometry import EXACTLY_ORTHONORMAL, nearest_rotation, non_orthonormal
+from data.readers.nifti import read_nifti
+from data.readers.stored import check_stored
 from data.readers.volume import grid_axis_map, grid_matrix, read_volume
 from utils.leftovers import unfinished_path
 
@@ -59,7 +61,10 @@ def write_whole(path: Path, write: Callable[[], None]) -> None:
     """
     try:
         write()
-        read_volume(path)  # to its last byte
+        if path.name.endswith((".nii", ".nii.gz")):
+            read_nifti(path)  # to its last byte
+        else:
+            check_stored(path)
         with path.open("rb") as stream:
             os.fsync(stream.fileno())
     except (RuntimeError, DataError) as error:
