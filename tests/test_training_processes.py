@@ -178,7 +178,7 @@ def test_what_a_user_can_fix_is_one_message_and_status_2(
     for more, message in (
         (["--centers", "none.toml"], "error: none.toml: cannot be read"),
         (["--method", "bl", "--slices"], "--slices: method bl has no such setting"),
-        (["--lr", "1e9", "--epochs", "3"], "loss or gradient is not finite at "),
+        (["--lr", "1e20", "--epochs", "3"], "loss or gradient is not finite at "),
     ):
         status, text = ended(*more)
         assert status == 2, text
@@ -189,7 +189,7 @@ def test_what_a_user_can_fix_is_one_message_and_status_2(
 def test_what_is_not_finite_stops_both_processes_and_names_the_cases_of_both(
     tiny: Tiny, tmp_path: Path
 ) -> None:
-    args = tiny.args(tmp_path, "--lr", "1e9", "--epochs", "4")
+    args = tiny.args(tmp_path, "--lr", "1e20", "--epochs", "4")
     process = start_script(SCRIPT, *args, processes=2)
     text, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode != 0

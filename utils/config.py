@@ -11,7 +11,6 @@ from utils.commands import default_path
 from utils.settings import (
     AT_LEAST_1,
     NOT_NEGATIVE,
-    POSITIVE,
     SEEDS,
     Range,
     check_settings,
@@ -103,7 +102,12 @@ class Config:
     upsample: str = setting(
         "trilinear", "decoder upsampling", "Sec. III-D", ("trilinear", "nearest")
     )
-    lr: float = setting(1e-4, "initial learning rate of Adam", "Sec. IV-C", allowed=POSITIVE)
+    lr: float = setting(
+        1e-4,
+        "initial learning rate of Adam",
+        "Sec. IV-C",
+        allowed=Range(above=0, most=1e20),  # a test needs one that diverges
+    )
     lr_power: float = setting(
         0.9, "lr = lr0 (1 - step / steps) ** power", "Sec. IV-C", allowed=NOT_NEGATIVE
     )
