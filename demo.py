@@ -18,15 +18,18 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import utils.script_start  # noqa: F401 - a signal ends it in one line
 from data.centers import load_centers
 from data.readers import list_cases
 from reproduce.analysis.center_overlays import draw_center
 from reproduce.experiments.presets import PRESETS
 from reproduce.experiments.request import DEMO, Request, plan_for
-from reproduce.workflow.run_request import exit_with, run, run_request
+from reproduce.workflow.run_request import exit_with, run
+from utils.arguments import Seed
 from utils.commands import ROOT
 from utils.config import Evaluation
 from utils.device import select_device
+from utils.scripts import ArgumentParser, run_script
 from utils.stages import STAGE_NAMES
 
 TARGET = "SYN-C"  # trained are SYN-A and SYN-B; the pancreas also on the lesion-free SYN-N
@@ -34,13 +37,13 @@ TARGET = "SYN-C"  # trained are SYN-A and SYN-B; the pancreas also on the lesion
 
 def parse_demo(argv: Sequence[str] | None = None) -> Request:
     """Command line -> what `reproduce/run.py` would be asked for."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("--out", type=Path, default=Path("demo_output"), help="where all goes")
     add("--quick", action="store_true", help="a few steps only: does it run?")
-    add("--seed", type=int, default=2022, help="of the centers and of the trainings")
+    add("--seed", type=Seed, default=2022, help="of the centers and of the trainings")
     add("--devices", nargs="+", help="a process each; default: the GPU, or two on the CPU")
     args = parser.parse_args(argv)
     name = "quick" if args.quick else "demo"
@@ -103,4 +106,4 @@ def predict_one(request: Request) -> None:
 
 
 if __name__ == "__main__":
-    run_request(main, parse_demo())
+    run_script(main, parse_demo())

@@ -16,15 +16,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import utils.script_start  # noqa: F401 - a signal ends it in one line
 from engine.bundle import export_bundle
 from engine.export import export_onnx
 from engine.inference import load_predictor
 from utils.about import NOTICE
+from utils.scripts import ArgumentParser
 
 
 def main(given: Sequence[str] | None = None) -> int:
     """Parse, export, say what was written; the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("kind", choices=("onnx", "bundle"), help="what to write")

@@ -18,8 +18,8 @@ from pathlib import Path
 
 os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # what Apple's GPU lacks, the CPU does
 
+import utils.script_start  # noqa: F401 - a signal ends it in one line
 from data.readers.scans import Scan, give_masks, list_scans
-from engine.command_line import run_script
 from engine.describe_file import describe_file
 from engine.predict_scans import ReadOptions, Work, hash_checkpoints, predict_scans
 from engine.run_folders import locked
@@ -28,6 +28,7 @@ from engine.stage_predictors import StagePredictors, find_checkpoints
 from utils.commands import default_path
 from utils.config import PRECISIONS, SMALLEST_INPUT
 from utils.device import select_device
+from utils.scripts import ArgumentParser, run_script
 from utils.stages import STAGE_NAMES
 
 
@@ -79,7 +80,7 @@ def prepare_work(args: argparse.Namespace, scans: Sequence[Scan]) -> Work:
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Command line; exits with a message for wrong values."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

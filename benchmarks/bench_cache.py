@@ -6,7 +6,6 @@ same random crops in both ways. Prints milliseconds per crop and the memory that
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import sys
 import tempfile
@@ -19,8 +18,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import nibabel as nib
 import numpy as np
 
+import utils.script_start  # noqa: F401 - a signal ends it in one line
 from data.case import Case, Grid
 from data.prepare.prepared_case import IMAGE, LABEL, PreparedCase, PrepareSettings, prepare_case
+from utils.arguments import Count, Seed
+from utils.scripts import ArgumentParser
 
 SHAPE = (150, 512, 512)
 CROPS = {"coarse, Table VI": (64, 224, 224), "fine, Table VI": (32, 128, 128)}
@@ -78,9 +80,9 @@ def _anonymous_mib() -> float:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=50, help="crops per line (default: 50)")
-    parser.add_argument("--seed", type=int, default=2022, help="of places and voxels")
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=Count, default=50, help="crops per line (default: 50)")
+    parser.add_argument("--seed", type=Seed, default=2022, help="of places and voxels")
     repeats, seed = parser.parse_args().repeats, parser.parse_args().seed
     rng = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory() as name:

@@ -20,8 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
+import utils.script_start  # noqa: F401 - a signal ends it in one line
 from models.backbone import ResidualEncoderDecoder
 from models.complexity import count_complexity
+from utils.scripts import ArgumentParser
 
 TABLE6 = Path(__file__).resolve().parents[1] / "paper" / "table6_comparison.csv"
 
@@ -53,7 +55,7 @@ ROWS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a line for each combination of heads; 1 where a figure differs."""
-    argparse.ArgumentParser(
+    ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args(argv)
     with TABLE6.open(encoding="utf-8", newline="") as file:

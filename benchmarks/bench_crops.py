@@ -22,19 +22,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from tqdm import tqdm
 
+import utils.script_start  # noqa: F401 - a signal ends it in one line
 from benchmarks.arguments import parse_arguments
 from data.centers import load_centers
 from data.dataset import target_mask
 from data.prepare.prepared_case import PreparedCase, PrepareSettings, prepare_case
 from data.readers import list_cases, load_case
 from data.roi import expand_box
-from engine.command_line import run_script
 from engine.inference import Predictor, load_predictor, predict_box
 from engine.results import pick_runs
 from reproduce.experiments.cells import choose_targets
 from utils.config import Evaluation
 from utils.metrics import dsc
 from utils.postprocess import keep_components
+from utils.scripts import run_script
 
 MARGINS = (0.0, 0.5, 1.0, 1.5, 2.0)  # times the stage's margin in inference
 

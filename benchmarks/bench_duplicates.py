@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from scipy import ndimage
 
+import utils.script_start  # noqa: F401 - a signal ends it in one line
 from data.case import HU_RANGE, Triple
 from data.phantom.centers import CENTERS
 from data.phantom.generate import make_phantom
@@ -31,6 +32,8 @@ from data.prepare.duplicates import SEARCHES
 from data.prepare.resample import grid_weights, output_shape, resample_image
 from data.prepare.signature import Signature, sign_image
 from data.readers import load_image
+from utils.arguments import Count
+from utils.scripts import ArgumentParser
 
 Scan = tuple[np.ndarray, Triple]  # int16 HU (z, y, x), mm
 Change = Callable[[Scan, np.random.Generator], Scan]
@@ -215,12 +218,12 @@ def _disturb(volume: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--cases", type=int, default=8, help="phantoms per center (default: 8)")
+    parser.add_argument("--cases", type=Count, default=8, help="phantoms per center (default: 8)")
     parser.add_argument("--ct", type=Path, help="folder of CTs to add")
-    parser.add_argument("--compared", type=int, default=3000, help="scans of the timed search")
+    parser.add_argument("--compared", type=Count, default=3000, help="scans of the timed search")
     arguments = parser.parse_args()
     scans = dict(make_scans(arguments.cases, arguments.ct))
     begun = time.process_time()

@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from scipy import ndimage
 
+import utils.script_start  # noqa: F401 - a signal ends it in one line
 from data.case import Case, Center, Triple
 from data.phantom.centers import CENTERS
 from data.phantom.generate import make_phantom
@@ -29,6 +30,8 @@ from data.quality.label_check import check_place
 from data.readers import load_case
 from data.readers.files import CaseFiles
 from data.roi import bounding_box, center_box
+from utils.arguments import Count, Seed
+from utils.scripts import ArgumentParser
 
 SHIFTS_MM = (5, 10, 15, 20, 30)
 RIGHT = ("as given", "1 mm too wide", "1 mm too narrow", "a block of voxels rougher")
@@ -143,12 +146,12 @@ def to_markdown(columns: dict[str, dict[str, list[bool]]]) -> str:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--cases", type=int, default=10, help="phantoms per center (default: 10)")
+    parser.add_argument("--cases", type=Count, default=10, help="phantoms per center (default: 10)")
     parser.add_argument("--size", choices=("demo", "full"), default="demo", help="default: demo")
-    parser.add_argument("--seed", type=int, default=7, help="default: 7")
+    parser.add_argument("--seed", type=Seed, default=7, help="default: 7")
     args = parser.parse_args()
     began = time.perf_counter()
     columns = {"phantoms": measure(phantom_cases(args.cases, args.size, args.seed), args.seed)}

@@ -21,8 +21,10 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+import utils.script_start  # noqa: F401 - a signal ends it in one line
 from models.backbone import ResidualEncoderDecoder
 from models.layers import NormReLU
+from utils.scripts import ArgumentParser
 from utils.stages import STAGES
 
 GIB = 2**30
@@ -161,7 +163,7 @@ def draw(path: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--plot", type=Path, help="draw memory against voxels into this file")

@@ -24,7 +24,10 @@ from scipy import ndimage
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import utils.script_start  # noqa: F401 - a signal ends it in one line
+from utils.arguments import Count
 from utils.metrics import surface_metrics
+from utils.scripts import ArgumentParser
 
 SHAPE = (64, 224, 224)  # the coarse network's input (Table VI)
 SPACING = (1.5, 0.8, 0.8)
@@ -69,10 +72,10 @@ def best_seconds(function: Callable[[], object], repeats: int) -> float:
 
 def main() -> None:
     """Print one line per pair."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--repeats", type=int, default=3, help="the fastest counts (default: 3)")
+    parser.add_argument("--repeats", type=Count, default=3, help="the fastest counts (default: 3)")
     repeats = parser.parse_args().repeats
     cv2.setNumThreads(1)  # medpy runs on one core
     print(f"{'pair':20s}    ours   assd   hd95 | faster than assd  than both | difference mm")

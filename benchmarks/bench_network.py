@@ -13,7 +13,6 @@ on a GPU of the clock. The largest difference of the logits is printed, too.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import sys
 import time
@@ -30,8 +29,11 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import utils.script_start  # noqa: F401 - a signal ends it in one line
 from models import backbone, layers
+from utils.arguments import Count
 from utils.device import autocast, select_device
+from utils.scripts import ArgumentParser
 
 # Line: its arithmetic, and what stands for ours in it.
 LINES = {
@@ -108,16 +110,14 @@ def run_pass(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--device", default="auto")
-    add("--width", type=int, default=8)
-    add("--size", type=int, nargs=3, default=(40, 64, 96))
-    add("--views", type=int, default=2)
-    add("--rounds", type=int, default=5)
-    add("--threads", type=int, help="default: PyTorch's own choice")
+    add("--width", type=Count, default=8)
+    add("--size", type=Count, nargs=3, default=(40, 64, 96))
+    add("--views", type=Count, default=2)
+    add("--rounds", type=Count, default=5)
+    add("--threads", type=Count, help="default: PyTorch's own choice")
     add("--inference", action="store_true", help="a forward pass alone")
     args = parser.parse_args()
     if args.threads:

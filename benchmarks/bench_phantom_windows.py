@@ -7,7 +7,6 @@ per center: mean and largest of those best Dice (%), so a bound that no threshol
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -15,8 +14,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
+import utils.script_start  # noqa: F401 - a signal ends it in one line
 from data.phantom.centers import CENTERS
 from data.phantom.generate import make_phantom
+from utils.arguments import Count, Seed
+from utils.scripts import ArgumentParser
 
 LOWEST_HU, HIGHEST_HU = -150, 450
 
@@ -44,10 +46,10 @@ def best_window_dice(image_hu: np.ndarray, label: np.ndarray, step_hu: int = 3) 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cases", type=int, default=20, help="cases per center (default: 20)")
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--cases", type=Count, default=20, help="cases per center (default: 20)")
     parser.add_argument("--size", choices=("demo", "full"), default="demo", help="default: demo")
-    parser.add_argument("--seed", type=int, default=2022, help="default: 2022")
+    parser.add_argument("--seed", type=Seed, default=2022, help="default: 2022")
     args = parser.parse_args()
     print("center  cases  best window Dice (%): mean  largest")
     means = []

@@ -26,6 +26,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import utils.script_start  # noqa: F401 - a signal ends it in one line
 from data.intensity import HU_WINDOW
 from data.readers.scans import list_scans
 from data.splits import Split
@@ -34,6 +35,7 @@ from engine.predict_scans import Work, hash_checkpoints, predict_scans
 from engine.scan_output import OutputOptions, Stamp
 from engine.stage_predictors import StagePredictors
 from methods import METHODS, Method, build_method, make_config
+from utils.scripts import ArgumentParser
 from utils.settings import to_plain
 from utils.stages import STAGES
 
@@ -103,7 +105,7 @@ def write_networks(folder: Path, width: int) -> dict[str, Path]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument

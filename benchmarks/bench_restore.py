@@ -17,22 +17,26 @@ import time
 from pathlib import Path
 from statistics import median
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import utils.script_start  # noqa: F401 - a signal ends it in one line
+from utils.arguments import Count
+from utils.scripts import ArgumentParser
+
 SHAPES = ((80, 240, 240), (60, 256, 256))
 SPACINGS = ((1.5, 0.8, 0.8), (2.0, 0.75, 0.75))
 CROP = (slice(20, 50), slice(80, 160), slice(80, 160))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=Count, default=os.cpu_count())
+    parser.add_argument("--rounds", type=Count, default=15)
     args = parser.parse_args()
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(args.threads)  # before numpy is imported
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
     from unittest import mock
 
     import numpy as np

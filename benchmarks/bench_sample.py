@@ -11,7 +11,6 @@ compared, and a difference ends the run with status 1. scikit-image is in requir
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import time
@@ -30,10 +29,14 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import utils.script_start  # noqa: F401 - a signal ends it in one line
 from data.augment import AugmentSettings, apply_affine, augment, rotation_matrix
 from data.targets.anchors import DILATION, anchor_masks, dilate
 from data.targets.sdm import signed_distance, signed_distance_map
 from data.views import Convolver, random_views
+from utils.arguments import Count, real
+from utils.scripts import ArgumentParser
+from utils.settings import POSITIVE
 
 SPACING = (1.5, 0.8, 0.8)  # mm (z, y, x), the resampled grid (Sec. IV-A)
 DEGREES = (11.0, -7.0, 9.0)
@@ -210,12 +213,12 @@ def print_rows(title: str, rows: list[Row], total: str | None = None) -> None:
 
 def main() -> int:
     """Print both tables and the comparison; 1 where results differ."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--shape", type=int, nargs=3, default=(64, 224, 224), help="z y x")
-    parser.add_argument("--diameter-mm", type=float, default=35.0, help="of the tumor")
+    parser = ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--shape", type=Count, nargs=3, default=(64, 224, 224), help="z y x")
+    parser.add_argument("--diameter-mm", type=real(POSITIVE), default=35.0, help="of the tumor")
     parser.add_argument("--device", default="cpu", help="where ours runs: cpu, cuda")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
-    parser.add_argument("--repeats", type=int, default=9, help="of ours; the usual way a third")
+    parser.add_argument("--threads", type=Count, default=1, help="CPU threads of torch")
+    parser.add_argument("--repeats", type=Count, default=9, help="of ours; the usual way a third")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)

@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from tqdm import tqdm
 
+import utils.script_start  # noqa: F401 - a signal ends it in one line
 from benchmarks.arguments import parse_arguments
 from data.case import Case
 from data.centers import load_centers
@@ -30,7 +31,6 @@ from data.prepare.prepared_case import PreparedCase, PrepareSettings, prepare_ca
 from data.readers import list_cases, load_case
 from data.roi import bounding_box
 from data.shifts import UNCHANGED, shift_case
-from engine.command_line import run_script
 from engine.inference import Predictor, load_predictor, predict_prepared
 from engine.results import pick_runs
 from reproduce.analysis.stats import bootstrap_mean
@@ -38,6 +38,7 @@ from reproduce.experiments.cells import choose_targets
 from utils.config import Evaluation
 from utils.metrics import dsc
 from utils.postprocess import keep_components
+from utils.scripts import run_script
 
 # Line of the table -> change and strength, of data/shifts.py.
 CHANGES: Mapping[str, tuple[str, float]] = {

@@ -25,9 +25,12 @@ import nibabel as nib
 import numpy as np
 from tqdm import tqdm
 
+import utils.script_start  # noqa: F401 - a signal ends it in one line
 from data.phantom.centers import CENTERS
 from data.phantom.generate import make_phantom
 from data.readers.values import MIN_VOXELS, sample_values, suspect_values
+from utils.arguments import Count, Seed
+from utils.scripts import ArgumentParser
 
 Change = Callable[[np.ndarray], np.ndarray]
 CHANGES: dict[str, Change] = {
@@ -91,11 +94,11 @@ def judge(hu: np.ndarray, change: Change, padding: int | None) -> str:
 
 def main() -> None:
     """Measure and print the table."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--cases", type=int, default=4, help="phantoms per synthetic center")
-    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--cases", type=Count, default=4, help="phantoms per synthetic center")
+    parser.add_argument("--seed", type=Seed, default=7)
     args = parser.parse_args()
     rng = np.random.default_rng(args.seed)
     counts: dict[str, Counter[str]] = {name: Counter() for name in CHANGES}

@@ -16,9 +16,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import utils.script_start  # noqa: F401 - a signal ends it in one line
 from data.case import Center, DataError
 from data.centers import load_centers
 from data.quality.findings import CheckSettings, check_centers, format_findings, write_findings
+from utils.arguments import Workers
+from utils.scripts import ArgumentParser, run_script
 
 
 def main(given: Sequence[str] | None = None) -> int:
@@ -47,7 +50,7 @@ def main(given: Sequence[str] | None = None) -> int:
 
 
 def _parse(given: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     places = "(default: check, next to the centers file; check/part for a part)"
@@ -58,7 +61,7 @@ def _parse(given: Sequence[str] | None) -> argparse.Namespace:
     add("--out", type=Path, help=f"folder to write to {places}")
     add("--cache", type=Path, default=Path("cache"), help="of the prepared cases (default: cache)")
     add("--no-cache", dest="remember", action="store_false", help="read every case again")
-    add("--workers", type=int, default=1, help="processes (default: 1)")
+    add("--workers", type=Workers, default=1, help="processes (default: 1)")
     return parser.parse_args(given)
 
 
@@ -82,4 +85,4 @@ def _make_writable(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(lambda given: sys.exit(main(given)), sys.argv[1:])

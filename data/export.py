@@ -19,11 +19,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import utils.script_start  # noqa: F401 - a signal ends it in one line
 from data.case import Center, DataError
 from data.centers import load_centers
 from data.prepare.export_centers import Exported, dataset_folder, export_centers
 from data.prepare.export_dataset import LAYOUTS
 from utils.commands import default_path
+from utils.scripts import ArgumentParser
 
 FIRST_ID = {"nnunet": 501, "msd": 1}
 MAX_ID = 999
@@ -94,7 +96,7 @@ def _report(exported: Exported) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.files import write_json, write_text
+from utils.files import read_csv, write_json, write_text
 from utils.lesions import Places, longest_axis, match_findings, split_components
 from utils.metrics import centroid_distance, dsc, precision, recall, surface_metrics
 
@@ -122,11 +122,20 @@ def write_cases(path: Path, rows: Sequence[Row]) -> None:
 
 
 def read_cases(path: Path) -> list[Row]:
-    """The rows of cases.csv, numbers as floats, empty cells left out."""
+    """The rows of cases.csv, numbers as floats, empty cells left out; none where it is missing.
+
+    Raises ValueError, naming the file, where it is damaged.
+    """
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as handle:
-        return [{k: _value(k, v) for k, v in row.items() if v} for row in csv.DictReader(handle)]
+    cure = f"delete {path.parent} and evaluate again"
+    rows = []
+    for number, row in enumerate(read_csv(path, cure, ("case_id",)), start=2):
+        try:
+            rows.append({k: _value(k, v) for k, v in row.items() if v})
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: is damaged ({error}); {cure}") from error
+    return rows
 
 
 def summarize(rows: Sequence[Row]) -> Row:

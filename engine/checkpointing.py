@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from engine.run_log import RunLog
 from methods import Method, build_method
 from utils.config import Config
 from utils.distributed import Distributed
+from utils.errors import first_line, is_damage, is_memory_error
 from utils.files import write_atomic
 from utils.settings import to_plain
 
@@ -56,13 +58,21 @@ class State:
         }
 
     def load(self, content: dict[str, Any]) -> None:
-        """Return to what `to_plain` gave."""
-        self.method.load_state_dict(content["method"])
-        for optimizer, saved in zip(self.optimizers, content["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        self.scaler.load_state_dict(content["scaler"])
-        self.step = content["step"]
-        self.heldout_dsc = list(content["heldout_dsc"])
+        """Return to what `to_plain` gave. Raises ValueError where it is of something else."""
+        try:
+            self.method.load_state_dict(content["method"])
+            for optimizer, saved in zip(self.optimizers, content["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
+            self.scaler.load_state_dict(content["scaler"])
+            self.step = int(content["step"])
+            self.heldout_dsc = list(content["heldout_dsc"])
+        except (KeyError, TypeError, RuntimeError, ValueError) as error:
+            if is_memory_error(error):
+                raise
+            raise ValueError(
+                f"not a state of these settings ({first_line(error)}); delete the run folder and "
+                "train again"
+            ) from error
 
 
 def build_state(config: Config, device: torch.device, sources: tuple[str, ...] = ()) -> State:
@@ -78,17 +88,21 @@ def build_state(config: Config, device: torch.device, sources: tuple[str, ...] =
 
 
 def load_state(state: State, run: Run, processes: Distributed) -> None:
-    """Return to the run's last state; a ValueError where other processes shared its samples.
+    """Return to the run's last state, or the one before where the last cannot be read.
 
     Says what is another than when the state was saved and can change the last bits of a result.
+    Raises ValueError where neither can, or where other processes shared its samples.
     """
-    content = load_checkpoint(run.checkpoint, state.device)
+    content = _load_last(run, state.device, processes)
     if content["processes"] != processes.size:
         raise ValueError(
             f"{run.folder}: trained by {content['processes']} processes, now there are "
             f"{processes.size}: start as many again, or a new run with --no-resume"
         )
-    state.load(content)
+    try:
+        state.load(content)
+    except ValueError as error:
+        raise ValueError(f"{run.checkpoint}: {error}") from error
     different = name_differences(content["environment"], environment())
     if different and processes.first:
         print(
@@ -96,6 +110,26 @@ def load_state(state: State, run: Run, processes: Distributed) -> None:
             "last bits from those of an unbroken run",
             flush=True,
         )
+
+
+def has_state(run: Run) -> bool:
+    """Whether there is something to resume from."""
+    return run.checkpoint.is_file() or run.previous_checkpoint.is_file()
+
+
+def _load_last(run: Run, device: torch.device, processes: Distributed) -> dict[str, Any]:
+    needed = {"processes": int, "environment": dict}
+    try:
+        return load_checkpoint(run.checkpoint, device, **needed)
+    except (ValueError, FileNotFoundError) as error:
+        if not run.previous_checkpoint.is_file():
+            raise
+        content = load_checkpoint(run.previous_checkpoint, device, **needed)
+        if processes.first:
+            print(f"warning: {error}\n{run.folder}: resumes from the state before it", flush=True)
+            with suppress(OSError):  # so that it does not take the place of the whole one
+                run.checkpoint.replace(run.checkpoint.with_suffix(".damaged"))
+        return content
 
 
 class Checkpointer:
@@ -118,11 +152,28 @@ class Checkpointer:
         terms = tuple(state.method.terms)
         self.log = RunLog(run.folder, terms, state.step, config.tensorboard, active=processes.first)
         self._last = time.monotonic()
+        self._saved = self._moment if has_state(run) else None
+
+    @property
+    def _moment(self) -> tuple[int, int]:
+        return self.state.step, len(self.state.heldout_dsc)
+
+    @property
+    def kept(self) -> str:
+        """What is on disk, for the message that ends a training."""
+        if not self.processes.first:
+            return "last.pt has the last state that the first process saved"
+        if self._saved is None:
+            return "no state is saved yet"
+        return f"the state of step {self._saved[0]} is in last.pt, and the same command resumes"
 
     def __call__(self, force: bool = False) -> None:
-        """Save now, or, unless forced, when `checkpoint_seconds` have passed."""
+        """Save now, or, unless forced, when `checkpoint_seconds` have passed.
+
+        What is on disk already is not written again.
+        """
         due = time.monotonic() - self._last >= self.config.checkpoint_seconds
-        if not self.processes.first or not (force or due):
+        if not self.processes.first or not (force or due) or self._saved == self._moment:
             return
         content = {
             **self.state.to_plain(),
@@ -135,8 +186,8 @@ class Checkpointer:
             "seed": self.config.seed,
         }
         self.log.flush()
-        save_checkpoint(self.run.checkpoint, content)
-        self._last = time.monotonic()
+        save_checkpoint(self.run.checkpoint, content, keep=self.run.previous_checkpoint)
+        self._last, self._saved = time.monotonic(), self._moment
 
 
 class NoCheckpoints:
@@ -148,17 +199,23 @@ class NoCheckpoints:
         """Save nothing."""
 
 
-def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Save tensors and plain types; anything else raises TypeError before a byte is written."""
+def save_checkpoint(path: Path, content: dict[str, Any], keep: Path | None = None) -> None:
+    """Save tensors and plain types; anything else raises TypeError before a byte is written.
+
+    `keep`: where the file that is there now stays.
+    """
     _refuse_objects(content, "checkpoint")
-    write_atomic(path, lambda handle: torch.save({"format": FORMAT, **content}, handle))
+    write_atomic(path, lambda handle: torch.save({"format": FORMAT, **content}, handle), keep)
 
 
-def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+def load_checkpoint(
+    path: Path, device: torch.device | str = "cpu", **needed: type
+) -> dict[str, Any]:
     """Load what `save_checkpoint` wrote.
 
-    Raises FileNotFoundError, or ValueError with the file's name where it is cut short, is no
-    checkpoint, holds objects, or is of another format.
+    `needed`: keys that it must have, with their types. Raises FileNotFoundError, or ValueError with
+    the file's name where it is cut short, is no checkpoint, holds objects, is of another format or
+    lacks a key; OSError and MemoryError where the way to it is at fault and not the file.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no checkpoint there; train the stage first")
@@ -169,12 +226,17 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
             raise ValueError(f"{damaged} is damaged")
         content = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # bytes that are no checkpoint can raise nearly anything
+        if not is_damage(error):
+            raise
         raise ValueError(
-            f"{path}: not a readable checkpoint ({str(error).partition(chr(10))[0]}); "
+            f"{path}: not a readable checkpoint ({first_line(error)}); "
             "delete the run folder and train again, or restore the file"
         ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{path}: not a checkpoint of format {FORMAT}; it was made by other code")
+    for name, kind in needed.items():
+        if not isinstance(content.get(name), kind):
+            raise ValueError(f"{path}: has no {name}; it was made by other code; train again")
     return content
 
 

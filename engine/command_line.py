@@ -6,9 +6,9 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 from methods import (
     EXTERNAL,
@@ -20,22 +20,30 @@ from methods import (
     unused_settings,
     without_unused,
 )
+from utils.arguments import Seed, Workers, timestamp, whole
 from utils.commands import to_arguments
 from utils.config import (
     CASES,
     DEFAULT_METHOD,
     PRECISIONS,
     ROI_SOURCES,
+    SMALLEST_INPUT,
     THRESHOLDS,
     Config,
     Evaluation,
-    StoppedError,
     check_config,
 )
-from utils.settings import flatten, option_name, override
+from utils.scripts import ArgumentParser, run_script
+from utils.settings import Range, flatten, option_name, override
 from utils.stages import FOLDS, Stage, stage_named
 
-Request = TypeVar("Request")
+__all__ = [
+    "config_arguments",
+    "evaluation_arguments",
+    "parse_config",
+    "parse_evaluation",
+    "run_script",
+]
 
 
 def parse_config(
@@ -48,7 +56,7 @@ def parse_config(
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     default = make_config(stage, _method_named(argv)) if base is None else base
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=f"Train the stage {stage.name}.",
         epilog="Settings of another method: --method NAME --help.",
         formatter_class=argparse.RawTextHelpFormatter,
@@ -90,7 +98,7 @@ def parse_config(
 def parse_evaluation(stage: Stage, argv: Sequence[str] | None = None) -> Evaluation:
     """Command line of an evaluate script -> `Evaluation`."""
     default = Evaluation(stage.name)
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=f"Evaluate the stage {stage.name} on centers that its training never saw. "
         "Model, threshold and margins come from the checkpoint.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -101,7 +109,7 @@ def parse_evaluation(stage: Stage, argv: Sequence[str] | None = None) -> Evaluat
     add("--sources", nargs="+", default=(), help="only runs trained on exactly these centers")
     add("--target", help="center to evaluate on; none: the target of each newest run")
     times = "timestamp of the run, and of those of the stages before; none: the newest finished"
-    add("--time", nargs="+", default=(), help=times)
+    add("--time", nargs="+", type=timestamp, default=(), help=times)
     add("--roi-source", choices=ROI_SOURCES, default="seg", help="pancreas ROI: segmented or label")
     add(
         "--threshold",
@@ -115,7 +123,7 @@ def parse_evaluation(stage: Stage, argv: Sequence[str] | None = None) -> Evaluat
     )
     add("--cases", choices=CASES, default=default.cases, help=tested)
     add("--method", choices=method_names(), default=default.method, help="runs of this method")
-    add("--seed", type=int, help="only runs of this seed")
+    add("--seed", type=Seed, help="only runs of this seed")
     add("--fold", choices=FOLDS, help="runs of cross-validation inside --target")
     released = "state dict of the authors' released network, evaluated in place of a run"
     add("--released", type=Path, metavar="FILE", help=released)
@@ -125,8 +133,8 @@ def parse_evaluation(stage: Stage, argv: Sequence[str] | None = None) -> Evaluat
     arithmetic = "arithmetic; auto: fp32 on a CPU, bf16 (or fp16) on a GPU"
     add("--precision", choices=PRECISIONS, default="auto", help=arithmetic)
     windows = "cut larger crops into windows of so many voxels; none: only where memory runs out"
-    add("--window-voxels", type=int, metavar="N", help=windows)
-    add("--workers", type=int, default=default.workers, help="processes that prepare cases")
+    add("--window-voxels", type=whole(Range(least=SMALLEST_INPUT)), metavar="N", help=windows)
+    add("--workers", type=Workers, default=default.workers, help="processes that prepare cases")
     leaked = "leave out, and count, scans that trained the run, in whatever center they are listed"
     add("--drop-leaked", action="store_true", help=f"{leaked}; without: they are refused")
     given = vars(parser.parse_args(argv))
@@ -137,15 +145,6 @@ def parse_evaluation(stage: Stage, argv: Sequence[str] | None = None) -> Evaluat
         return Evaluation(stage.name, **given)
     except ValueError as error:
         parser.error(str(error))
-
-
-def run_script(action: Callable[[Request], Any], request: Request) -> None:
-    """Run a script's work; what the user can fix ends it with one message and status 2."""
-    try:
-        action(request)
-    except (ValueError, FileNotFoundError, StoppedError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
 
 
 def config_arguments(config: Config) -> tuple[str, ...]:

@@ -37,10 +37,18 @@ class EarlyStopping:
                 f"{config.stage.target}; add --holdout 0.1"
             )
 
-    def is_due(self, epoch: int) -> bool:
-        """Whether the network is measured at the end of this epoch."""
+    def count_due(self, step: int, per_step: int, per_epoch: int) -> int:
+        """How many measures there are until the end of `step`: one where every so many epochs end.
+
+        `per_step`, `per_epoch`: samples. A step that ends several epochs is measured once, for the
+        last of them.
+        """
         every = self.config.validate_epochs
-        return every > 0 and epoch % every == 0
+        if every == 0:
+            return 0
+        if per_step <= per_epoch:
+            return step * per_step // per_epoch // every
+        return sum(number * per_step // per_epoch % every == 0 for number in range(1, step + 1))
 
     def measure(self, method: Method) -> float:
         """Dice (%) at the stage's threshold: mean over a center's cases, then over the centers.

@@ -51,7 +51,8 @@ from engine.verification import check_run
 from methods import EXTERNAL
 from utils.config import Evaluation
 from utils.device import device_name, peak_memory_mib, reset_peak_memory
-from utils.files import sha256_of
+from utils.files import check_folder, sha256_of
+from utils.leftovers import remove_leftovers
 from utils.progress import Progress
 from utils.stages import Stage, stage_named
 
@@ -75,6 +76,7 @@ def run_stage(evaluation: Evaluation) -> list[Path]:
     Cases that are there already are kept, so that a killed evaluation resumes. Raises
     FileNotFoundError, with the command to give, where a run or an earlier result is missing.
     """
+    check_folder("--cache", evaluation.cache, written=False)
     centers = load_centers(evaluation.centers)
     folders = []
     for run, target in pick_runs(evaluation, centers):
@@ -104,6 +106,8 @@ def evaluate_run(evaluation: Evaluation, run: Run, center: Center, previous: Res
     origin = describe_origin(evaluation, run, predictor, threshold, result)
     origin |= {"leaked": leaked}
     with locked(folder):
+        for place in (folder, folder / "predictions", folder / "sweeps"):
+            remove_leftovers(place, alone=True)
         rows = kept_rows(result, origin, cases)
         there = {row["case_id"] for row in rows}
         evaluate_cases(work, [case for case in cases if case.case_id not in there], rows)
@@ -206,7 +210,14 @@ def evaluate_cases(work: Work, cases: Sequence[PreparedCase], rows: Sequence[Row
     """Evaluate one case after the other; cases.csv grows by each, `rows` are there already."""
     progress = Progress(f"{work.result.stage} on {work.center.name}", len(cases))
     for item in cases:
-        row = evaluate_case(work, item)
+        try:
+            row = evaluate_case(work, item)
+        except (OSError, MemoryError, RuntimeError) as error:
+            error.add_note(
+                f"it was {work.center.name}/{item.case_id}; what was finished before is kept in "
+                f"{work.result.folder}, and the same command resumes"
+            )
+            raise
         rows = sorted([*rows, row], key=lambda r: r["case_id"])
         write_cases(work.result.folder / "cases.csv", rows)
         progress.advance({key: row[key] for key in ("dsc", "seconds") if key in row})

@@ -35,7 +35,7 @@ from methods.external.base import WHOLE, Scan, TrainingCase
 from models.complexity import Complexity
 from utils.config import Config, Evaluation
 from utils.device import select_device
-from utils.files import remove_partial_files
+from utils.leftovers import remove_leftovers
 from utils.settings import to_plain as settings_to_plain
 from utils.stages import Stage
 
@@ -88,7 +88,7 @@ def train_external(
     method = build_external(config)
     labeled = [case for case in cases if case.has_label and "pancreas" in case.boxes]
     with locked(run.folder):
-        remove_partial_files(run.folder)
+        remove_leftovers(run.folder, alone=True)
         print(f"{run.folder}: {len(labeled)} cases", flush=True)
         to_train = [_training_case(config.stage, case, centers[case.center]) for case in labeled]
         files = method.train(split, to_train, run.folder, config.device)

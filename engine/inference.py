@@ -22,6 +22,7 @@ from models.backbone import ResidualEncoderDecoder
 from models.released import RELEASED, load_released
 from utils.config import Config
 from utils.device import autocast, is_out_of_memory, select_device, select_precision
+from utils.errors import first_line
 from utils.metrics import dsc
 from utils.postprocess import keep_components
 from utils.stages import STAGES, Stage
@@ -92,14 +93,24 @@ def load_predictor(
     `stage`, of another network than its settings build, or with weights that are not finite.
     """
     device_ = select_device(device)
-    content = load_checkpoint(checkpoint, device_)
-    config = config_from_plain(content["config"])
+    content = load_checkpoint(
+        checkpoint, device_, config=dict, method=dict, split=dict, split_hash=str, signatures=dict
+    )
+    try:
+        config = config_from_plain(content["config"])
+        split = split_from_plain(content["split"])
+        signatures = {kind: from_plain(plain) for kind, plain in content["signatures"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"{checkpoint}: is damaged or of another version ({first_line(error)}); train the "
+            "stage again"
+        ) from error
     if stage is not None and config.stage.name != stage:
         raise ValueError(
             f"{checkpoint}: trained as {config.stage.name}, not as {stage}; give a checkpoint of "
             f"{stage}"
         )
-    method = build_method(config, content["split"]["sources"]).to(device_)
+    method = build_method(config, list(split.sources)).to(device_)
     method.auxiliary = None  # it only trains
     weights = {k: v for k, v in content["method"].items() if not k.startswith("auxiliary.")}
     _check_finite(checkpoint, weights)
@@ -116,8 +127,8 @@ def load_predictor(
         device_,
         select_precision(precision, device_, training=False),
         window_voxels,
-        split_from_plain(content["split"]),
-        {kind: from_plain(plain) for kind, plain in content["signatures"].items()},
+        split,
+        signatures,
     )
 
 

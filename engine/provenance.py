@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from engine.inference import Predictor
 from engine.results import Result, digest_result, threshold_source
 from engine.run_folders import DONE, Run, changed_files
 from utils.config import Evaluation
-from utils.files import digest_of, sha256_of, write_json
+from utils.files import digest_of, read_json, sha256_of, write_json
 
 log = logging.getLogger(__name__)
 
@@ -71,10 +70,10 @@ def kept_rows(result: Result, origin: Row, prepared: Sequence[PreparedCase]) -> 
             *(result.folder, ", ".join(changed)),
         )
     keys = {case.case_id: case.content_key for case in prepared}
-    before = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
+    before, rows_before = _read_before(note, cases)
     keys_before = before.pop("cases", {})
     rows = []
-    for row in read_cases(cases) if before == origin and not changed else []:
+    for row in rows_before if before == origin and not changed else []:
         name = row["case_id"]
         same = name in keys and keys[name] == keys_before.get(name)
         if same and digest_of(result.mask_path(name)) == row.get("mask_sha256", ""):
@@ -85,3 +84,16 @@ def kept_rows(result: Result, origin: Row, prepared: Sequence[PreparedCase]) -> 
     (result.folder / DONE).unlink(missing_ok=True)
     write_json(note, {**origin, "cases": keys})
     return rows
+
+
+def _read_before(note: Path, cases: Path) -> tuple[Row, list[Row]]:
+    """What an earlier call left; where that is damaged, one line, and nothing is kept."""
+    cure = "all of its cases are evaluated again"
+    try:
+        before = read_json(note, cure) if note.is_file() else {}
+        if not isinstance(before.get("cases", {}), dict):
+            raise ValueError(f"{note}: is of another version; {cure}")
+        return before, read_cases(cases)
+    except ValueError as error:
+        print(f"warning: {error}", flush=True)
+        return {}, []

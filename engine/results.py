@@ -18,7 +18,7 @@ from methods import EXTERNAL, stage_of
 from models.released import RELEASED
 from utils.commands import command_line, to_arguments
 from utils.config import Evaluation
-from utils.files import digest_of, sha256_of
+from utils.files import digest_of, read_json, sha256_of
 from utils.stages import Stage, stage_named
 
 
@@ -197,7 +197,8 @@ def why_outdated(checkpoints: Path, folder: Path) -> str:
     changed = changed_files(folder)
     if changed:
         return f"{', '.join(changed)} in {folder} changed since the evaluation"
-    origin = json.loads((folder / "origin.json").read_text(encoding="utf-8"))
+    cure = f"delete {folder} and evaluate that stage again"
+    origin = read_json(folder / "origin.json", cure, ("checkpoint_sha256", "previous"))
     weights = folder.parent / "last.pt"
     if weights.is_file() and digest_of(weights) != origin["checkpoint_sha256"]:
         return f"{weights} changed since {folder} was predicted with it"
@@ -289,8 +290,9 @@ def _command(
 
 def _train_again(run: Run) -> str:
     """The command that started an unfinished run: given again, it resumes."""
-    facts = json.loads((run.folder / "environment.json").read_text(encoding="utf-8"))
-    return "python " + shlex.join(facts["command"])
+    cure = f"give the command that trained {run.folder} again"
+    facts = read_json(run.folder / "environment.json", cure, ("command",))
+    return "python " + shlex.join(map(str, facts["command"]))
 
 
 def _missing_run(evaluation: Evaluation, unfinished: Sequence[Run], others: Sequence[Run]) -> str:
@@ -308,7 +310,8 @@ def _missing_run(evaluation: Evaluation, unfinished: Sequence[Run], others: Sequ
 
 def _chain(checkpoints: Path, folder: Path) -> Result:
     """The result in `folder` with the results before it, as their summaries name them."""
-    summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    cure = f"delete {folder} and evaluate that stage again"
+    summary = read_json(folder / "summary.json", cure, ("previous", "stage", "target"))
     previous = summary["previous"]
     before = None if previous is None else _chain(checkpoints, checkpoints / previous)
     rows = read_cases(folder / "cases.csv")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
+import errno
+import functools
 import hashlib
 import json
 import platform
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -21,7 +23,9 @@ import torch
 from data.splits import CaseName, Split
 from utils.config import PRECISIONS, Config, StoppedError
 from utils.device import processor_name
-from utils.files import digest_of, sha256_of, write_json, write_text
+from utils.files import digest_of, read_json, sha256_of, write_json, write_text
+from utils.leftovers import remove_leftovers, unfinished_path
+from utils.locks import lock_file, try_lock
 from utils.settings import to_plain, weights_part
 
 DONE = "done"
@@ -60,6 +64,11 @@ class Run:
         """The file with the weights."""
         return self.folder / "last.pt"
 
+    @property
+    def previous_checkpoint(self) -> Path:
+        """The one before it, for where a bad block has taken the last."""
+        return self.folder / "previous.pt"
+
 
 def config_hash(config: Config) -> str:
     """Hash of everything in the configuration that changes the weights, the split aside."""
@@ -84,34 +93,82 @@ def free_time(checkpoints: Path, stage: str) -> str:
 def find_runs(checkpoints: Path, stage: str, **wanted: Any) -> list[Run]:
     """Runs of a stage, newest first; `wanted` may hold any key of run.json.
 
-    A folder without a readable run.json of this version is no run: it is passed over.
+    A folder whose run.json is damaged or of another version is passed over, with one line on
+    stderr; one without is no run.
     """
     runs = []
     for path in sorted(checkpoints.glob(f"*_{stage}_*/run.json"), reverse=True):
-        try:
-            facts = json.loads(path.read_text(encoding="utf-8"))
-            run = _run(path.parent, facts)
-        except (OSError, json.JSONDecodeError, KeyError, TypeError):
+        found = _read(path)
+        if found is None or found[1].get("stage") != stage:
             continue
-        if facts.get("stage") != stage:
-            continue
+        run, facts = found
         if all(facts.get(key) == to_plain(value) for key, value in wanted.items()):
             runs.append(run)
     return runs
 
 
 def read_run(folder: Path) -> Run | None:
-    """The run in a folder; None where there is no readable run.json of this version."""
+    """The run in a folder; None, and a line on stderr, where its run.json is damaged; None where
+    there is none.
+    """
+    found = _read(folder / "run.json")
+    return None if found is None else found[0]
+
+
+def _read(path: Path) -> tuple[Run, dict[str, Any]] | None:
     try:
-        return _run(folder, json.loads((folder / "run.json").read_text(encoding="utf-8")))
-    except (OSError, json.JSONDecodeError, KeyError, TypeError):
+        return _read_run(path)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        _say_once(f"warning: {error} (this run is passed over)")
         return None
 
 
+def _read_run(path: Path) -> tuple[Run, dict[str, Any]]:
+    """The run of a run.json, and all that it says. Raises ValueError, naming it."""
+    cure = f"restore it, or delete {path.parent}"
+    facts = read_json(path, cure)
+    try:
+        return _run(path.parent, facts), facts
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: is damaged or of another version ({type(error).__name__}: {error}); {cure}"
+        ) from error
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
 def create_run(config: Config, time: str, split: Split) -> Run:
-    """Make the folder with config.json, environment.json and, last, run.json."""
+    """Make the folder with config.json, environment.json and run.json, all at once.
+
+    In a run's folder they are written again. Raises ValueError where there is a folder of that name
+    that is no run.
+    """
     folder = config.checkpoints / folder_name(config, time, split.sources, split.fold)
-    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / "run.json").exists():
+        _read_run(folder / "run.json")  # refuses a damaged one
+        _fill(folder, config, time, split)
+        return _read_run(folder / "run.json")[0]
+    _remove_half_made(folder)
+    making = unfinished_path(folder)
+    making.mkdir(parents=True)
+    try:
+        _fill(making, config, time, split)
+        with suppress(FileExistsError):  # another process was faster; one of them gets the lock
+            making.rename(folder)
+    except OSError as error:
+        if error.errno != errno.ENOTEMPTY:
+            raise
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+    return _read_run(folder / "run.json")[0]
+
+
+def _fill(folder: Path, config: Config, time: str, split: Split) -> None:
     write_json(folder / "config.json", to_plain(config))
     write_json(folder / "environment.json", environment())
     facts = {
@@ -132,7 +189,16 @@ def create_run(config: Config, time: str, split: Split) -> Run:
         "dropped_cases": to_plain(split.dropped_cases),
     }
     write_json(folder / "run.json", facts)
-    return _run(folder, facts)
+
+
+def _remove_half_made(folder: Path) -> None:
+    """Delete a folder that an older version left half made. Raises ValueError for any other."""
+    if not folder.exists():
+        return
+    if {path.name for path in folder.iterdir()} <= {"config.json", "environment.json", "lock"}:
+        shutil.rmtree(folder)
+        return
+    raise ValueError(f"{folder}: is no run of this version; delete it, or give another --time")
 
 
 def open_runs(config: Config, splits: Sequence[Split]) -> list[Run]:
@@ -142,6 +208,7 @@ def open_runs(config: Config, splits: Sequence[Split]) -> list[Run]:
     files of the cases have changed since the run that would resume began.
     """
     same = {"config_hash": config_hash(config)}
+    remove_leftovers(config.checkpoints)
     time = config.time
     if time is None and config.resume:
         for run in find_runs(config.checkpoints, config.stage.name, **same):
@@ -169,14 +236,12 @@ def locked(folder: Path) -> Iterator[None]:
 
     Raises StoppedError where another process holds it.
     """
-    with (folder / "lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+    with lock_file(folder / "lock") as handle:
+        if not try_lock(handle):
             raise StoppedError(
                 f"{folder}: another process works here; wait for it (a training can start a "
                 "new run beside it with --no-resume)"
-            ) from error
+            )
         yield
 
 
@@ -260,6 +325,11 @@ def _run(folder: Path, facts: dict[str, Any]) -> Run:
     names = ("time", "target", "method", "seed", "fold")
     hashes = ("config_hash", "split_hash", "names_hash", "contents")
     values = {name: facts[name] for name in (*names, *hashes)}
+    for name in ("time", "method", *hashes[:3]):
+        if not isinstance(values[name], str):
+            raise ValueError(f"{name} is {values[name]!r}")
+    if not isinstance(values["contents"], dict):
+        raise ValueError("contents is no object")
     values |= {
         name: frozenset((center, case_id) for center, case_id in facts[name])
         for name in ("test_cases", "heldout_cases", "dropped_cases")

@@ -6,6 +6,7 @@ log's values are here, so that a method's own `training_step` only says what is 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -16,6 +17,7 @@ from engine.checkpointing import Checkpointer, State
 from methods.base import Loss, Terms
 from utils.config import Config, StoppedError
 from utils.device import autocast
+from utils.errors import describe_error
 
 MIN_LOSS_SCALE = 1.0  # fp16: with gradients still infinite here, the scale is not the cause
 # Purposes of `sample_seed`: 0 is the crop's, from 2 on each forward pass has its dropout.
@@ -38,6 +40,7 @@ class TrainingStep:
         self.number, self.total = state.step + 1, steps
         self.progress = state.step / steps
         self.cases: list[str] = []  # center/case of each sample, for the log
+        self.shapes: list[tuple[int, ...]] = []  # of each sample's crop, (z, y, x)
         self._generators: dict[int, torch.Generator] = {}
         self._forwards: dict[int, int] = {}
         self._sums: dict[str, Tensor] = {}  # of the log, weighted by their shares
@@ -72,6 +75,8 @@ class TrainingStep:
             crop = next(crops)
             seed = sample_seed(self.config.seed, crop.index, AUGMENT)
             generator = torch.Generator().manual_seed(seed)
+            self.shapes.append(crop.resize_to or tuple(crop.image_hu.shape))
+            self.cases.append(f"{crop.center}/{crop.case_id}")
             with torch.no_grad():
                 image, label = load_on_device(crop, device)
                 image, label = method.augment(image, label, crop.spacing, generator)
@@ -79,7 +84,6 @@ class TrainingStep:
                 stage = self.config.stage
                 samples.append(make_sample(image, label, crop, stage, method.targets, domain))
             self._generators[crop.index] = generator
-            self.cases.append(f"{crop.center}/{crop.case_id}")
         return samples
 
     def forward(self, loss: Loss, sample: Sample) -> Terms:
@@ -125,6 +129,21 @@ class TrainingStep:
             each.zero_grad(set_to_none=True)
             self._updates += 1
 
+    @property
+    def largest_crop(self) -> str:
+        """Size and case of the largest crop, for a message about memory."""
+        shape, case = max(zip(self.shapes, self.cases, strict=True), key=lambda p: math.prod(p[0]))
+        return f"{' x '.join(map(str, shape))} = {math.prod(shape)} voxels, of {case}"
+
+    def keep_state(self) -> str:
+        """Save the state before this step, where the step has not moved it; what is on disk now."""
+        if self._updates == 0:  # else one of several optimizers has moved already
+            try:
+                self.save(force=True)
+            except OSError as error:
+                return f"{describe_error(error)}; {self.save.kept}"
+        return self.save.kept
+
     def sync_buffers(self) -> None:
         """Make the method's buffers equal in all processes: their mean, or the first's integers."""
         self.save.processes.average_buffers(self.state.method.buffers())
@@ -164,10 +183,7 @@ class TrainingStep:
         own_finite = bool(torch.stack(list(values.values())).isfinite().all())
         if processes.all_true(own_finite, self.state.device):
             return
-        kept = "the last saved state is in last.pt"
-        if self._updates == 0:  # else one of several optimizers has moved already
-            self.save(force=True)
-            kept = "the state before this step is kept in last.pt"
+        kept = self.keep_state()
         shown = ", ".join(f"{name} {float(term):g}" for name, term in values.items())
         everywhere = "; ".join(processes.gather(f"{', '.join(self.cases)} ({shown})"))
         raise NonFiniteLossError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from engine.results import result_folder
 from engine.run_folders import Run
 from utils.commands import command_line, to_arguments
 from utils.config import Evaluation
-from utils.files import write_json
+from utils.files import read_json, write_json
 from utils.metrics import dsc
 from utils.postprocess import keep_components
 from utils.stages import Stage
@@ -74,7 +73,9 @@ def heldout_sweeps(evaluation: Evaluation, run: Run, stage: Stage) -> list[list[
             )
         cases = [case_id for center, case_id in sorted(run.heldout_cases) if center == name]
         paths = [sweep_path(folder, case_id) for case_id in cases]
-        sweeps.append([json.loads(p.read_text(encoding="utf-8")) for p in paths if p.is_file()])
+        cure = f"delete {folder} and evaluate the held-out cases again"
+        needed = [f"{t:g}" for t in THRESHOLDS]
+        sweeps.append([read_json(p, cure, needed) for p in paths if p.is_file()])
     return sweeps
 
 

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import math
-import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from types import FrameType
 
 import torch
-from torch.utils.data import DataLoader
 
+from data.case import DataError
 from data.centers import load_centers
-from data.dataset import Crop, StageDataset
+from data.dataset import StageDataset
 from data.prepare.prepared_case import PreparedCase
 from data.prepare.signature import signatures_of
 from data.splits import Split
-from engine.checkpointing import Checkpointer, State, build_state, load_state
+from engine.checkpointing import (
+    Checkpointer,
+    State,
+    build_state,
+    has_state,
+    load_state,
+)
 from engine.early_stopping import EarlyStopping
 from engine.external import check_training, train_external
+from engine.loading import load_crops
 from engine.run_folders import (
     Run,
+    folder_name,
     locked,
     mark_done,
+    new_time,
     open_runs,
     refuse_changed,
     written_by_training,
@@ -35,15 +42,16 @@ from engine.split_selection import (
     select_splits,
     split_cases,
 )
-from engine.step import TrainingStep
-from methods import EXTERNAL, Method, check_method
-from utils.config import Config
+from engine.step import NonFiniteLossError, TrainingStep
+from methods import EXTERNAL, Method, build_method, check_method
+from utils.config import Config, StoppedError
 from utils.device import select_device, select_precision
 from utils.distributed import Distributed, join_processes
-from utils.files import remove_partial_files
+from utils.errors import describe_error, is_memory_error
+from utils.files import check_folder
+from utils.leftovers import remove_leftovers, unfinished_path
 from utils.progress import Progress
-
-SIGTERM_EXIT = 128 + signal.SIGTERM
+from utils.signals import Noted, SignalReceived, exit_status, noted_signals, say_ended
 
 
 def fit(config: Config) -> list[Run]:
@@ -51,8 +59,11 @@ def fit(config: Config) -> list[Run]:
 
     Without sources and target: every leave-one-center-out fold (Sec. IV-C), one after the other.
     Folds that are done are passed over, an unfinished one resumes.
-    Raises ValueError for wrong settings, NonFiniteLossError, and SystemExit(143) after SIGTERM.
+    Raises ValueError for wrong settings, StoppedError where the state is saved but the training
+    cannot go on, and SystemExit(143) after SIGTERM (130 after Ctrl-C, 129 after SIGHUP).
     """
+    check_folder("--checkpoints", config.checkpoints)
+    check_folder("--cache", config.cache, written=False)
     device = select_device(config.device)
     external = config.method in EXTERNAL
     if external:
@@ -64,6 +75,9 @@ def fit(config: Config) -> list[Run]:
     # one of them could wait for another that has ended.
     centers = load_centers(config.centers)
     splits = select_splits(config, centers)
+    for split in splits:  # their names hold those of the centers, which may be long
+        name = folder_name(config, config.time or new_time(), split.sources, split.fold)
+        check_folder("--checkpoints", unfinished_path(config.checkpoints / name))
     check_method(config, splits[0].sources)
     with join_processes(device) as processes:
         if processes.first:  # the first process prepares, the others then read
@@ -72,6 +86,8 @@ def fit(config: Config) -> list[Run]:
         if not processes.first:
             prepared = prepare_splits(config, centers, splits)
         splits = [keep_prepared(split, prepared) for split in splits]
+        for split in splits if not external else ():
+            check_split(config, split, prepared)
         runs = open_runs(config, splits) if processes.first else []
         processes.wait()
         time_ = processes.from_first(runs[0].time if runs else "")
@@ -83,11 +99,24 @@ def fit(config: Config) -> list[Run]:
                 _say(processes, f"{run.folder}: done already")
                 continue
             if external:
-                with sigterm_exits():
-                    train_external(config, run, split, prepared, centers)
+                train_external(config, run, split, prepared, centers)
                 continue
             train_split(config, run, split, prepared, processes)
     return runs
+
+
+def check_split(config: Config, split: Split, prepared: dict[str, list[PreparedCase]]) -> None:
+    """Raise ValueError, before a run folder is made, where the cases cannot train the stage."""
+    cases = split_cases(split, prepared)
+    with torch.device("meta"):
+        make_dataset(config, build_method(config, split.sources), cases)
+    EarlyStopping(config, heldout_cases(split, prepared))
+    for case in cases:
+        if min(case.shape) < config.stage.stride:
+            raise ValueError(
+                f"--stride {config.stage.stride}: larger than {case.center}/{case.case_id}, which "
+                f"is {' x '.join(map(str, case.shape))} voxels"
+            )
 
 
 def train_split(
@@ -107,10 +136,10 @@ def train_split(
     if dataset.left_out:
         _say(processes, f"{config.stage.name}: nothing to learn in {', '.join(dataset.left_out)}")
     lock = locked(run.folder) if processes.first else _unlocked()
-    with lock, _sigterm() as terminated:
+    with lock, noted_signals() as received:
         if processes.first:
-            remove_partial_files(run.folder)
-        if run.checkpoint.is_file():
+            remove_leftovers(run.folder, alone=True)
+        if has_state(run):
             load_state(state, run, processes)
             _say(processes, f"{run.folder}: resumes from step {state.step}")
         else:
@@ -123,7 +152,10 @@ def train_split(
             )
         save = Checkpointer(config, run, split, state, processes, signatures)
         try:
-            train_steps(config, state, dataset, save, stopping, terminated)
+            train_steps(config, state, dataset, save, stopping, received)
+        except OSError as error:
+            error.add_note(save.kept)
+            raise
         finally:
             save.log.close()
         if processes.first:
@@ -157,23 +189,35 @@ def train_steps(
     dataset: StageDataset,
     save: Checkpointer,
     stopping: EarlyStopping,
-    terminated: list[bool],
+    received: Noted,
 ) -> None:
     """Steps `state.step` to the last, or until the held-out Dice no longer rises.
 
-    SIGTERM saves and exits with status 143.
+    SIGTERM, SIGINT and SIGHUP save and exit with status 143, 130 and 129: after the step that they
+    come in, and at once while held-out cases are measured.
     """
     processes, method, device = save.processes, state.method, state.device
     steps = total_steps(config, dataset, processes.size)
     per_step = samples_per_step(config, dataset, processes.size)
-    crops = iter(load_crops(dataset, config, processes, state.step, steps))
+    crops = load_crops(dataset, config, processes, state.step, steps)
     progress = Progress(config.stage.name, steps, state.step) if processes.first else None
     method.train()
-    while state.step < steps and not stopping.has_plateaued(state.heldout_dsc):
+    while True:
+        if len(state.heldout_dsc) < stopping.count_due(state.step, per_step, len(dataset)):
+            save(force=True)  # a measure can take longer than an epoch
+            note_heldout(state, save, stopping, received)
+        number = processes.largest(received[0] if received else 0, device)
+        if number:
+            save(force=True)
+            say_ended(number, f"saved at step {state.step} of {steps}; the same command resumes")
+            raise SystemExit(exit_status(number))
+        if state.step >= steps or stopping.has_plateaued(state.heldout_dsc):
+            break
         step = TrainingStep(config, state, save, steps)
-        samples = step.take(crops, dataset.group * config.accumulate)
-        method.training_step(samples, step)
-        values = step.finish()
+        with state_kept(step):
+            samples = step.take(crops, dataset.group * config.accumulate)
+            method.training_step(samples, step)
+            values = step.finish()
         before = state.step * per_step // len(dataset)
         state.step += 1
         epoch = state.step * per_step // len(dataset)
@@ -183,76 +227,50 @@ def train_steps(
             progress.advance(values)
         if epoch > before:
             method.after_epoch(epoch)
-        if epoch > before and stopping.is_due(epoch):
-            note_heldout(state, save, stopping)
-        if not processes.all_true(not terminated, device):
-            save(force=True)
-            raise SystemExit(SIGTERM_EXIT)
-        if epoch > before or state.step == steps:
-            save(force=state.step == steps or stopping.has_plateaued(state.heldout_dsc))
+            save()
+    save(force=True)
     if progress is not None:
         progress.close()
 
 
-def note_heldout(state: State, save: Checkpointer, stopping: EarlyStopping) -> None:
-    """Measure the held-out cases, in the first process for all, and write heldout.csv."""
-    dice = str(stopping.measure(state.method)) if save.processes.first else ""
-    state.heldout_dsc.append(float(save.processes.from_first(dice)))
+def note_heldout(
+    state: State, save: Checkpointer, stopping: EarlyStopping, received: Noted
+) -> None:
+    """Measure the held-out cases, in the first process for all, and write heldout.csv.
+
+    A signal gives it up; the resumed run measures again.
+    """
+    dice = ""
+    if save.processes.first:
+        with suppress(SignalReceived), received.ending_at_once():
+            dice = str(stopping.measure(state.method))
+        state.method.train()
+    dice = save.processes.from_first(dice)
+    if not dice:
+        return
+    state.heldout_dsc.append(float(dice))
     if save.processes.first:
         stopping.write(save.run.folder / "heldout.csv", state.heldout_dsc)
         print(f"held-out cases of the sources: Dice {state.heldout_dsc[-1]:.2f}", flush=True)
 
 
-def load_crops(
-    dataset: StageDataset, config: Config, processes: Distributed, start: int, stop: int
-) -> DataLoader[Crop]:
-    """This process's crops of the steps `start` to `stop`.
-
-    Process r of W with A groups a step takes groups a W + r of each step, so that two processes
-    see what one process with twice the groups sees. A group is one sample, or one of each source.
-    """
-    workers = config.workers
-    size, group = processes.size, dataset.group
-    groups = range(
-        start * size * config.accumulate + processes.rank, stop * size * config.accumulate, size
-    )
-    return DataLoader(
-        dataset,
-        batch_size=None,
-        sampler=[g * group + k for g in groups for k in range(group)],
-        num_workers=workers,
-        prefetch_factor=2 if workers else None,
-        pin_memory=torch.cuda.is_available(),
-    )
-
-
 @contextmanager
-def _sigterm() -> Iterator[list[bool]]:
-    """A list that SIGTERM appends to, instead of ending the process."""
-    received: list[bool] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        received.append(True)
-
-    before = signal.signal(signal.SIGTERM, note)
-    try:
-        yield received
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def sigterm_exits() -> Iterator[None]:
-    """SIGTERM ends this block, with status 143, so that what it has started ends with it."""
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(SIGTERM_EXIT)
-
-    before = signal.signal(signal.SIGTERM, leave)
+def state_kept(step: TrainingStep) -> Iterator[None]:
+    """What is not the code's fault inside ends the training with its state saved, and says so."""
     try:
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    except Exception as error:
+        outside = isinstance(error, (OSError, DataError, StoppedError)) or is_memory_error(error)
+        reason = describe_error(error)
+        if not outside or reason is None or isinstance(error, NonFiniteLossError):
+            raise  # the last has saved already
+        if is_memory_error(error) and step.shapes:
+            reason += (
+                f"; the largest crop of this step is {step.largest_crop}; take smaller ones by "
+                "--max-voxels (a new run, since the results change)"
+            )
+        message = f"{step.save.run.folder}: step {step.number}: {reason}; {step.keep_state()}"
+        raise StoppedError(message) from error
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import utils.script_start  # noqa: F401 - a signal ends it in one line
 from engine.command_line import parse_evaluation, run_script
 from engine.evaluation import run_stage
 from utils.stages import TUMOR_FINE

@@ -5,7 +5,6 @@ EXTERNAL (methods/external/) lists the systems that are not ours: they train the
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +32,7 @@ from methods.randconv import RandConv
 from methods.saml import Saml
 from methods.snr import SNR
 from utils.config import DEFAULT_METHOD, Config
+from utils.files import read_json
 from utils.settings import flatten, from_plain, override
 from utils.stages import STAGE_NAMES, Stage, stage_named
 
@@ -152,8 +152,13 @@ def config_from_plain(plain: Mapping[str, Any]) -> Config:
 
 
 def read_config(path: Path) -> Config:
-    """Read config.json of a run folder."""
-    return config_from_plain(json.loads(path.read_text(encoding="utf-8")))
+    """Read config.json of a run folder. Raises ValueError, naming it, where it is damaged."""
+    cure = "restore it, or train again"
+    plain = read_json(path, cure)
+    try:
+        return config_from_plain(plain)
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path}: is damaged or of another version ({error}); {cure}") from error
 
 
 __all__ = [

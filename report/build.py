@@ -14,9 +14,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.command_line import run_script
+import utils.script_start  # noqa: F401 - a signal ends it in one line
 from report.page import MAX_BYTES, PICTURES, VIEWERS, build_report
 from report.results import read_contents
+from utils.scripts import ArgumentParser, run_script
 
 
 def build(args: argparse.Namespace) -> None:
@@ -36,7 +37,7 @@ def build(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument

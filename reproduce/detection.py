@@ -15,16 +15,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.command_line import run_script
+import utils.script_start  # noqa: F401 - a signal ends it in one line
 from reproduce.analysis.detection_table import make_detection_report
 from reproduce.analysis.paper_tables import EVERY_ROW
 from reproduce.analysis.render import to_latex, write_table
 from reproduce.analysis.run_table import add_table_arguments, read_asked
 from reproduce.experiments.plan_arguments import add_experiment_argument, add_plan_arguments
+from utils.scripts import ArgumentParser, run_script
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_experiment_argument(parser)

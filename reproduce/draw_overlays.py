@@ -7,24 +7,25 @@ Reads results only. Stages that are not evaluated have no panel.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.command_line import run_script
+import utils.script_start  # noqa: F401 - a signal ends it in one line
 from reproduce.analysis.center_overlays import draw_center
+from utils.arguments import timestamp
 from utils.config import Evaluation
+from utils.scripts import ArgumentParser, run_script
 from utils.stages import STAGE_NAMES
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
+    parser = ArgumentParser(description=str(__doc__).split("\n")[0])
     parser.add_argument("--centers", type=Path, default=Path("centers.toml"))
     parser.add_argument("--target", required=True, help="the center to draw")
     parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"))
-    parser.add_argument("--time", help="timestamp of the runs; none: the newest")
+    parser.add_argument("--time", type=timestamp, help="timestamp of the runs; none: the newest")
     parser.add_argument("--roi-source", choices=("seg", "mask"), default="seg")
     parser.add_argument("--out", type=Path, default=Path("overlays"), help="folder of the pictures")
     args = parser.parse_args()

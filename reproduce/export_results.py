@@ -15,13 +15,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.command_line import run_script
+import utils.script_start  # noqa: F401 - a signal ends it in one line
 from reproduce.analysis.export import export_results
 from reproduce.experiments.request import parse_request
+from utils.scripts import ArgumentParser, run_script
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import utils.script_start  # noqa: F401 - a signal ends it in one line
 from data.case import Case
-from engine.command_line import run_script
 from reproduce.analysis.figures import (
     CellResult,
     Request,
@@ -44,6 +44,7 @@ from reproduce.analysis.overlays import (
 )
 from reproduce.analysis.rows import is_measured
 from reproduce.experiments.cells import Cell
+from utils.scripts import run_script
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

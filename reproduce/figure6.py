@@ -23,9 +23,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
+import utils.script_start  # noqa: F401 - a signal ends it in one line
 from data.prepare.prepare_centers import prepare_centers
 from data.prepare.prepared_case import PrepareSettings
-from engine.command_line import run_script
 from engine.inference import load_predictor
 from engine.run_folders import Run, find_runs
 from reproduce.analysis.embedding import (
@@ -53,6 +53,8 @@ from reproduce.analysis.figures import (
 from reproduce.analysis.pyplot import import_pyplot
 from reproduce.experiments.cells import Cell
 from reproduce.experiments.finished import find_folders
+from utils.arguments import Count
+from utils.scripts import run_script
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -255,7 +257,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add("--stage", choices=("tumor_coarse", "tumor_fine"), default="tumor_coarse")
     add("--device", default="auto", help="cpu, cuda, cuda:1, or auto")
-    add("--per-case", type=int, default=VOXELS_PER_CASE, help="voxels of each class in a case")
+    add(
+        "--per-case",
+        type=Count,
+        default=VOXELS_PER_CASE,
+        help="voxels of each class in a case",
+    )
     args = parser.parse_args(argv)
     run_script(run_asked, args)
 

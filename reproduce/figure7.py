@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from engine.command_line import run_script
+import utils.script_start  # noqa: F401 - a signal ends it in one line
 from reproduce.analysis.centroids import (
     Distances,
     Panels,
@@ -43,6 +43,7 @@ from reproduce.analysis.figures import (
 )
 from reproduce.analysis.pyplot import import_pyplot
 from reproduce.analysis.rows import ResultKey, read_results
+from utils.scripts import run_script
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

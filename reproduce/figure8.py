@@ -7,7 +7,6 @@ synthetic centers have beside their centers.toml. Writes figure8_<center>.png an
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,9 +14,9 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import utils.script_start  # noqa: F401 - a signal ends it in one line
 from data.case import Case
 from engine.case_metrics import Row
-from engine.command_line import run_script
 from reproduce.analysis.figures import (
     PAGE_IN,
     CellResult,
@@ -43,6 +42,9 @@ from reproduce.analysis.overlays import (
     write_in_panel,
 )
 from reproduce.analysis.rows import is_measured
+from utils.arguments import Count
+from utils.files import read_csv
+from utils.scripts import run_script
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,11 +66,7 @@ def read_lesions(path: Path | None, centers: Path) -> Lesions:
             return {}
     if not path.is_file():
         raise FileNotFoundError(f"--lesions {path}: no such file")
-    with path.open(newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
-    missing = {"center", "case_id", "lesion"} - set(rows[0] if rows else {})
-    if missing:
-        raise ValueError(f"{path}: lacks the columns {', '.join(sorted(missing))}")
+    rows = read_csv(path, "correct the table", ("center", "case_id", "lesion"))
     return {
         (row["center"], row["case_id"]): row["lesion"]
         + (", stent" if str(row.get("stent", "")).lower() == "true" else "")
@@ -152,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser(str(__doc__))
     add = parser.add_argument
     add("--stage", choices=("tumor_coarse", "tumor_fine"), default="tumor_fine")
-    add("--count", type=int, default=3, help="cases in each row")
+    add("--count", type=Count, default=3, help="cases in each row")
     add("--lesions", type=Path, help="table of the kinds of lesions")
     args = parser.parse_args(argv)
     run_script(lambda given: run(request_of(given), given.stage, given.count, given.lesions), args)

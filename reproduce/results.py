@@ -13,10 +13,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.command_line import run_script
+import utils.script_start  # noqa: F401 - a signal ends it in one line
 from reproduce.analysis.results_page import refresh_sections, render_page
 from utils.commands import ROOT
 from utils.files import write_text
+from utils.scripts import ArgumentParser, run_script
 
 
 def make_page(args: argparse.Namespace) -> None:
@@ -28,7 +29,7 @@ def make_page(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add, docs = parser.add_argument, ROOT / "docs"

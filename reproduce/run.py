@@ -13,8 +13,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import utils.script_start  # noqa: F401 - a signal ends it in one line
 from reproduce.experiments.request import parse_request
-from reproduce.workflow.run_request import main, run_request
+from reproduce.workflow.run_request import main
+from utils.scripts import run_script
 
 if __name__ == "__main__":
-    run_request(main, parse_request(__doc__))
+    run_script(main, parse_request(__doc__))

@@ -19,9 +19,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import utils.script_start  # noqa: F401 - a signal ends it in one line
 from data.centers import load_centers
 from data.shifts import IMAGE_SHIFTS, PHANTOM_SHIFTS
-from engine.command_line import run_script
 from reproduce.analysis.export import note_shifts
 from reproduce.analysis.figures import print_style, save_figure
 from reproduce.analysis.paper_tables import EVERY_ROW, ROW_METHODS
@@ -43,6 +43,7 @@ from reproduce.experiments.shift_runs import (
     units_of,
 )
 from utils.files import write_text
+from utils.scripts import ArgumentParser, run_script
 
 
 def compute(args: argparse.Namespace, words: Sequence[str]) -> None:
@@ -81,7 +82,7 @@ def show(folder: Path, args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_experiment_argument(parser)

@@ -16,8 +16,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import utils.script_start  # noqa: F401 - a signal ends it in one line
 from data.quality.table1 import TITLES, UNKNOWN
 from reproduce.analysis.render import Group, Sheet, to_latex, to_markdown, write_table
+from utils.files import read_csv
+from utils.scripts import ArgumentParser, run_script
 
 PAPER = Path(__file__).resolve().parents[1] / "paper" / "table1_datasets.csv"
 TITLE = "Table I: the centers"
@@ -26,8 +29,9 @@ COHORT = "patient_cohort"  # the paper tells it, image files do not
 
 def read_columns(path: Path) -> dict[str, dict[str, str]]:
     """Center -> row -> text, from a CSV with a line per row."""
-    with path.open(newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
+    rows = read_csv(path, "run python data/check.py centers.toml again", ("parameter",))
+    if not rows:
+        raise ValueError(f"{path}: has no rows; run python data/check.py centers.toml again")
     names = [name for name in rows[0] if name != "parameter"]
     return {name: {row["parameter"]: row[name] for row in rows} for name in names}
 
@@ -57,7 +61,7 @@ def make_sheet(header: Sequence[str], lines: Sequence[Sequence[str]]) -> Sheet:
 
 def main(given: Sequence[str] | None = None) -> int:
     """Print and write the table; 1 where the check has not been run."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("table", type=Path, nargs="?", default=Path("check/table1.csv"))
@@ -80,4 +84,4 @@ def main(given: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(lambda given: sys.exit(main(given)), sys.argv[1:])

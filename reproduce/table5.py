@@ -10,6 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import utils.script_start  # noqa: F401 - a signal ends it in one line
 from reproduce.analysis.paper_tables import TABLE5
 from reproduce.analysis.run_table import run_table
 

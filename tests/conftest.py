@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +35,9 @@ ROOT = Path(__file__).resolve().parents[1]
 SHAPE, SPACING = (24, 32, 40), (3.0, 1.5, 1.5)  # voxels and mm, (z, y, x)
 CASES = {"A": 2, "B": 1, "C": 2, "N": 1}  # cases of each center; N has no lesions
 
+for number in (signal.SIGINT, signal.SIGHUP):  # ignored in a background job, and by its children
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL)
 torch.set_num_threads(1)  # as the subprocesses: a sum's order depends on the number of threads
 
 

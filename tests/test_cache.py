@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -26,6 +25,7 @@ from data.readers.files import CaseFiles
 from tests.volumes import BLOB_SHAPE as SHAPE
 from tests.volumes import BLOB_SPACING as SPACING
 from tests.volumes import make_center, make_pair, to_image, write_volume
+from utils.leftovers import machine, unfinished_path
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -247,16 +247,17 @@ def test_what_a_killed_process_left_is_removed_and_a_living_ones_is_not(tmp_path
     center = make_center(tmp_path, "A", (1,))
     killed = subprocess.Popen([sys.executable, "-c", ""])
     killed.wait()
-    host, folder = socket.gethostname(), tmp_path / "cache" / "A"
-    left = folder / f".making-{host}-{killed.pid}-0"
-    living = folder / f".making-{host}-{os.getpid()}-0"
-    for path in (left, living):
+    living = unfinished_path(tmp_path / "cache" / "A" / "case_1-0123")
+    left = living.with_name(living.name.replace(f"-{os.getpid()}-", f"-{killed.pid}-"))
+    elsewhere = living.with_name(left.name.replace(machine(), "0123456789"))  # the same host name
+    old = elsewhere.with_name(elsewhere.name.replace("case_1", "case_2"))
+    for path in (left, living, elsewhere, old):
         path.mkdir(parents=True)
         (path / "image.npy").write_bytes(b"half")
+    os.utime(old, (0, 0))
     (case,) = prepare(center, tmp_path)
     assert case.image_hu.any()
-    assert not left.exists()
-    assert living.exists()
+    assert [path.exists() for path in (left, living, elsewhere, old)] == [False, True, True, False]
 
 
 def test_all_refused_cases_are_told_at_once_and_the_others_are_kept(

@@ -19,7 +19,8 @@ import torch
 
 from engine.checkpointing import FORMAT, load_checkpoint, save_checkpoint
 from tests.conftest import ROOT
-from utils.files import remove_partial_files, write_atomic, write_json, write_text
+from utils.files import write_atomic, write_json, write_text
+from utils.leftovers import remove_leftovers
 
 CONTENT: dict[str, Any] = {
     "network": OrderedDict(weight=torch.arange(6.0).reshape(2, 3), steps=torch.tensor(3)),
@@ -168,7 +169,7 @@ def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path: Path) -> N
     assert done.returncode == -signal.SIGKILL
     assert same(load_checkpoint(path), {"format": FORMAT, **CONTENT})
     assert len(list(tmp_path.iterdir())) == 2
-    remove_partial_files(tmp_path)
+    remove_leftovers(tmp_path)
     assert [item.name for item in tmp_path.iterdir()] == ["last.pt"]
 
 

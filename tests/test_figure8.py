@@ -52,7 +52,7 @@ def test_kinds_of_lesions_come_from_a_table_or_from_beside_the_centers(tmp_path:
     table.write_text("center,case_id,lesion\nA,x,PNET\n", encoding="utf-8")
     assert figure8.read_lesions(table, toml) == {("A", "x"): "PNET"}
     table.write_text("center,case_id\nA,x\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"mine\.csv: lacks the columns lesion"):
+    with pytest.raises(ValueError, match=r"mine\.csv: has no column lesion"):
         figure8.read_lesions(table, toml)
     with pytest.raises(FileNotFoundError, match="--lesions"):
         figure8.read_lesions(tmp_path / "none.csv", toml)

@@ -23,6 +23,7 @@ from data.phantom.centers import CENTERS, LIKE_TABLE_I
 from data.phantom.generate import make_phantom
 from data.readers import load_case
 from data.splits import list_all_cases
+from utils.leftovers import unfinished_path
 
 SEED = 3
 ROOT = Path(__file__).resolve().parents[1]
@@ -175,8 +176,8 @@ def test_what_a_killed_run_left_behind_is_removed(tmp_path: Path) -> None:
     process.wait()
     folder = tmp_path / "SYN-C/images"
     folder.mkdir(parents=True)
-    left = folder / f".partial-{process.pid}-SYN-C_001.nrrd"
-    writing = folder / f".partial-{os.getpid()}-SYN-C_009.nrrd"
+    writing = unfinished_path(folder / "SYN-C_009.nrrd", ".nrrd")
+    left = folder / writing.name.replace(f"-{os.getpid()}-", f"-{process.pid}-")
     left.write_bytes(b"half")
     writing.write_bytes(b"half")
     make.make_centers(tmp_path, ["SYN-C"], 1, "demo", SEED)

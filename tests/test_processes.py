@@ -79,7 +79,7 @@ def test_a_folder_has_one_call_and_waits_for_the_steps_of_a_killed_one(
 def test_the_end_of_the_starter_is_the_end_of_the_process(tmp_path: Path) -> None:
     child = (
         "import os, signal, time\n"
-        "from utils.parent import exit_with_parent\n"
+        "from utils.signals import exit_with_parent\n"
         "exit_with_parent(signal.SIGTERM)\n"
         "print(os.getpid(), flush=True)\n"
         "time.sleep(600)\n"
@@ -101,7 +101,7 @@ def test_the_end_of_the_starter_is_the_end_of_the_process(tmp_path: Path) -> Non
 def test_a_starter_that_has_ended_already_counts() -> None:
     code = (
         "import signal\n"
-        "from utils.parent import exit_with_parent\n"
+        "from utils.signals import exit_with_parent\n"
         "exit_with_parent(signal.SIGTERM, 1_000_000_000)\n"
     )
     process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)

@@ -64,7 +64,7 @@ def test_the_end_names_what_failed_what_it_took_along_and_what_is_left(
     assert "skipped b: it needs a" in text
     assert "the time is over: 1 steps done, 2 left." in text
     assert text.endswith("python reproduce/run.py --what table2 --out o --minutes 5\n")
-    assert EXIT == {"": 0, "time": 0, "SIGINT": 130, "SIGTERM": 143}
+    assert EXIT == {"": 0, "time": 0, "SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
 
 
 # The clock

@@ -17,7 +17,6 @@ import torch
 from engine.checkpointing import load_checkpoint
 from engine.command_line import parse_config
 from engine.run_folders import Run, find_runs
-from engine.training import SIGTERM_EXIT
 from tests.conftest import Tiny, read_log, same, start_script, train, weights
 from utils.stages import TUMOR_COARSE
 
@@ -122,11 +121,12 @@ def test_sigterm_saves_exits_with_143_and_the_same_command_resumes(
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGCONT)
     process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == SIGTERM_EXIT == 143
+    assert process.returncode == 143
     (run,) = training.runs()
     saved = training.saved_step()
     assert not run.done
-    assert 0 < saved < STEPS
+    assert run.checkpoint.is_file()
+    assert 0 <= saved < STEPS  # 0: the signal came before the first step
     assert len(read_log(run)) == saved
     process = training.start()
     text, _ = process.communicate(timeout=PATIENCE_S)
@@ -178,7 +178,7 @@ def test_what_a_user_can_fix_is_one_message_and_status_2(
     for more, message in (
         (["--centers", "none.toml"], "error: none.toml: cannot be read"),
         (["--method", "bl", "--slices"], "--slices: method bl has no such setting"),
-        (["--lr", "1e30", "--epochs", "3"], "loss or gradient is not finite at "),
+        (["--lr", "1e20", "--epochs", "3"], "loss or gradient is not finite at "),
     ):
         status, text = ended(*more)
         assert status == 2, text
@@ -189,11 +189,11 @@ def test_what_a_user_can_fix_is_one_message_and_status_2(
 def test_what_is_not_finite_stops_both_processes_and_names_the_cases_of_both(
     tiny: Tiny, tmp_path: Path
 ) -> None:
-    args = tiny.args(tmp_path, "--lr", "1e30", "--epochs", "4")
+    args = tiny.args(tmp_path, "--lr", "1e20", "--epochs", "4")
     process = start_script(SCRIPT, *args, processes=2)
     text, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode != 0
-    message = text.partition("not finite at ")[2].partition("; the state before")[0]
+    message = text.partition("not finite at ")[2].partition("\n")[0]
     assert len(re.findall(r"[AB]/[ab]\d \(", message)) == 2, text
     (run,) = find_runs(tmp_path, "tumor_coarse")
     assert not run.done

@@ -11,7 +11,7 @@ from utils.commands import default_path
 from utils.settings import (
     AT_LEAST_1,
     NOT_NEGATIVE,
-    POSITIVE,
+    SEEDS,
     Range,
     check_settings,
     separate,
@@ -22,6 +22,8 @@ from utils.stages import FOLDS, Stage
 ROI_SOURCES = ("seg", "mask")
 THRESHOLDS = ("target", "source-val")
 CASES = ("test", "heldout")
+MAX_WORKERS = 512
+TIME_RULE = "letters, digits, _, . and -, 64 at most, a . not first; it names a folder"
 SMALLEST_INPUT = 8**3  # voxels: the network halves each side three times
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 DEFAULT_METHOD = "ours"
@@ -89,15 +91,23 @@ class Config:
         (1.5, 0.8, 0.8),
         "voxel size of prepared cases, mm (z, y, x)",
         "Sec. IV-A",
-        allowed=POSITIVE,
+        allowed=Range(least=0.1, most=20),  # as `data.readers.geometry` takes of a CT
     )
     width: int = setting(
-        32, "channels of the first level, a multiple of 8", "Sec. III-D", allowed=AT_LEAST_1
+        32,
+        "channels of the first level, a multiple of 8",
+        "Sec. III-D",
+        allowed=Range(least=1, most=1024),
     )
     upsample: str = setting(
         "trilinear", "decoder upsampling", "Sec. III-D", ("trilinear", "nearest")
     )
-    lr: float = setting(1e-4, "initial learning rate of Adam", "Sec. IV-C", allowed=POSITIVE)
+    lr: float = setting(
+        1e-4,
+        "initial learning rate of Adam",
+        "Sec. IV-C",
+        allowed=Range(above=0, most=1e20),  # a test needs one that diverges
+    )
     lr_power: float = setting(
         0.9, "lr = lr0 (1 - step / steps) ** power", "Sec. IV-C", allowed=NOT_NEGATIVE
     )
@@ -126,7 +136,7 @@ class Config:
         2022,
         "seed of everything random",
         "released scripts",
-        allowed=Range(least=0, below=2**63),
+        allowed=SEEDS,
     )
     device: str = setting(
         "auto", "cpu, cuda, cuda:1, or auto: a GPU if there is one", "-", affects_weights=False
@@ -138,7 +148,7 @@ class Config:
         2,
         "processes that read and prepare cases; 0: none",
         "-",
-        allowed=NOT_NEGATIVE,
+        allowed=Range(least=0, most=MAX_WORKERS),
         affects_weights=False,
     )
     checkpoint_seconds: float = setting(
@@ -221,6 +231,11 @@ class Evaluation:
                 raise ValueError(message)
 
 
+def is_time(text: str) -> bool:
+    """Whether a text can be the timestamp in a run folder's name."""
+    return re.fullmatch(r"[\w-][\w.-]{0,63}", text, re.ASCII) is not None
+
+
 def check_config(config: Config) -> None:
     """Raise ValueError, naming the setting and what it may be, where a value cannot work."""
     for owner in (config, config.stage, config.settings):
@@ -229,6 +244,12 @@ def check_config(config: Config) -> None:
     axes = config.stage.mirror_axes
     rules = (
         (config.width % 8 == 0, f"--width {config.width}: a multiple of 8"),
+        (
+            min(config.stage.window_voxels) >= 8 * config.stage.stride,
+            f"--window-voxels {' '.join(map(str, config.stage.window_voxels))}: at least "
+            f"{8 * config.stage.stride}, 8 times the stride: the network halves each side three "
+            "times",
+        ),
         (len(set(axes)) == len(axes), f"--mirror-axes {axes}: an axis is listed twice"),
         (
             config.patience == 0 or config.validate_epochs > 0,
@@ -240,8 +261,8 @@ def check_config(config: Config) -> None:
             f"--target {config.target}: a center of --sources cannot be the unseen one",
         ),
         (
-            config.time is None or re.fullmatch(r"[\w-][\w.-]*", config.time),
-            f"--time {config.time}: letters, digits, _, . and - only; it names a folder",
+            config.time is None or is_time(config.time),
+            f"--time {str(config.time)[:64]}: {TIME_RULE}",
         ),
     )
     for holds, message in rules:

@@ -10,8 +10,11 @@ from pathlib import Path
 import torch
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-CPU_ALLOCATION_FAILED = "DefaultCPUAllocator"  # PyTorch raises a plain RuntimeError that names it
-MPS_OUT_OF_MEMORY = "MPS backend out of memory"
+# PyTorch raises a plain RuntimeError that names one of them.
+ALLOCATION_FAILED = (
+    *("DefaultCPUAllocator", "CUDA error: out of memory", "MPS backend out of memory"),
+    *("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),
+)
 
 
 def select_device(name: str, *, mps: bool = False) -> torch.device:
@@ -80,8 +83,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that a GPU's or the machine's memory is too small."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    told = (CPU_ALLOCATION_FAILED, MPS_OUT_OF_MEMORY)
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in told)
+    text = str(error) if isinstance(error, RuntimeError) else ""
+    return any(name in text for name in ALLOCATION_FAILED)
 
 
 def peak_memory_mib(device: torch.device) -> float:

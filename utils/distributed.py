@@ -66,6 +66,14 @@ class Distributed:
         distributed.all_reduce(value, op=distributed.ReduceOp.MIN)
         return bool(value.item() > 0)
 
+    def largest(self, number: int, device: torch.device) -> int:
+        """The largest `number` of any process, in every process."""
+        if self.size == 1:
+            return number
+        value = torch.tensor(number, device=device)
+        distributed.all_reduce(value, op=distributed.ReduceOp.MAX)
+        return int(value.item())
+
     def share(self, values: Tensor) -> Tensor:
         """The mean of `values` over the processes."""
         if self.size > 1:

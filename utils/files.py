@@ -2,48 +2,157 @@
 
 from __future__ import annotations
 
+import csv
+import errno
 import functools
 import hashlib
+import io
 import json
 import os
 import time
-import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
+
+from utils.errors import describe_error, first_line, is_damage
+from utils.leftovers import unfinished_path
 
 SETTLED_SECONDS = 2.0  # the times of some file systems are this coarse
 
 
-def write_atomic(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+def write_atomic(path: Path, write: Callable[[IO[bytes]], Any], keep: Path | None = None) -> None:
     """Call `write` on a temporary file beside `path`, flush it to disk, then rename it.
 
     A process killed at any moment leaves either the old file or the new one, never a part.
+    `keep`: the old file stays under this name, in the same folder. Raises OSError, naming `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
+    partial = unfinished_path(path)
     try:
-        with partial.open("wb") as handle:
+        _fill(partial, write)
+        if keep is not None and path.exists():
+            _keep(path, keep, partial)
+        partial.replace(path)
+    except OSError as error:
+        if error.errno is not None:
+            error.filename, error.filename2 = str(path), None  # and not the temporary one
+        raise
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def _fill(partial: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Write and flush a new file; an `OSError` of its disk is raised as such.
+
+    Libraries that write into an open file raise errors of their own where it fails.
+    """
+    with _Recording(partial, "wb") as raw:
+        try:
+            handle = io.BufferedWriter(raw)
             write(handle)
             handle.flush()
-            os.fsync(handle.fileno())
-        partial.replace(path)
+            os.fsync(raw.fileno())
+        except Exception as error:
+            if raw.error is not None and raw.error is not error:
+                raise raw.error from error
+            raise
+
+
+def _keep(path: Path, keep: Path, partial: Path) -> None:
+    """Give the file at `path` the name `keep` too; where a disk has no links, instead."""
+    second = unfinished_path(keep)
+    try:
+        os.link(path, second)
+    except OSError:
+        path.replace(keep)
+        return
+    try:
+        second.replace(keep)
     finally:
-        partial.unlink(missing_ok=True)
+        second.unlink(missing_ok=True)
 
 
-def remove_partial_files(folder: Path) -> None:
-    """Delete what `write_atomic` left in `folder` where a process was killed while it wrote.
+class _Recording(io.FileIO):
+    """A file that remembers the error of a write that failed."""
 
-    Only while no other process writes there.
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+
+def check_folder(option: str, path: Path, *, written: bool = True) -> None:
+    """Raise ValueError where a folder cannot be made or written to, before hours of work are lost.
+
+    `option`: what named it. `written`: whether it must be writable.
     """
-    for path in folder.glob(".*.part"):
-        path.unlink(missing_ok=True)
+    there = path
+    try:
+        while not there.exists() and there != there.parent:
+            there = there.parent
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
+        if written and not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
+        if max(len(os.fsencode(part)) for part in path.parts) > os.pathconf(there, "PC_NAME_MAX"):
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), str(path))
+    except OSError as error:
+        raise ValueError(f"{option} {describe_error(error)}") from error
 
 
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
     write_atomic(path, lambda handle: handle.write(text.encode("utf-8")))
+
+
+def read_json(path: Path, cure: str, keys: Sequence[str] = ()) -> dict[str, Any]:
+    """A JSON object with these keys.
+
+    Raises ValueError that names the file, what is wrong with it, and `cure`, what to do; and
+    FileNotFoundError.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: is damaged ({first_line(error)}); {cure}") from error
+    except OSError as error:
+        if not is_damage(error):
+            raise
+        raise ValueError(f"{describe_error(error)}; {cure}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: is damaged (holds no JSON object); {cure}")
+    missing = [key for key in keys if key not in content]
+    if missing:
+        raise ValueError(f"{path}: has no {missing[0]!r}, it is of another version; {cure}")
+    return content
+
+
+def read_csv(path: Path, cure: str, columns: Sequence[str] = ()) -> list[dict[str, str]]:
+    """The rows of a table with a header, each as long as the header.
+
+    Raises ValueError that names the file, what is wrong with it, and `cure`; FileNotFoundError.
+    """
+    rows: list[dict[str, str]] = []
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream, strict=True)
+            missing = [name for name in columns if name not in (reader.fieldnames or ())]
+            if missing:
+                raise ValueError(f"{path}: has no column {', '.join(missing)}; {cure}")
+            for row in reader:
+                if None in row or None in row.values():
+                    number = reader.line_num
+                    raise ValueError(f"{path}, line {number}: not as long as the header; {cure}")
+                rows.append(row)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: is damaged ({first_line(error)}); {cure}") from error
+    return rows
 
 
 def write_json(path: Path, content: Any) -> None:

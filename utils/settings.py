@@ -30,15 +30,22 @@ class Range:
     below: float | None = None
     rising: bool = False
 
+    @property
+    def highest(self) -> float:
+        """The largest number, both ends included; no setting means anything above `ENORMOUS`."""
+        if self.most is not None:
+            return self.most
+        return ENORMOUS if self.below is None else self.below
+
     def fault(self, numbers: tuple[float, ...]) -> str:
         """What is wrong with the numbers, in words; "" where nothing is."""
         low, high = min(numbers), max(numbers)
         for broken, text in (
-            (not all(math.isfinite(number) for number in numbers), "a finite number"),
+            (not all(map(_is_finite, numbers)), "a finite number"),
             (self.above is not None and low <= self.above, f"above {self.above}"),
             (self.least is not None and low < self.least, f"at least {self.least}"),
             (self.below is not None and high >= self.below, f"below {self.below}"),
-            (self.most is not None and high > self.most, f"at most {self.most}"),
+            (high > self.highest, f"at most {self.highest:.10g}"),
             (self.rising and numbers[0] > numbers[-1], "the lower number first"),
         ):
             if broken:
@@ -46,7 +53,16 @@ class Range:
         return ""
 
 
+def _is_finite(number: float) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # a whole number beyond every float
+        return isinstance(number, int)
+
+
+ENORMOUS = 1e9
 ANY = Range()
+SEEDS = Range(least=0, below=2**63)
 POSITIVE = Range(above=0)
 NOT_NEGATIVE = Range(least=0)
 AT_LEAST_1 = Range(least=1)
@@ -116,7 +132,7 @@ def check_settings(owner: Any) -> None:
         numbers = tuple(v for v in values if is_number(v))
         fault = item.metadata["allowed"].fault(numbers) if numbers else ""
         if fault:
-            shown = " ".join(str(number) for number in numbers)
+            shown = " ".join(str(number)[:40] for number in numbers)
             raise ValueError(f"{option_name(name)} {shown}: {fault}")
         choices = item.metadata["choices"]
         if choices and value is not None and value not in choices:

@@ -25,15 +25,23 @@ class Stage:
     target: str  # "pancreas" (lesion included) or "tumor"
     roi: str  # what the input is cropped around: "volume", "pancreas" or "tumor"
     previous: str | None  # the stage whose result this one reads
-    epochs: int = setting(800, "passes over the training cases", "Sec. IV-C", allowed=AT_LEAST_1)
+    epochs: int = setting(
+        800,
+        "passes over the training cases",
+        "Sec. IV-C",
+        allowed=Range(least=1, most=1_000_000),
+    )
     stride: int = setting(
-        1, "subsampling of the input in each axis", "released scripts", allowed=AT_LEAST_1
+        1,
+        "subsampling of the input in each axis",
+        "released scripts",
+        allowed=Range(least=1, most=8),
     )
     window_voxels: tuple[int, int] = setting(
         (320, 368),
         "central (y, x) window where the input is the whole volume",
         "released scripts",
-        allowed=AT_LEAST_1,
+        allowed=Range(least=8, most=4096),
     )
     max_voxels: int = setting(
         4_000_000,
@@ -45,13 +53,13 @@ class Stage:
         (0.01, 0.10),
         "training margin per side in z, as a part of the slices",
         "released scripts",
-        allowed=Range(rising=True),
+        allowed=Range(least=0, most=1, rising=True),
     )
     jitter_voxels: tuple[int, int] = setting(
         (0, 30),
         "training margin per side in y and x, voxels",
         "released scripts",
-        allowed=Range(rising=True),
+        allowed=Range(least=-20, most=1000, rising=True),  # lower ones can cut the target out
     )
     mirror_axes: tuple[int, ...] = setting(
         (0, 1, 2),

@@ -18,6 +18,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from data.phantom.generate import Phantom
+from data.readers.masks import write_whole
+from utils.files import write_atomic, write_text
+from utils.leftovers import unfinished_path
 
 GZIP_LEVEL = 1  # noise hardly compresses: higher levels cost time only
 
@@ -43,31 +46,21 @@ def write_volume(image: sitk.Image, path: Path) -> None:
     """Write .nii.gz or .nrrd; the file appears at once or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     suffix = ".nii.gz" if path.name.endswith(".nii.gz") else path.suffix
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name.removesuffix(suffix)}{suffix}")
     if suffix == ".nii.gz":
-        partial.write_bytes(gzip.compress(_nifti_bytes(image), GZIP_LEVEL, mtime=0))
-    else:
-        sitk.WriteImage(image, str(partial), useCompression=True, compressionLevel=GZIP_LEVEL)
-    os.replace(partial, path)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text; the file appears at once or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-
-
-def remove_partials(folder: Path) -> None:
-    """Remove the temporary files of writers that were killed."""
-    for partial in folder.rglob(".partial-*"):
-        try:
-            os.kill(int(partial.name.split("-")[1]), 0)
-        except ProcessLookupError:
-            partial.unlink(missing_ok=True)
-        except PermissionError:
-            continue  # somebody else's process, alive
+        content = gzip.compress(_nifti_bytes(image), GZIP_LEVEL, mtime=0)
+        write_atomic(path, lambda stream: stream.write(content))
+        return
+    partial = unfinished_path(path, suffix)
+    try:
+        write_whole(
+            partial,
+            lambda: sitk.WriteImage(
+                image, str(partial), useCompression=True, compressionLevel=GZIP_LEVEL
+            ),
+        )
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _nifti_bytes(image: sitk.Image) -> bytes:

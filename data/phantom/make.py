@@ -13,13 +13,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+import utils.script_start  # noqa: F401 - a signal ends it in one line
 from data.phantom.centers import CENTERS, LIKE_TABLE_I
 from data.phantom.make_centers import make_centers
+from utils.arguments import Count, Seed, Workers, real
+from utils.scripts import ArgumentParser, run_script
+from utils.settings import PROBABILITY
 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path, help="folder to write to")
     parser.add_argument(
         "--centers",
@@ -27,15 +31,22 @@ def main() -> None:
         choices=sorted(CENTERS),
         help=f"default: {' '.join(LIKE_TABLE_I)}",
     )
-    parser.add_argument("--cases", type=int, default=20, help="cases per center (default: 20)")
+    parser.add_argument("--cases", type=Count, default=20, help="cases per center (default: 20)")
     parser.add_argument("--size", choices=("demo", "full"), default="demo", help="default: demo")
-    parser.add_argument("--seed", type=int, default=2022, help="default: 2022")
-    parser.add_argument("--workers", type=int, default=0, help="processes; 0: this one (default)")
+    parser.add_argument("--seed", type=Seed, default=2022, help="default: 2022")
+    parser.add_argument(
+        "--workers", type=Workers, default=0, help="processes; 0: this one (default)"
+    )
     text = "share of the cases of centers with lesions that have none; others do not change"
-    parser.add_argument("--lesion-free", type=float, default=0.0, help=f"{text} (default: 0)")
+    parser.add_argument(
+        "--lesion-free", type=real(PROBABILITY), default=0.0, help=f"{text} (default: 0)"
+    )
     args = parser.parse_args()
-    path = make_centers(**vars(args))
-    print(path)
+    run_script(_make, args)
+
+
+def _make(args: argparse.Namespace) -> None:
+    print(make_centers(**vars(args)))
 
 
 if __name__ == "__main__":

@@ -5,14 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data.phantom.centers import CENTERS, LIKE_TABLE_I, Center, with_lesion_free
 from data.phantom.generate import make_phantom, plan_case
-from data.phantom.layouts import LAYOUTS, remove_partials, to_disk_axes, write_text, write_volume
+from data.phantom.layouts import LAYOUTS, to_disk_axes, write_volume
 from data.prepare.parallel import run_jobs
+from utils.files import read_json, write_json, write_text
+from utils.leftovers import remove_leftovers
 
 VERSION = 4  # of the generator: raised when the same seed gives other voxels
 FACTS = ("center", "case_id", "lesion", "region", "diameter_mm", "stent", "phase", "noise_hu")
@@ -84,7 +87,8 @@ def make_centers(  # noqa: PLR0913
     settings = {"version": VERSION, "size": size, "seed": seed}
     settings |= {"lesion_free": lesion_free} if lesion_free else {}
     total = _record(out, settings, counts)
-    remove_partials(out)
+    for folder, _, _ in os.walk(out):
+        remove_leftovers(Path(folder))
     jobs = [
         Job(out, name, i, size, seed, lesion_free) for name in names for i in range(counts[name])
     ]
@@ -103,7 +107,8 @@ def _record(out: Path, settings: dict, counts: dict[str, int]) -> dict[str, int]
     path = out / "phantom.json"
     total = dict(counts)
     if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
+        cure = "remove the folder, or give another one"
+        before = read_json(path, cure, ("settings", "cases"))
         if before["settings"] != settings:
             raise ValueError(
                 f"{out} holds phantoms made with {before['settings']}, not {settings}; "
@@ -112,7 +117,7 @@ def _record(out: Path, settings: dict, counts: dict[str, int]) -> dict[str, int]
         for name, count in before["cases"].items():
             if name in CENTERS:
                 total[name] = max(count, total.get(name, 0))
-    write_text(path, json.dumps({"settings": settings, "cases": total}, indent=2) + "\n")
+    write_json(path, {"settings": settings, "cases": total})
     return total
 
 

@@ -11,8 +11,6 @@ import hashlib
 import json
 import os
 import shutil
-import socket
-import uuid
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
@@ -25,10 +23,10 @@ from data.prepare.data_files import files_of
 from data.readers import label_map_of
 from data.readers.files import CaseFiles
 from utils.files import write_json
+from utils.leftovers import remove_leftovers, unfinished_path
 
 CACHE_VERSION = 4  # raise it with every change of what a prepared case holds
 META, STATES = "meta.json", "states.json"
-_UNFINISHED = ".making-"
 # Keys of a center that choose its cases or what is done with them, and change no case.
 _NOT_OF_A_CASE = (
     *("name", "path", "images", "labels", "image_suffix", "label_suffix", "patient_pattern"),
@@ -106,7 +104,8 @@ def read_meta(folder: Path, key: str) -> dict[str, Any] | None:
         except OSError:
             return None
     if states != known and os.access(folder, os.W_OK):
-        write_json(folder / STATES, states)
+        with suppress(OSError):  # only remembered, so that it need not be computed again
+            write_json(folder / STATES, states)
     return meta
 
 
@@ -118,8 +117,7 @@ def write_folder(
     What is there already and whole is kept; what is there and broken is replaced.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    owner = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    unfinished = folder.parent / f"{_UNFINISHED}{owner}"
+    unfinished = unfinished_path(folder)
     unfinished.mkdir()
     try:
         digests, states = {}, {}
@@ -147,7 +145,7 @@ def _put_in_place(unfinished: Path, folder: Path, key: str) -> None:
         except OSError:
             if read_meta(folder, key) is not None:
                 return
-            broken = folder.parent / f"{unfinished.name}-broken"
+            broken = unfinished_path(folder)
             try:
                 os.rename(folder, broken)
             except FileNotFoundError:
@@ -156,22 +154,11 @@ def _put_in_place(unfinished: Path, folder: Path, key: str) -> None:
     raise OSError(f"{folder}: cannot be replaced; delete it")
 
 
-def remove_leftovers(cache: Path) -> None:
-    """Delete what killed processes of this machine left unfinished."""
-    for path in cache.glob(f"*/{_UNFINISHED}{socket.gethostname()}-*"):
-        pid = path.name.removeprefix(f"{_UNFINISHED}{socket.gethostname()}-").split("-")[0]
-        if pid.isdigit() and not _is_alive(int(pid)):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)  # signal 0 only asks
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+def remove_unfinished(cache: Path) -> None:
+    """Delete what killed processes left unfinished, not what another machine still fills."""
+    for folder in (cache, *cache.iterdir()):
+        if folder.is_dir():
+            remove_leftovers(folder)
 
 
 def _state(path: Path) -> list[int]:

@@ -17,8 +17,8 @@ def files_of(path: Path) -> list[Path]:
     """`path` and every file that belongs to it, sorted; a folder gives all files below it.
 
     MetaImage (ElementDataFile) and NRRD (data file) name their voxels' files, one, a list or a
-    numbered pattern; names that do not exist are left out: the reader refuses them. Raises
-    `OSError` where `path` cannot be read.
+    numbered pattern; names that do not exist, or lead out of the header's folder, are left out: the
+    reader refuses them. Raises `OSError` where `path` cannot be read.
     """
     if path.is_dir():
         return sorted(
@@ -68,10 +68,18 @@ def _expand(folder: Path, name: str) -> list[Path]:
     """The files that one entry of a header names, relative to the header's `folder`."""
     if not name or name.upper() in _IN_THE_FILE or "\0" in name:
         return []
-    numbered = re.fullmatch(r"(.*%0?\d*d.*?)((?:\s+-?\d+){2,4})", name)
+    numbered = re.fullmatch(r"([^%]*%0?\d{0,3}d[^%]*?)((?:\s+-?\d{1,6}){2,4})", name)
     if numbered is None:
-        return [folder / name]
+        return _inside(folder, [name])
     first, last, *step = (int(text) for text in numbered[2].split())
     by = (step[0] if step else 1) or 1
     count = range(first, last + (1 if by > 0 else -1), by)
-    return [folder / (numbered[1] % number) for number in count]
+    return _inside(folder, [numbered[1] % number for number in count])
+
+
+def _inside(folder: Path, names: list[str]) -> list[Path]:
+    """The files of these names, in the folder or below it."""
+    root = os.path.abspath(folder)
+    files = [os.path.normpath(os.path.join(root, name)) for name in names]
+    inside = [file for file in files if file.startswith(os.path.join(root, ""))]
+    return [folder / os.path.relpath(file, root) for file in inside]

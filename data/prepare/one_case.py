@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from data.case import DataError
+from utils.errors import stops_all
 
 
 def case_error(name: str, error: Exception) -> DataError:
-    """The problems of the case `name` ("center/case") from any exception that reading it raised."""
+    """The problems of the case `name` ("center/case") from any exception that reading it raised.
+
+    Raises the exception itself where all other cases would meet it too, as on a full disk.
+    """
     if isinstance(error, DataError):
         return error
+    if stops_all(error):
+        raise error
     if isinstance(error, OSError):
         place = f"{error.filename} " if error.filename is not None else ""
         reason = error.strerror or str(error) or type(error).__name__

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
-import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -19,6 +15,7 @@ import SimpleITK as sitk
 from tqdm import tqdm
 
 from data.case import DataError
+from utils.signals import held_signals, obey_parent
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -65,7 +62,9 @@ def _in_pool(
     """
     running: dict[Future[Result], int] = {}
     for number, job in itertools.islice(numbered, workers):
-        running[pool.submit(function, job)] = number
+        with held_signals():  # the first job starts the processes
+            future = pool.submit(function, job)
+        running[future] = number
     while running:
         for future in wait(running, return_when=FIRST_COMPLETED).done:
             yield running.pop(future), future.result()
@@ -74,17 +73,8 @@ def _in_pool(
 
 
 def _begin_worker() -> None:
-    """Ctrl-C is the starter's business, and its death is this process's end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    obey_parent()
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)  # it would wait for jobs for ever
 
 
 def track(items: Iterable[T], total: int, text: str) -> Iterator[T]:

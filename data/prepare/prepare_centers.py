@@ -18,7 +18,7 @@ from data.prepare.cache import (
     content_key,
     read_meta,
     reading_rule,
-    remove_leftovers,
+    remove_unfinished,
     write_folder,
 )
 from data.prepare.duplicates import find_duplicates, judge_duplicates
@@ -62,7 +62,7 @@ def prepare_centers(
         raise DataError(
             f"{cache}: cannot be made ({error.strerror}); give another folder for the cache"
         ) from error
-    remove_leftovers(cache)
+    remove_unfinished(cache)
     with ThreadPoolExecutor(max(1, workers)) as pool:  # hashing files: threads are enough
         found = list(track(pool.map(_look_up, jobs), len(jobs), "reading the cache"))
     missing = [job for job, result in zip(jobs, found, strict=True) if result is None]
@@ -153,9 +153,8 @@ def _prepare_job(job: _Job) -> _Result:
 
 def _announce(jobs: list[_Job], total: int, cache: Path, settings: PrepareSettings) -> None:
     """Say what will be made and what disk it takes. Raises `DataError` where it cannot fit."""
-    needed = BYTES_PER_VOXEL * sum(
-        estimate_voxels(job.files.image, settings.spacing) for job in jobs
-    )
+    sizes = [estimate_voxels(job.files.image, settings.spacing) for job in jobs]
+    needed = BYTES_PER_VOXEL * sum(sizes)
     free = shutil.disk_usage(cache).free
     print(
         f"preparing {len(jobs)} of {total} cases: about {needed / 2**30:.2f} GiB in {cache} "
@@ -163,7 +162,12 @@ def _announce(jobs: list[_Job], total: int, cache: Path, settings: PrepareSettin
         flush=True,
     )
     if needed > free:
-        raise DataError(f"{cache}: too little space on its disk; give another folder for the cache")
+        size, largest = max(zip(sizes, jobs, strict=True), key=lambda pair: pair[0])
+        raise DataError(
+            f"{cache}: too little space on its disk; give another folder for the cache (the "
+            f"largest case is {largest.center.name}/{largest.files.case_id} with "
+            f"{BYTES_PER_VOXEL * size / 2**30:.2f} GiB)"
+        )
 
 
 def _print_warnings(cases: Sequence[PreparedCase]) -> None:

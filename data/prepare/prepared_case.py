@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from data.case import LABEL_TUMOR, Case, Grid, Triple
+from data.case import LABEL_TUMOR, Case, DataError, Grid, Triple
 from data.prepare.resample import (
     Part,
     Shape,
@@ -23,6 +23,7 @@ from data.prepare.resample import (
 from data.prepare.signature import Signature, from_text, sign_image, to_text
 from data.readers.files import CaseFiles
 from data.roi import Box, bounding_box
+from utils.errors import first_line
 
 IMAGE, LABEL = "image.npy", "label.npy"
 
@@ -88,7 +89,14 @@ class PreparedCase:
     def _array(self, name: str) -> np.ndarray:
         if name not in self.arrays:
             assert self.folder is not None
-            self.arrays[name] = np.load(self.folder / name, mmap_mode="r")
+            path = self.folder / name
+            try:
+                self.arrays[name] = np.load(path, mmap_mode="r")
+            except (FileNotFoundError, ValueError, EOFError) as error:
+                raise DataError(
+                    f"{path}: is gone or damaged ({first_line(error)}): the cache was deleted or "
+                    "changed while it was used; the same command makes it again"
+                ) from error
         return self.arrays[name]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -83,8 +83,24 @@ def list_center(center: Center) -> Listing:
         raise DataError(
             f"{center.name}: no case under {center.path}; correct its path or reader{reasons}"
         )
-    cases = sorted(listing.cases, key=lambda files: files.case_id)
-    return replace(listing, cases=tuple(cases))
+    cases = sorted(map(_with_utf8, listing.cases), key=lambda files: files.case_id)
+    left_out = tuple((_shown(path), _shown(reason)) for path, reason in listing.left_out)
+    return replace(listing, cases=tuple(cases), left_out=left_out)
+
+
+def _with_utf8(case: CaseFiles) -> CaseFiles:
+    """The case; one whose files have names that are no UTF-8 gets a problem and a name that is."""
+    names = [case.case_id, case.patient_id, str(case.image), str(case.label), case.problem or ""]
+    if all(name == _shown(name) for name in names):
+        return case
+    problem = case.problem or f"{case.image}: its name is no UTF-8 text; rename the file"
+    case_id, patient_id = _shown(case.case_id), _shown(case.patient_id)
+    return replace(case, case_id=case_id, patient_id=patient_id, problem=_shown(problem))
+
+
+def _shown(text: str) -> str:
+    """A text that can be printed and written: bytes of a file name that are no UTF-8 as \\udcff."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def list_cases(center: Center) -> list[CaseFiles]:

@@ -58,7 +58,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises `DataError` naming the file where it is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # also a number of 5000 digits
         raise DataError(f"{path}: cannot be read as JSON ({error}); restore the file") from error
     if not isinstance(content, dict):
         raise DataError(f"{path}: holds no JSON object; restore the file")

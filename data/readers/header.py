@@ -11,6 +11,9 @@ import SimpleITK as sitk
 from data.case import DataError, Triple
 from data.readers.listing import is_slice
 from data.readers.nifti import nifti_size
+from data.readers.stored import read_stored
+
+MOST_VOXELS_PER_BYTE = 1040  # of gzip, which no image reaches
 
 
 def estimate_voxels(image: Path, spacing: Triple | None) -> int:
@@ -18,29 +21,37 @@ def estimate_voxels(image: Path, spacing: Triple | None) -> int:
 
     Only an estimate, for the disk that preparing will need: oblique axes count as straight.
     """
-    if image.name.lower().endswith((".nii", ".nii.gz")):
-        return _estimate_nifti(image, spacing)
+    try:
+        if image.is_dir():
+            voxels, steps, files = _size_of_series(image)
+        elif image.name.lower().endswith((".nii", ".nii.gz")):
+            size, steps = nifti_size(image)
+            voxels, files = math.prod(size), [image]
+        else:
+            voxels, steps = _size_of_file(image)
+            files = list(read_stored(image).files)
+        held = sum(file.stat().st_size for file in files)
+    except (DataError, RuntimeError, OSError):
+        return 0
+    if voxels > MOST_VOXELS_PER_BYTE * held:
+        return 0  # reading the case says that its header is wrong
+    return _on_grid(voxels, steps, spacing)
+
+
+def _size_of_file(image: Path) -> tuple[int, Sequence[float]]:
     reader = sitk.ImageFileReader()
-    slices = 1
-    if image.is_dir():
-        names = sorted(filter(is_slice, image.iterdir()))
-        if not names:
-            return 0
-        image, slices = names[len(names) // 2], len(names)
     reader.SetFileName(str(image))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError:
-        return 0
-    return _on_grid(math.prod(reader.GetSize()[:3]) * slices, reader.GetSpacing()[:3], spacing)
+    reader.ReadImageInformation()
+    return math.prod(reader.GetSize()[:3]), reader.GetSpacing()[:3]
 
 
-def _estimate_nifti(image: Path, spacing: Triple | None) -> int:
-    try:
-        size, steps = nifti_size(image)
-    except DataError:
-        return 0
-    return _on_grid(math.prod(size), steps, spacing)
+def _size_of_series(folder: Path) -> tuple[int, Sequence[float], list[Path]]:
+    """As its middle slice says."""
+    files = sorted(filter(is_slice, folder.iterdir()))
+    if not files:
+        return 0, (1.0, 1.0, 1.0), []
+    voxels, steps = _size_of_file(files[len(files) // 2])
+    return voxels * len(files), steps, files
 
 
 def _on_grid(voxels: int, steps: Sequence[float], spacing: Triple | None) -> int:

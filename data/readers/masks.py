@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -16,7 +16,10 @@ import SimpleITK as sitk
 from data.case import DataError, Grid
 from data.readers.files import VOLUME_SUFFIXES, volume_stem
 from data.readers.geometry import EXACTLY_ORTHONORMAL, nearest_rotation, non_orthonormal
+from data.readers.nifti import read_nifti
+from data.readers.stored import check_stored
 from data.readers.volume import grid_axis_map, grid_matrix, read_volume
+from utils.leftovers import unfinished_path
 
 DESCRIP = "descrip"  # of a NIfTI header, and the name that ITK has for it
 ITK_DESCRIP = "ITK_FileNotes"
@@ -46,7 +49,7 @@ def write_volume(
     read from; its suffix chooses the format. `about`: texts by key, for the header; a NIfTI file
     has room for that of "descrip" alone, 79 characters. `dtype`: of the file; None: the array's.
     A reader sees the old file or the whole new one. Raises `ValueError` where the array is not of
-    the grid's size or the suffix is unknown.
+    the grid's size or the suffix is unknown, and `OSError` where the disk cannot take it.
     """
     on_disk = to_file_order(array, grid, path)
     stem = volume_stem(path)
@@ -54,10 +57,14 @@ def write_volume(
         raise ValueError(f"{path}: unknown format; choose from {', '.join(VOLUME_SUFFIXES)}")
     path.parent.mkdir(parents=True, exist_ok=True)
     suffix = path.name[len(stem) :]
-    unfinished = path.with_name(f".{stem}.{os.getpid()}.{uuid.uuid4().hex}{suffix}")
+    unfinished = unfinished_path(path, suffix)
     try:
-        _write(unfinished, np.ascontiguousarray(on_disk, dtype), grid, about)
+        on_disk = np.ascontiguousarray(on_disk, dtype)
+        write_whole(unfinished, lambda: _write(unfinished, on_disk, grid, about))
         os.replace(unfinished, path)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -74,6 +81,28 @@ def to_file_order(array: np.ndarray, grid: Grid, name: str | Path) -> np.ndarray
             f"{grid.size_xyz[::-1]}; restore it to the original grid first"
         )
     return on_disk
+
+
+def write_whole(path: Path, write: Callable[[], None]) -> None:
+    """Have a library write an image file, and see to it that it is there and whole.
+
+    ITK writes a NIfTI file to a full disk without a word, and says nothing of the cause elsewhere.
+    Raises OSError.
+    """
+    try:
+        write()
+        if path.name.endswith((".nii", ".nii.gz")):
+            read_nifti(path)  # to its last byte
+        else:
+            check_stored(path)
+        with path.open("rb") as stream:
+            os.fsync(stream.fileno())
+    except (RuntimeError, DataError) as error:
+        with path.open("ab") as stream:  # on the same disk: it says what is wrong
+            stream.write(bytes(1 << 16))
+            stream.flush()
+            os.fsync(stream.fileno())
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path)) from error
 
 
 def _write(path: Path, array: np.ndarray, grid: Grid, about: Mapping[str, str]) -> None:

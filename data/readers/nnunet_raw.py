@@ -98,14 +98,15 @@ def label_map(center: Center) -> LabelMap:
         )
     result: dict[str, tuple[int, ...]] = {}
     for key, value in labels.items():
-        name, values = (value, key) if str(key).isdigit() else (key, value)
+        name, values = (value, key) if re.fullmatch("[0-9]+", key) else (key, value)
         if name == IGNORE:
             continue
         numbers = _integers(values)
         if not isinstance(name, str) or numbers is None:
             raise DataError(
-                f'{path}: its key "labels" holds {key!r}: {value!r}, which is no name with an '
-                "integer or a list of integers; correct it, or add a label_map to the center"
+                f'{path}: its key "labels" holds {key!r}: {str(value)[:80]!r}, which is no name '
+                "with an integer or a list of integers; correct it, or add a label_map to the "
+                "center"
             )
         for ours, names in NAMES.items():
             if name.lower().replace("_", " ").strip() in names:
@@ -123,7 +124,7 @@ def _integers(values: Any) -> tuple[int, ...] | None:
     """The values of one name as integers; None where they are none."""
     numbers = []
     for value in values if isinstance(values, list) else [values]:
-        text = isinstance(value, str) and value.strip().lstrip("-").isdigit()
+        text = isinstance(value, str) and re.fullmatch(r"\s*-?[0-9]{1,9}\s*", value) is not None
         whole = isinstance(value, float) and value.is_integer()
         if isinstance(value, bool) or not (isinstance(value, int) or text or whole):
             return None

@@ -22,6 +22,7 @@ from data.readers.content import FETCH_AGAIN
 
 _CHUNK = 1 << 22
 _MAX_HEADER = 1 << 20
+MAX_NUMBER = 100_000  # of a numbered data file: a scan has not so many slices
 _METAIMAGE_BYTES = {
     "CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 4, "LONG": 4, "ULONG": 4,
     "LONG_LONG": 8, "ULONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8,
@@ -65,7 +66,7 @@ def read_stored(path: Path) -> Stored:
             return _read_nrrd(stream, path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); restore the file") from error
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, TypeError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path}: its header is corrupt ({error}); {FETCH_AGAIN}") from error
@@ -196,6 +197,8 @@ def _read_nrrd(stream: IO[bytes], path: Path) -> Stored:
         if text.startswith("#") or ":=" in text:
             continue
         key, _, value = text.partition(":")
+        if key.strip().lower().replace(" ", "") == "datafile" and "datafile" in fields:
+            raise DataError(f"{path}: its header names two data files; correct it")
         fields[key.strip().lower().replace(" ", "")] = value.strip()
         if key.strip().lower().replace(" ", "") == "datafile" and value.split()[:1] == ["LIST"]:
             break
@@ -283,6 +286,8 @@ def _numbered(words: list[str], path: Path) -> list[Path]:
     first, last, *more = (int(word) for word in words[1:4])
     step = more[0] if more else 1
     numbers = range(first, last + (1 if step > 0 else -1), step)
+    if re.search(r"%\d{4}", words[0]) or max(abs(first), abs(last)) > MAX_NUMBER:
+        raise DataError(f"{path}: its header names data files without end ({words[0][:80]})")
     return [_in_folder(path, words[0] % number) for number in numbers]
 
 

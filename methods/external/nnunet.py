@@ -44,9 +44,9 @@ from models.complexity import Complexity
 from utils.config import Config, StoppedError
 from utils.device import select_device
 from utils.files import write_json, write_text
-from utils.parent import exit_with_parent
 from utils.progress import Progress
 from utils.settings import AT_LEAST_1, NOT_NEGATIVE, Range, setting
+from utils.signals import exit_with_parent
 
 LAUNCHER = Path(__file__).with_name("launcher.py")
 INSTALL = "python -m pip install -r requirements-nnunet.txt"

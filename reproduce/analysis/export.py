@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shlex
@@ -30,7 +29,7 @@ from reproduce.experiments.cells import choose_targets, lesion_centers
 from reproduce.experiments.request import TRIALS, Request
 from utils.commands import ROOT
 from utils.device import processor_name
-from utils.files import write_json
+from utils.files import read_json, write_json
 
 # Cases that differ in one of these do not belong into one experiment.
 SETTINGS = ("preset", "centers", "phantoms", "holdout")
@@ -139,7 +138,7 @@ def settings_of(request: Request, rows: Rows) -> dict[str, Any]:
 def note_shifts(folder: Path, arguments: Sequence[str]) -> Path:
     """Note in shifts/experiment.json what made the results of shifts in `folder`; its path."""
     path = folder / FOLDER / NOTE
-    before = json.loads(path.read_text(encoding="utf-8"))["exports"] if path.is_file() else []
+    before = read_json(path, "delete it", ("exports",))["exports"] if path.is_file() else []
     note = {
         "command": without_folders(f"python reproduce/shift_matrix.py {shlex.join(arguments)}"),
         "commit": checked_out(),
@@ -190,7 +189,7 @@ def _read_older(
     note = folder / EXPERIMENT
     if not note.is_file():
         return None
-    facts = json.loads(note.read_text(encoding="utf-8"))
+    facts = read_json(note, "restore it, or give another --results", ("exports",))
     different = [name for name in (*SETTINGS, *ARGUMENTS) if facts.get(name) != settings[name]]
     if different:
         name = different[0]

@@ -26,7 +26,9 @@ from reproduce.experiments.plan_arguments import (
     add_plan_arguments,
     plan_of,
 )
+from utils.arguments import Seed
 from utils.config import THRESHOLDS
+from utils.scripts import ArgumentParser
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,7 +88,7 @@ class CellResult:
 
 def make_parser(description: str) -> argparse.ArgumentParser:
     """The arguments of every figure: those of the tables, and what is drawn."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_experiment_argument(parser)
@@ -95,7 +97,12 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     add("--out", type=Path, help="folder of the pictures (default: the experiment's)")
     add("--targets", nargs="+", metavar="CENTER", help="default: every center with lesions")
     add("--threshold", choices=THRESHOLDS, default=THRESHOLDS[0], help="where the tumor's is from")
-    add("--seed", type=int, default=SEED, help="of the trainings, and of what is drawn at random")
+    add(
+        "--seed",
+        type=Seed,
+        default=SEED,
+        help="of the trainings, and of what is drawn at random",
+    )
     return parser
 
 

@@ -6,7 +6,6 @@ makes of the exported cases: a table, list items or a piece of a sentence.
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +27,7 @@ from reproduce.analysis.rows import EXPERIMENT, Rows, read_results
 from reproduce.analysis.run_table import keys_of_results
 from reproduce.analysis.shift import BASELINE, WHOLE, measure_shift, shift_table
 from reproduce.analysis.tables import Report, make_report
+from utils.files import read_json
 
 PLACEHOLDER = re.compile(r"\{\{([^{}]*)\}\}")
 # In a page that is written by hand: what stands between is made of the cases.
@@ -243,8 +243,7 @@ BLOCKS: Mapping[str, Callable[..., str]] = {
 
 def read_facts(folder: Path) -> dict[str, Any]:
     """experiment.json of an experiment's folder."""
-    facts: dict[str, Any] = json.loads((folder / EXPERIMENT).read_text(encoding="utf-8"))
-    return facts
+    return read_json(folder / EXPERIMENT, "export the results again")
 
 
 def _day(time: str) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from engine.case_metrics import COLUMNS, TEXT_COLUMNS, Row
-from utils.files import sha256_of, write_text
+from utils.files import read_csv, read_json, sha256_of, write_text
 
 THRESHOLDS = ("target", "source-val")
+CURE = "export it again"
 NETWORKS, EXPERIMENT = "networks.csv", "experiment.json"
 # The columns that say which evaluation a case belongs to; `cases` is "test" or "heldout".
 KEY_COLUMNS = (
@@ -121,13 +121,14 @@ def read_results(folder: Path) -> Rows:
             f"{folder}: no {EXPERIMENT} there, so these are no exported results; "
             "reproduce/export_results.py makes them"
         )
-    facts = json.loads(note.read_text(encoding="utf-8"))
+    facts = read_json(note, CURE, ("centers", "files"))
     evaluations: dict[ResultKey, list[Row]] = {}
     listed: set[tuple[ResultKey, str]] = set()
     for path in sorted(folder.glob("*.csv")):
         if path.name == NETWORKS:
             continue
-        for number, line in _read_csv(path, (*KEY_COLUMNS, "case_id")):
+        lines = read_csv(path, CURE, (*KEY_COLUMNS, "case_id"))
+        for number, line in enumerate(lines, start=2):
             try:
                 key, row = _parse_line(line)
             except ValueError as error:
@@ -230,21 +231,8 @@ def _read_networks(path: Path) -> dict[tuple[str, str], Network]:
             int(line["macs"]),
             *(int(line[c]) if line.get(c) else None for c in BUDGET_COLUMNS),
         )
-        for _, line in _read_csv(path, NETWORK_COLUMNS)
+        for line in read_csv(path, CURE, NETWORK_COLUMNS)
     }
-
-
-def _read_csv(path: Path, needed: Sequence[str]) -> Iterable[tuple[int, dict[str, str]]]:
-    """Line number and columns of every line. Raises ValueError for a file without `needed`."""
-    with path.open(newline="", encoding="utf-8") as stream:
-        reader = csv.DictReader(stream, strict=True)
-        missing = [name for name in needed if name not in (reader.fieldnames or ())]
-        if missing:
-            raise ValueError(f"{path}: has no column {', '.join(missing)}; export it again")
-        for line in reader:
-            if None in line or None in line.values():
-                raise ValueError(f"{path}, line {reader.line_num}: not as long as the header")
-            yield reader.line_num, line
 
 
 def _write_csv(path: Path, columns: Sequence[str], lines: Iterable[Mapping[str, Any]]) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from data.centers import load_centers
-from engine.command_line import run_script
 from reproduce.analysis.collect import cell_of, collect_rows, with_earlier
 from reproduce.analysis.rows import EXPERIMENT, Rows, read_results
 from reproduce.analysis.tables import (
@@ -31,6 +29,9 @@ from reproduce.experiments.plan_arguments import (
     plan_of,
 )
 from reproduce.experiments.presets import PRESETS
+from utils.arguments import Seed
+from utils.files import read_json
+from utils.scripts import ArgumentParser, run_script
 
 
 def run_table(table: Table, argv: Sequence[str] | None = None) -> None:
@@ -38,7 +39,7 @@ def run_table(table: Table, argv: Sequence[str] | None = None) -> None:
 
     What the user can fix (an unknown center, a broken file) ends it with a message and status 2.
     """
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=f"{table.title}: ours beside the paper's. Reads results only, never trains."
     )
     add_experiment_argument(parser)
@@ -99,7 +100,7 @@ def read_exported(
     rows = read_results(folder)
     _refuse_unknown(targets, rows.centers, str(folder))
     _refuse_unknown(seeds, rows.seeds, str(folder))
-    facts = json.loads((folder / EXPERIMENT).read_text(encoding="utf-8"))
+    facts = read_json(folder / EXPERIMENT, "export the results again")
     keys = keys_of_results(table, rows, targets, seeds)
     return rows, keys, describe_results(folder, facts)
 
@@ -193,6 +194,11 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     text = "exported cases, such as results/benchmark, instead of an experiment's runs"
     add("--results", type=Path, metavar="DIR", help=text)
-    add("--seeds", type=int, nargs="+", help="trainings to read (default: the preset's, or all)")
+    add(
+        "--seeds",
+        type=Seed,
+        nargs="+",
+        help="trainings to read (default: the preset's, or all)",
+    )
     add("--targets", nargs="+", help="centers to show; none: all with lesions")
     add("--out", type=Path, help="folder to write to (default: the experiment's)")

@@ -8,9 +8,7 @@ measuring cases are in what was logged alone.
 from __future__ import annotations
 
 import itertools
-import json
 import os
-import signal
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -28,16 +26,18 @@ from data.prepare.prepared_case import PreparedCase, PrepareSettings, prepare_ca
 from data.readers import load_case
 from data.splits import CaseName, list_all_cases
 from engine.checkpointing import NoCheckpoints, build_state
+from engine.loading import load_crops
 from engine.run_folders import config_hash
 from engine.split_selection import select_splits
 from engine.step import TrainingStep
-from engine.training import load_crops, make_dataset
+from engine.training import make_dataset
 from methods import EXTERNAL
+from reproduce.workflow.plan_file import read_status
 from utils.config import Config
 from utils.device import autocast, select_device, select_precision
 from utils.distributed import Distributed
-from utils.files import write_json
-from utils.parent import exit_with_parent
+from utils.files import read_json, write_json
+from utils.signals import held_signals, obey_parent
 
 SAMPLE_CASES = 3  # a step is measured on so many cases
 TRIED_CASES = 12  # so many are looked at for lesions
@@ -73,9 +73,9 @@ def logged_speeds(out: Path, label: str) -> dict[str, Speed]:
     """By model, the mean seconds of what finished steps of this experiment did on such a device."""
     sums: dict[tuple[str, str], list[tuple[float, int]]] = {}
     for path in sorted((out / "steps").glob("*.json")):
-        status: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        status = read_status(out, path.stem)
         facts = status.get("facts") or {}
-        if status["status"] == "done" and facts.get("label") == label and facts["count"] > 0:
+        if status.get("status") == "done" and facts.get("label") == label and facts["count"] > 0:
             key = (facts["model"], facts["field"])
             sums.setdefault(key, []).append((status["seconds"], facts["count"]))
     speeds: dict[str, Speed] = {}
@@ -93,7 +93,7 @@ def known_speeds(
     `label`: of `device`. Measuring ends after `seconds` (None: no limit); 0: nothing is measured.
     """
     memory = out / "speeds.json"
-    remembered = json.loads(memory.read_text(encoding="utf-8")) if memory.is_file() else {}
+    remembered = _remembered(memory)
     known = {key: Speed(**values) for key, values in remembered.get(label, {}).items()}
     logged = logged_speeds(out, label)
     wanted = {model_key(config): config for config in configs}
@@ -117,6 +117,19 @@ def known_speeds(
     return known
 
 
+def _remembered(path: Path) -> dict[str, Any]:
+    """speeds.json; {}, and a line, where it is damaged: speeds are measured again."""
+    try:
+        found = read_json(path, "speeds are measured again") if path.is_file() else {}
+        for speeds in found.values():
+            for values in speeds.values():
+                Speed(**values)
+    except (ValueError, TypeError, AttributeError) as error:
+        print(f"warning: {path}: is damaged, speeds are measured again ({error})", flush=True)
+        return {}
+    return found
+
+
 def measure_speeds(
     wanted: Mapping[str, Config], device: str, seconds: float | None = None
 ) -> Generator[tuple[str, Speed], None, None]:
@@ -132,7 +145,8 @@ def measure_speeds(
     ours, theirs = context.Pipe()
     configs = {key: replace(config, device=device) for key, config in wanted.items()}
     process = context.Process(target=_measure_all, args=(theirs, configs))
-    process.start()
+    with held_signals():
+        process.start()
     theirs.close()
     try:
         while left:
@@ -203,8 +217,7 @@ def find_cases(config: Config, known: dict[CaseName, PreparedCase]) -> list[Prep
 
 
 def _measure_all(connection: Connection, wanted: Mapping[str, Config]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the starter's business, whose end is this one's
-    exit_with_parent(signal.SIGKILL)
+    obey_parent()
     known: dict[tuple[float, ...], dict[CaseName, PreparedCase]] = {}
     for key, config in wanted.items():
         try:

@@ -7,7 +7,6 @@ that the plan asks for, a result with all that it was read from, as that is now.
 from __future__ import annotations
 
 import functools
-import json
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -27,6 +26,7 @@ from engine.split_selection import select_splits, with_contents
 from reproduce.experiments.cells import TRAIN, Cell, Step, evaluations_of, steps_of
 from reproduce.experiments.plan import Plan
 from utils.config import Config
+from utils.files import read_json
 
 log = logging.getLogger(__name__)
 SUPERSEDED = "superseded"  # beside the run folders: what is no longer true, but computed
@@ -109,7 +109,7 @@ def with_precision_of(config: Config, folder: Path) -> Config:
     note = folder / "config.json"
     if config.precision != "auto" or not note.is_file():
         return config
-    made = json.loads(note.read_text(encoding="utf-8"))
+    made = read_json(note, f"delete {folder} and train again")
     return replace(config, precision=str(made.get("precision", "auto")))
 
 
@@ -147,8 +147,11 @@ def read_origin(folder: Path) -> dict[str, Any] | None:
     if not (folder / DONE).is_file() or is_changed(folder):
         return None
     note = folder / "origin.json"
-    origin: dict[str, Any] = json.loads(note.read_text("utf-8")) if note.is_file() else {}
-    return origin
+    try:
+        return read_json(note, "it is evaluated again") if note.is_file() else {}
+    except ValueError as error:
+        print(f"warning: {error}", flush=True)
+        return None
 
 
 def is_changed(folder: Path) -> bool:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from engine.command_line import parse_config
 from engine.run_folders import new_time
@@ -15,7 +13,7 @@ from methods import make_config
 from reproduce.experiments.presets import PRESETS
 from utils.commands import default_path
 from utils.config import Config, StoppedError
-from utils.files import write_json
+from utils.files import read_json, write_json
 from utils.settings import from_plain, to_plain
 from utils.stages import STAGES
 
@@ -72,7 +70,7 @@ def read_experiment(folder: Path) -> Plan | None:
     if not path.is_file():
         return None
     try:
-        plain: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        plain = read_json(path, "restore it or give another folder")
         for kind in ("stage_options", "method_options"):
             plain[kind] = {name: tuple(words) for name, words in plain[kind].items()}
         return from_plain(Plan, plain)

@@ -12,7 +12,9 @@ from typing import Any
 from methods import method_names
 from reproduce.experiments.plan import Plan, note_experiment, read_experiment
 from reproduce.experiments.presets import PRESETS
+from utils.arguments import real, timestamp
 from utils.commands import default_path
+from utils.settings import Range
 from utils.stages import STAGE_NAMES
 
 DEFAULT_OUT = default_path("reproduced")
@@ -29,7 +31,7 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     add("--preset", choices=tuple(PRESETS), help=f"how large (default: paper). {sizes}")
     add(
         "--holdout",
-        type=float,
+        type=real(Range(least=0, below=1)),
         help="part of each source center's patients that is held out to choose a threshold on "
         "(default: the preset's)",
     )
@@ -51,7 +53,9 @@ def add_experiment_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--experiment", type=Path, default=DEFAULT_OUT, help=f"{text}{DEFAULT_OUT})"
     )
-    parser.add_argument("--time", help="timestamp of the run folders (default: the experiment's)")
+    parser.add_argument(
+        "--time", type=timestamp, help="timestamp of the run folders (default: the experiment's)"
+    )
 
 
 def given_settings(args: argparse.Namespace) -> dict[str, Any]:

@@ -6,7 +6,6 @@ nothing else.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from data.phantom.centers import APART, LIKE_TABLE_I
 from data.phantom.make_centers import VERSION, Job, make_centers
 from methods import method_class
 from utils.config import Config
+from utils.files import read_json
 from utils.settings import flatten, override
 from utils.stages import STAGE_NAMES
 
@@ -51,7 +51,8 @@ class Phantoms:
         """Whether `out` holds all of these cases, and its centers.toml."""
         if not (out / "centers.toml").is_file():
             return False
-        settings = json.loads((out / "phantom.json").read_text(encoding="utf-8"))["settings"]
+        cure = f"remove {out}, or give another --out"
+        settings = read_json(out / "phantom.json", cure, ("settings",))["settings"]
         jobs = [
             Job(out, name, number, self.size, self.seed)
             for name in self.centers

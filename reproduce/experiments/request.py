@@ -14,6 +14,7 @@ from typing import Any
 
 from data.case import Center
 from data.centers import load_centers
+from data.phantom.centers import CENTERS
 from reproduce.analysis.collect import table_cells
 from reproduce.analysis.paper_tables import ROW_METHODS, TABLE5_METHODS, TABLES, TRIAL
 from reproduce.analysis.tables import Table, thresholds_of
@@ -26,6 +27,11 @@ from reproduce.experiments.plan_arguments import (
     make_plan,
 )
 from reproduce.experiments.presets import PRESETS, Phantoms
+from utils.arguments import Count, Seed, real
+from utils.config import DEFAULT_METHOD
+from utils.scripts import ArgumentParser
+from utils.settings import POSITIVE, PROBABILITY
+from utils.stages import STAGE_NAMES
 
 FIGURES, ALL, BENCHMARK, DEMO = "figures", "all", "benchmark", "demo"
 TRIALS = "trial"
@@ -82,19 +88,27 @@ class Request:
 
 def parse_request(description: str | None, argv: Sequence[str] | None = None) -> Request:
     """Command line -> `Request`; exits with a message where it cannot be done."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("--what", required=True, choices=(*TABLES, FIGURES, ALL, *OWN_PRESET))
     add("--devices", nargs="+", default=["auto"], help="a process each: cuda:0 cuda:1, or cpu")
-    add("--minutes", type=float, help="save and end after so long; the same command resumes")
-    add("--seeds", type=int, nargs="+", help="default: the preset's")
-    add("--phantom-seed", type=int, help="draws other synthetic centers; default: the preset's")
+    add(
+        "--minutes",
+        type=real(POSITIVE),
+        help="save and end after so long; the same command resumes",
+    )
+    add("--seeds", type=Seed, nargs="+", help="default: the preset's")
+    add(
+        "--phantom-seed",
+        type=Seed,
+        help="draws other synthetic centers; default: the preset's",
+    )
     text = (
         "share of the synthetic cases that have no lesion, for reproduce/detection.py; default: 0"
     )
-    add("--lesion-free", type=float, metavar="SHARE", help=text)
+    add("--lesion-free", type=real(PROBABILITY), metavar="PROBABILITY", help=text)
     add("--targets", nargs="+", help="centers to test on; default: all with lesions")
     text = (
         "to fill, of Table V or VI, or beside it; default: the table's, of the benchmark Table V's"
@@ -103,7 +117,7 @@ def parse_request(description: str | None, argv: Sequence[str] | None = None) ->
     add("--out", type=Path, default=DEFAULT_OUT, help="the experiment: its tables, logs, timestamp")
     add("--dry-run", action="store_true", help="print the steps and what they cost, no more")
     add("--executor", default=LOCAL, help="of Snakemake: slurm takes the steps to a cluster")
-    add("--jobs", type=int, help="of the executor: how many at once")
+    add("--jobs", type=Count, help="of the executor: how many at once")
     add("--profile", type=Path, help="folder of a Snakemake profile: options of the executor")
     add_plan_arguments(parser)
     args = parser.parse_args(argv)
@@ -122,6 +136,8 @@ def parse_request(description: str | None, argv: Sequence[str] | None = None) ->
                 option = "--phantom-seed" if name == "seed" else "--lesion-free"
                 parser.error(f"{option}: only for {', '.join(OWN_PRESET)}")
             phantoms = replace(phantoms, **{name: value})
+    if phantoms is not None:
+        _check_before_drawing(parser, args.targets or (), plan, phantoms)
     return Request(
         what=args.what,
         plan=plan,
@@ -140,6 +156,20 @@ def parse_request(description: str | None, argv: Sequence[str] | None = None) ->
     )
 
 
+def _check_before_drawing(
+    parser: argparse.ArgumentParser, targets: Sequence[str], plan: Plan, phantoms: Phantoms
+) -> None:
+    """Exit with a message for what else would be noticed when all centers are drawn."""
+    with_lesions = [n for n in phantoms.centers if CENTERS[n].lesions is not None]
+    for name in targets:
+        if name not in with_lesions:
+            parser.error(f"--targets {name}: choose from {', '.join(with_lesions)}")
+    for stage in STAGE_NAMES if plan.options else plan.stage_options:
+        plan.config(stage, DEFAULT_METHOD)
+    for method in plan.method_options:
+        plan.config(STAGE_NAMES[-1], method)
+
+
 def plan_for(what: str, out: Path, given: Mapping[str, Any]) -> Plan:
     """The plan of an experiment in `out`; of what draws its own centers, all of it lies there."""
     if what not in OWN_PRESET:
@@ -151,7 +181,7 @@ def plan_for(what: str, out: Path, given: Mapping[str, Any]) -> Plan:
 
 def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Exit with a message where an argument can have no meaning, whatever the preset."""
-    on_cluster, minutes = args.executor != LOCAL, args.minutes
+    on_cluster = args.executor != LOCAL
     for wrong, message in (
         (
             int(os.environ.get("WORLD_SIZE", 1)) > 1,
@@ -161,9 +191,7 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
             args.rows is not None and args.what not in HAVE_ROWS,
             f"--rows: only for {', '.join(HAVE_ROWS)}",
         ),
-        (minutes is not None and minutes <= 0, f"--minutes {minutes or 0:g}: above 0"),
         (args.jobs is not None and not on_cluster, "--jobs: only with --executor, see --devices"),
-        (args.jobs is not None and args.jobs < 1, f"--jobs {args.jobs}: at least 1"),
         (
             on_cluster and len(args.devices) > 1,
             f"--devices {' '.join(args.devices)}: one for each job of --executor {args.executor}",

@@ -21,8 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from reproduce.workflow.plan_file import Entry, PlanFile, forget_step, read_status
-from reproduce.workflow.processes import GRACE_S, POLL_S, no_step_runs, noted_signals
-from utils.parent import exit_with_parent
+from reproduce.workflow.processes import (
+    GRACE_S,
+    POLL_S,
+    no_step_runs,
+)
+from utils.signals import exit_with_parent, noted_signals
 
 SNAKEFILE = Path(__file__).with_name("Snakefile")
 LOCAL, TIME, KILLED = "local", "time", "Snakemake was killed"
@@ -63,8 +67,8 @@ class Outcome:
 def run_steps(plan: PlanFile, engine: Engine) -> Outcome:
     """Run every step of the plan once, behind those that it needs.
 
-    A step that fails skips those that need it; the others run. SIGINT, SIGTERM or the end of
-    `engine.seconds` tell the running ones to save and exit; a second signal kills them.
+    A step that fails skips those that need it; the others run. SIGINT, SIGTERM, SIGHUP or the end
+    of `engine.seconds` tell the running ones to save and exit; a second signal kills them.
     """
     if not plan.steps:
         return Outcome()

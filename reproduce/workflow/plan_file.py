@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.files import write_json, write_text
+from utils.files import read_json, write_json, write_text
 from utils.settings import from_plain, to_plain
 
 
@@ -58,7 +57,7 @@ class PlanFile:
 
 def read_plan(path: Path) -> PlanFile:
     """What `PlanFile.write` wrote."""
-    plain = json.loads(path.read_text(encoding="utf-8"))
+    plain = read_json(path, "start reproduce/run.py again", ("steps",))
     plain["steps"] = tuple(from_plain(Entry, step) for step in plain["steps"])
     return from_plain(PlanFile, plain)
 
@@ -69,10 +68,15 @@ def write_status(out: Path, name: str, status: Mapping[str, Any]) -> None:
 
 
 def read_status(out: Path, name: str) -> dict[str, Any]:
-    """What steps/NAME.json says; {} where the step has not begun."""
+    """What steps/NAME.json says; {} where the step has not begun, or the file is damaged."""
     path = out / "steps" / f"{name}.json"
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return found
+    try:
+        return read_json(path, "the step is run again", ("status",))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        print(f"warning: {error}", flush=True)
+        return {}
 
 
 def write_mark(out: Path, name: str) -> None:

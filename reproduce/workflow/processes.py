@@ -1,16 +1,15 @@
-"""What processes hold and obey: one call a folder, one process a device, noted signals."""
+"""What processes hold: one call a folder, one process a device."""
 
 from __future__ import annotations
 
-import fcntl
-import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any
 
 from utils.config import StoppedError
+from utils.leftovers import remove_leftovers
+from utils.locks import lock_file, share_lock, try_lock
 
 RUN_LOCK, STEPS_LOCK = "run.lock", "steps.lock"
 GRACE_S = 120.0  # between SIGTERM, on which a training saves, and SIGKILL
@@ -24,8 +23,8 @@ def only_one(folder: Path, seconds: float = GRACE_S) -> Iterator[None]:
     Raises StoppedError where another call is at work, or such steps do not end in `seconds`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / RUN_LOCK).open("a") as handle:
-        if not _try_lock(handle):
+    with lock_file(folder / RUN_LOCK) as handle:
+        if not try_lock(handle):
             raise StoppedError(
                 f"{folder}: another reproduce/run.py is at work here; wait for it, or give "
                 "another --out"
@@ -37,14 +36,16 @@ def only_one(folder: Path, seconds: float = GRACE_S) -> Iterator[None]:
                     f"{folder}: steps of an earlier call still run; wait for them, or end them "
                     f"(pids and hosts are in {folder / 'steps'})"
                 )
+        for place in (folder, folder / "steps", folder / "logs"):
+            remove_leftovers(place, alone=True)
         yield
 
 
 def no_step_runs(folder: Path, seconds: float) -> bool:
     """Whether no step holds `folder` any more, `seconds` from now at the latest."""
     end = time.monotonic() + seconds
-    with (folder / STEPS_LOCK).open("a") as handle:
-        while not _try_lock(handle):
+    with lock_file(folder / STEPS_LOCK) as handle:
+        while not try_lock(handle):
             if time.monotonic() >= end:
                 return False
             time.sleep(POLL_S)
@@ -54,8 +55,8 @@ def no_step_runs(folder: Path, seconds: float) -> bool:
 @contextmanager
 def hold_step(folder: Path) -> Iterator[None]:
     """Be one of the steps that `only_one` and `no_step_runs` wait for."""
-    with (folder / STEPS_LOCK).open("a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_SH)
+    with lock_file(folder / STEPS_LOCK) as handle:
+        share_lock(handle)
         yield
 
 
@@ -68,33 +69,12 @@ def claim_device(folder: Path, devices: Sequence[str]) -> Iterator[str]:
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         handles = [
-            stack.enter_context((folder / f"{number}.lock").open("a"))
+            stack.enter_context(lock_file(folder / f"{number}.lock"))
             for number in range(len(devices))
         ]
         while True:
             for handle, device in zip(handles, devices, strict=True):
-                if _try_lock(handle):
+                if try_lock(handle):
                     yield device
                     return
             time.sleep(POLL_S)
-
-
-@contextmanager
-def noted_signals() -> Iterator[list[int]]:
-    """A list that SIGINT and SIGTERM append to, instead of ending the process."""
-    received: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before: list[Any] = [signal.signal(n, lambda n, frame: received.append(n)) for n in numbers]
-    try:
-        yield received
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
-
-
-def _try_lock(handle: IO[Any]) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

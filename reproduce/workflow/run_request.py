@@ -5,14 +5,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn
 
-from engine.command_line import run_script
 from reproduce.analysis.publish import show_results
 from reproduce.experiments.cells import TRAIN, Step
 from reproduce.experiments.estimate import device_label, known_speeds
@@ -26,19 +23,22 @@ from reproduce.workflow.launch import TIME, Engine, Outcome, run_steps
 from reproduce.workflow.plan_file import Entry, PlanFile
 from reproduce.workflow.processes import only_one
 from utils.device import select_device
+from utils.files import check_folder
+from utils.signals import SIGNALS, exit_status
 
 MEASURE_PART = 0.1  # of --minutes: so much goes into measuring, then it does without
-EXIT = {"": 0, TIME: 0, "SIGINT": 128 + signal.SIGINT, "SIGTERM": 128 + signal.SIGTERM}
+EXIT = {"": 0, TIME: 0, **{number.name: exit_status(number) for number in SIGNALS}}
 THREADS = "OMP_NUM_THREADS"
 
 
 def main(request: Request) -> None:
-    """Do what is asked; exits with status 1 where a step failed, 143 or 130 after a signal."""
+    """Do what is asked; exits with status 1 where a step failed, 143, 130 or 129 after a signal."""
     exit_with(run(request))
 
 
 def run(request: Request) -> Outcome:
     """Fill what is missing of what is asked for, print and write it; how the steps ended."""
+    check_folder("--out", request.out)
     with contextlib.ExitStack() as stack:
         if request.executor == LOCAL:
             stack.enter_context(share_processors(request.devices))
@@ -170,16 +170,3 @@ def share_processors(devices: Sequence[str]) -> Iterator[None]:
         yield
     finally:
         del os.environ[THREADS]
-
-
-def run_request(action: Callable[[Request], None], request: Request) -> None:
-    """`action(request)` as a script: SIGTERM and Ctrl-C end it so that its locks are let go."""
-
-    def exit_now(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(EXIT["SIGTERM"])
-
-    signal.signal(signal.SIGTERM, exit_now)
-    try:
-        run_script(action, request)
-    except KeyboardInterrupt:
-        raise SystemExit(EXIT["SIGINT"]) from None

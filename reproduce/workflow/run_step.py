@@ -18,17 +18,16 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from reproduce.workflow.plan_file import Entry, read_plan, write_mark, write_status
 from reproduce.workflow.processes import claim_device, hold_step
-from utils.config import StoppedError
-from utils.parent import exit_with_parent
+from utils.errors import describe_error
+from utils.signals import exit_on_signals, exit_status, exit_with_parent
 
-SIGTERM_EXIT = 128 + signal.SIGTERM
+SIGTERM_EXIT = exit_status(signal.SIGTERM)
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -40,7 +39,7 @@ def main() -> int:
     parser.add_argument("--parent", type=int, help="the process whose end is this one's end")
     args = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the starter's business
-    signal.signal(signal.SIGTERM, _exit_now)
+    exit_on_signals()
     exit_with_parent(signal.SIGTERM, args.parent)
     plan = read_plan(args.plan)
     (entry,) = (step for step in plan.steps if step.name == args.name)
@@ -81,12 +80,14 @@ def run_entry(entry: Entry, device: str) -> dict[str, Any]:
         if exit_.code == SIGTERM_EXIT:
             ended["status"] = "terminated"
         ended["message"] = f"exit status {exit_.code}"
-    except (ValueError, FileNotFoundError, StoppedError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        ended["message"] = str(error)
     except Exception as error:  # whatever it was, it goes to the log, and the report names it
-        traceback.print_exc()
-        ended["message"] = f"{type(error).__name__}: {error}"
+        message = describe_error(error)
+        if message is None:
+            traceback.print_exc()
+            message = f"{type(error).__name__}: {error}"
+        else:
+            print(f"error: {message}", file=sys.stderr)
+        ended["message"] = message
     sys.stdout.flush()
     sys.stderr.flush()
     return ended | {"seconds": time.monotonic() - started}
@@ -105,12 +106,6 @@ def load_action(name: str) -> Callable[[Any, str], None]:
     module, _, function = name.partition(":")
     found: Callable[[Any, str], None] = getattr(importlib.import_module(module), function)
     return found
-
-
-def _exit_now(number: int, frame: FrameType | None) -> None:
-    """Once: a second SIGTERM (from a cluster, or the starter's end) must not interrupt saving."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise SystemExit(SIGTERM_EXIT)
 
 
 if __name__ == "__main__":
