@@ -16,8 +16,12 @@ from tests._sources import ROOT, imports, our_imports, package_of, source_files
 NOT_IMPORTED = {"tensorboard", "snakemake", "snakemake-executor-plugin-slurm"}
 NOT_FOR_USE = ("tests", "benchmarks")
 NNUNET = "requirements-nnunet.txt"
-OPTIONAL = ("requirements-dicom.txt", NNUNET)
-BESIDE_NNUNET = {"torchvision", "dynamic_network_architectures"}  # pinned, imported by nnU-Net
+OPTIONAL = ("requirements-dicom.txt", "requirements-export.txt", NNUNET)
+# Pinned, imported by nnU-Net; by torch's exporter, and by MONAI's bundles.
+NOT_BY_US = {
+    *("torchvision", "dynamic_network_architectures"),
+    *("onnxscript", "fire", "pytorch-ignite"),
+}
 
 
 def requirements(name: str) -> dict[str, str]:
@@ -50,7 +54,7 @@ def is_for_use(path: Path) -> bool:
 
 def test_a_user_gets_what_the_code_imports_and_no_more_than_that() -> None:
     imported = distributions(path for path in source_files() if is_for_use(path))
-    assert optional() - BESIDE_NNUNET <= imported
+    assert optional() - NOT_BY_US <= imported
     assert (imported | NOT_IMPORTED) - optional() == set(requirements("requirements.txt"))
 
 

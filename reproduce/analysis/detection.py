@@ -12,10 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.metrics import (  # type: ignore[import-untyped]
-    average_precision_score,
-    precision_recall_curve,
-)
 
 from engine.case_metrics import Row, read_list
 from reproduce.analysis.stats import (
@@ -146,6 +142,8 @@ def auroc(centers: Sequence[Patients]) -> Value:
 
 def average_precision(centers: Sequence[Patients]) -> Value:
     """Average precision of the scores, patient by patient; needs patients of both kinds."""
+    # Here: sklearn takes a second to import, which --help would pay.
+    from sklearn.metrics import average_precision_score
 
     def of_seed(p: Patients, seed: int) -> float:
         return float(average_precision_score(p.has_lesion, p.scores[seed]))
@@ -158,6 +156,8 @@ def lesion_average_precision(centers: Sequence[Patients]) -> Value:
 
     A missed lesion is never found, whatever the threshold.
     """
+    # Here: sklearn takes a second to import, which --help would pay.
+    from sklearn.metrics import precision_recall_curve
 
     def of_seed(p: Patients, seed: int) -> float:
         lesions = np.array([lesion.probs[seed] for lesion in p.every_lesion])

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib import pyplot as plt
-from matplotlib.colors import TwoSlopeNorm
-from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 from data.shifts import IMAGE_SHIFTS, PHANTOM_SHIFTS, UNCHANGED, ImageShift, PhantomShift
 from reproduce.analysis.compare import MEAN
 from reproduce.analysis.figures import PAGE_IN, SMALL_PT
+from reproduce.analysis.pyplot import import_pyplot
 from reproduce.analysis.render import Group, Sheet, to_csv, to_markdown
 from reproduce.analysis.shift_cases import ShiftedCase
 from reproduce.analysis.stats import bootstrap_mean, bootstrap_trainings, mean_over_centers
@@ -173,13 +175,15 @@ def best_rows(matrix: ShiftMatrix) -> list[tuple[str, str, str]]:
 
 def draw_heat_map(matrix: ShiftMatrix) -> Figure:
     """Rows by changes, colored by the mean loss; a cell without one is gray."""
+    from matplotlib.colors import TwoSlopeNorm
+
     values = np.array(
         [
             [np.nan if (m := matrix.mean(row, key)) is None else m.loss for key in matrix.keys]
             for row in matrix.rows
         ]
     )
-    figure, axis = plt.subplots(
+    figure, axis = import_pyplot().subplots(
         figsize=(PAGE_IN, 0.2 * len(matrix.rows) + 2.4), layout="constrained"
     )
     axis.set_facecolor("0.8")
