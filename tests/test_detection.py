@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from picai_eval import Metrics
-from sklearn.calibration import calibration_curve  # type: ignore[import-untyped]
-from sklearn.metrics import (  # type: ignore[import-untyped]
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import (
     average_precision_score,
     roc_auc_score,
 )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from data.dataset import sample_seed, target_mask
@@ -173,7 +173,7 @@ def measure_points(points: Points, layer: str) -> Measures:
 
     Raises NothingToShowError where a class has fewer than two points in a view.
     """
-    from sklearn.metrics import (  # type: ignore[import-untyped]
+    from sklearn.metrics import (
         pairwise_distances,
         silhouette_score,
     )
@@ -215,7 +215,7 @@ def embed(
     A perplexity counts neighbors: with few points it is lowered to a third of the others. Raises
     NothingToShowError for fewer than 12 points, or where they do not differ.
     """
-    from sklearn.manifold import TSNE  # type: ignore[import-untyped]
+    from sklearn.manifold import TSNE
 
     count = len(features)
     if count < MIN_POINTS:
