@@ -25,6 +25,7 @@ from engine.predict_scans import ReadOptions, Work, hash_checkpoints, predict_sc
 from engine.run_folders import locked
 from engine.scan_output import FORMATS, OutputOptions, Stamp
 from engine.stage_predictors import StagePredictors, find_checkpoints
+from utils.arguments import Count
 from utils.commands import default_path
 from utils.config import PRECISIONS, SMALLEST_INPUT
 from utils.device import select_device
@@ -98,7 +99,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--stages", nargs="+", choices=STAGE_NAMES, help="default: all that are needed")
     pancreas = "mask that stands for the pancreas stages, or a folder of masks named as the scans"
     add("--pancreas", type=Path, metavar="MASK", help=pancreas)
-    add("--pancreas-label", type=int, metavar="N", help="its value in the mask; default: any but 0")
+    add(
+        "--pancreas-label",
+        type=Count,
+        metavar="N",
+        help="its value in the mask; default: any but 0",
+    )
     add("--series", help="of several DICOM series: UID, number in the list, or part of its name")
     repair = (
         "resample irregular DICOM (tilted gantry, uneven or missing slices), else it is refused"
@@ -107,7 +113,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto: a GPU if there is one")
     add("--precision", choices=PRECISIONS, default="auto", help="arithmetic; auto: fp32 on a CPU")
     windows = "cut larger crops into windows of so many voxels; default: by memory"
-    add("--window-voxels", type=int, metavar="N", help=windows)
+    add("--window-voxels", type=Count, metavar="N", help=windows)
     threshold = "probability above which a voxel counts: P for all stages, STAGE=P for one"
     add("--threshold", nargs="+", default=[], metavar="P", help=threshold)
     add("--probabilities", action="store_true", help="write each stage's probability too")

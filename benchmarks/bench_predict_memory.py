@@ -35,6 +35,7 @@ from engine.predict_scans import Work, hash_checkpoints, predict_scans
 from engine.scan_output import OutputOptions, Stamp
 from engine.stage_predictors import StagePredictors
 from methods import METHODS, Method, build_method, make_config
+from utils.arguments import Count
 from utils.scripts import ArgumentParser
 from utils.settings import to_plain
 from utils.stages import STAGES
@@ -109,8 +110,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--width", type=int, default=32)
-    add("--size", type=int, nargs=3, default=(800, 512, 512), help="voxels (z, y, x)")
+    add("--width", type=Count, default=32)
+    add("--size", type=Count, nargs=3, default=(800, 512, 512), help="voxels (z, y, x)")
     add("--idle", action="store_true", help="networks do no work: the memory of all else")
     add("--blind", action="store_true", help="nothing is found: every stage gets the whole volume")
     add("--probabilities", action="store_true", help="write these too")

@@ -25,6 +25,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import utils.script_start  # noqa: F401 - a signal ends it in one line
+from utils.arguments import Count
 from utils.scripts import ArgumentParser
 
 SIZES = {"oneDNN's own": "1024", "ours": "8192"}
@@ -62,9 +63,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--shapes", type=int, default=12)
-    add("--rounds", type=int, default=2)
-    add("--width", type=int, default=8)
+    add("--shapes", type=Count, default=12)
+    add("--rounds", type=Count, default=2)
+    add("--width", type=Count, default=8)
     add("--in-this-process", action="store_true", help="one measurement, printed as JSON")
     args = parser.parse_args()
     if args.in_this_process:

@@ -198,9 +198,9 @@ def why_outdated(checkpoints: Path, folder: Path) -> str:
     if changed:
         return f"{', '.join(changed)} in {folder} changed since the evaluation"
     cure = f"delete {folder} and evaluate that stage again"
-    origin = read_json(folder / "origin.json", cure, ("checkpoint_sha256", "previous"))
+    origin = read_json(folder / "origin.json", cure, ("previous",))
     weights = folder.parent / "last.pt"
-    if weights.is_file() and digest_of(weights) != origin["checkpoint_sha256"]:
+    if weights.is_file() and digest_of(weights) != origin.get("checkpoint_sha256"):
         return f"{weights} changed since {folder} was predicted with it"
     if origin["previous"] is None:
         return ""

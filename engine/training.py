@@ -99,7 +99,8 @@ def fit(config: Config) -> list[Run]:
                 _say(processes, f"{run.folder}: done already")
                 continue
             if external:
-                train_external(config, run, split, prepared, centers)
+                with ended_by_signals():
+                    train_external(config, run, split, prepared, centers)
                 continue
             train_split(config, run, split, prepared, processes)
     return runs
@@ -271,6 +272,18 @@ def state_kept(step: TrainingStep) -> Iterator[None]:
             )
         message = f"{step.save.run.folder}: step {step.number}: {reason}; {step.keep_state()}"
         raise StoppedError(message) from error
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """A signal ends this block at once, with its status, and what the block has started."""
+    with noted_signals() as received:
+        try:
+            with received.ending_at_once():
+                yield
+        except SignalReceived:
+            say_ended(received[0])
+            raise SystemExit(received.status) from None
 
 
 @contextmanager

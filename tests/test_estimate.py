@@ -15,7 +15,7 @@ from engine.case_metrics import write_cases
 from engine.checkpointing import save_checkpoint
 from engine.results import result_folder
 from engine.run_folders import create_run, mark_done
-from engine.split_selection import select_splits
+from engine.split_selection import with_contents
 from reproduce.experiments import estimate
 from reproduce.experiments.cells import EVALUATE, TRAIN, Step, make_cell, steps_of
 from reproduce.experiments.estimate import (
@@ -103,7 +103,7 @@ def test_an_unfinished_training_counts_what_is_behind_its_checkpoint(
     plan: Plan, steps: dict[tuple[str, str], Step], splits: Splits
 ) -> None:
     step = steps[TRAIN, "tumor_coarse"]
-    (split,) = select_splits(step.config, load_centers(plan.centers))
+    split = with_contents(splits.of(step.config), splits.contents(step.config))
     run = create_run(config_of(step), plan.time, split)
     assert loads_of([step], splits)[step].count == 15  # begun, nothing saved
     save_checkpoint(run.checkpoint, {"step": 4})
@@ -119,7 +119,7 @@ def test_an_unfinished_evaluation_counts_the_cases_that_it_lacks(
 ) -> None:
     step = steps[EVALUATE, "tumor_coarse"]
     config = config_of(step.training)
-    (split,) = select_splits(config, load_centers(plan.centers))
+    split = with_contents(splits.of(config), splits.contents(config))
     run = create_run(config, plan.time, split)
     mark_done(run.folder)
     folder = result_folder(run, "tumor_coarse", "C", step.evaluation)
