@@ -28,9 +28,9 @@ from tests._evaluation_fixtures import (
 )
 from tests._predict_fixtures import load_nifti, measures_of, overlap, write_scan
 from tests.volumes import write_dicom
+from utils.about import NOTICE, software
 from utils.files import sha256_of
 from utils.stages import STAGE_NAMES
-from utils.version import NOTICE, software
 
 TUMOR_STAGES = ("tumor_coarse", "tumor_fine")
 Predict = Callable[..., int]
