@@ -2,9 +2,9 @@
 
 INPUT is a NIfTI, NRRD or MetaImage file, a folder with a DICOM series, a folder of any of these (a
 scan each), or a CSV file with a column "path" and, if wanted, "case" and "pancreas". OUT/<case>/
-gets a mask for each stage on the grid of the input, measures.json and manifest.json; OUT/ gets
-measures.csv. The same command again does only what is missing. Research use only; this is no
-medical device.
+gets a mask for each stage on the grid of the input, measures.json and manifest.json, with
+--dicom-seg also segmentation.dcm; OUT/ gets measures.csv, with --report also report.html. The same
+command again does only what is missing. Research use only; this is no medical device.
 """
 
 from __future__ import annotations
@@ -21,16 +21,21 @@ os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # what Apple's GPU la
 import utils.script_start  # noqa: F401 - a signal ends it in one line
 from data.readers.scans import Scan, give_masks, list_scans
 from engine.describe_file import describe_file
-from engine.predict_scans import ReadOptions, Work, hash_checkpoints, predict_scans
+from engine.predict_scans import Failures, ReadOptions, Work, hash_checkpoints, predict_scans
 from engine.run_folders import locked
 from engine.scan_output import FORMATS, OutputOptions, Stamp
+from engine.scan_segmentation import check_segmentation
 from engine.stage_predictors import StagePredictors, find_checkpoints
+from report.page import build_report
+from report.predicted import predicted_contents, read_predicted
 from utils.arguments import Count
 from utils.commands import default_path
 from utils.config import PRECISIONS, SMALLEST_INPUT
 from utils.device import select_device
 from utils.scripts import ArgumentParser, run_script
 from utils.stages import STAGE_NAMES
+
+REPORT = "report.html"
 
 
 def main(args: argparse.Namespace) -> None:
@@ -40,10 +45,14 @@ def main(args: argparse.Namespace) -> None:
             print(f"{name}: {value}")
         return
     scans = read_list(args)
+    if args.dicom_seg:
+        check_segmentation(scans)
     work = prepare_work(args, scans)
     args.out.mkdir(parents=True, exist_ok=True)
     with locked(args.out):
         failures = predict_scans(work, scans)
+        if args.report:
+            write_report(work, scans, failures, args.input)
     if failures and len(scans) == 1:
         raise ValueError(*failures.values())
     print(f"{len(scans) - len(failures)} of {len(scans)} scans are in {args.out}")
@@ -74,9 +83,20 @@ def prepare_work(args: argparse.Namespace, scans: Sequence[Scan]) -> Work:
         stamp=Stamp(hash_checkpoints(checkpoints)),
         thresholds={name: args.threshold[name] for name in checkpoints if name in args.threshold},
         read=ReadOptions(args.series, args.repair, args.pancreas_label),
-        output=OutputOptions(args.format, args.probabilities),
+        output=OutputOptions(args.format, args.probabilities, args.dicom_seg),
         command=args.command,
     )
+
+
+def write_report(work: Work, scans: Sequence[Scan], failures: Failures, given: Path) -> None:
+    """OUT/report.html: every scan of this call, those done before and those that failed too."""
+    contents = predicted_contents(
+        f"Prediction of {given.resolve().name}",
+        read_predicted(work.out, scans, failures, work.read),
+        facts={"command": work.command, "input": str(given)},
+        checkpoints=work.stamp.checkpoints,
+    )
+    print(build_report(work.out / REPORT, contents))
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -116,8 +136,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--window-voxels", type=Count, metavar="N", help=windows)
     threshold = "probability above which a voxel counts: P for all stages, STAGE=P for one"
     add("--threshold", nargs="+", default=[], metavar="P", help=threshold)
-    add("--probabilities", action="store_true", help="write each stage's probability too")
-    add("--format", choices=FORMATS, default=FORMATS[0], help="of masks (default: nii.gz)")
+    add_outputs(parser)
     info = "say what a checkpoint or a CT is, and do nothing else"
     add("--info", type=Path, metavar="FILE", help=info)
     args = parser.parse_args(argv)
@@ -134,6 +153,17 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     except ValueError as error:
         parser.error(str(error))
     return args
+
+
+def add_outputs(parser: ArgumentParser) -> None:
+    """Options on what is written besides masks and measures."""
+    add = parser.add_argument
+    add("--probabilities", action="store_true", help="write each stage's probability too")
+    add("--format", choices=FORMATS, default=FORMATS[0], help="of masks (default: nii.gz)")
+    dicom_seg = "of a DICOM series also segmentation.dcm, for a workstation (needs highdicom)"
+    add("--dicom-seg", action="store_true", help=dicom_seg)
+    report = "also report.html: one page with pictures, measures and a viewer of all scans"
+    add("--report", action="store_true", help=report)
 
 
 def parse_thresholds(words: Sequence[str]) -> dict[str, float]:

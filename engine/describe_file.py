@@ -12,8 +12,8 @@ from data.readers.scans import Scan, list_scans, load_scan
 from data.readers.series import list_series, slice_folders
 from data.readers.volume import grid_axis_map
 from engine.checkpointing import load_checkpoint
+from utils.about import NOTICE
 from utils.files import sha256_of
-from utils.version import NOTICE
 
 Facts = dict[str, Any]
 CHECKPOINT_SUFFIXES = (".pt", ".pth")

@@ -20,6 +20,7 @@ from data.case import DataError, Grid
 from data.readers.dicom import place_slices
 from data.readers.masks import to_file_order
 from data.readers.volume import grid_matrix
+from utils.about import NAME, NOTICE
 from utils.files import write_atomic
 
 if TYPE_CHECKING:
@@ -33,8 +34,6 @@ ABNORMAL: Code = ("49755003", "Morphologically Abnormal Structure")
 PANCREAS: Code = ("15776009", "Pancreas")
 NEOPLASM: Code = ("108369006", "Neoplasm")  # of any kind: the network does not grade it
 
-ALGORITHM = "dual-task-synergy"
-RESEARCH_ONLY = "Research use only, no medical device"
 SERIES_NUMBER = 300  # type 1 here; far above those of a scanner's own series
 # What may travel from a slice into the object, beside its own name and place.
 REQUIRED = (
@@ -73,13 +72,15 @@ SEGMENTS: Mapping[str, Segment] = {
 class Producer:
     """What made the masks. `version`: of this software. `parameters`: such as the networks' hashes.
 
-    `label`: SeriesDescription, up to 64 characters.
+    `label`: SeriesDescription, up to 64 characters. `given`: targets whose masks the user brought:
+    no algorithm is named for those.
     """
 
     version: str
-    name: str = ALGORITHM
+    name: str = NAME
     parameters: Mapping[str, str] | None = None
     label: str = "Pancreas and tumor, automatic"
+    given: tuple[str, ...] = ()
 
 
 def write_dicom_seg(
@@ -115,7 +116,7 @@ def make_segmentation(
     producer: Producer,
 ) -> Segmentation:
     """The object that `write_dicom_seg` writes."""
-    highdicom = _highdicom()
+    highdicom = require_highdicom()
     if unknown := [name for name in masks if name not in SEGMENTS] or not masks:
         raise ValueError(f"masks of {unknown or 'nothing'}; give {', '.join(SEGMENTS)}")
     if not source_files:
@@ -145,7 +146,7 @@ def make_segmentation(
             pixel_array=array,
             segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
             segment_descriptions=[
-                _describe(SEGMENTS[name], number, producer)
+                _describe(SEGMENTS[name], number, None if name in producer.given else producer)
                 for number, name in enumerate(targets, 1)
             ],
             series_instance_uid=highdicom.UID(),
@@ -156,14 +157,15 @@ def make_segmentation(
             manufacturer_model_name=producer.name,
             software_versions=producer.version,
             device_serial_number="none",
-            content_description=RESEARCH_ONLY,
+            content_description=NOTICE,
             content_label="SEGMENTATION",
             series_description=producer.label,
         )
     return segmentation
 
 
-def _highdicom() -> Any:
+def require_highdicom() -> Any:
+    """The library. Raises `DataError` where it is not installed."""
     try:
         import highdicom
     except ImportError as error:
@@ -224,22 +226,26 @@ def _affine(grid: Grid) -> np.ndarray:
     return grid_matrix(grid)[:, [2, 1, 0, 3]]
 
 
-def _describe(segment: Segment, number: int, producer: Producer) -> SegmentDescription:
-    highdicom = _highdicom()
+def _describe(segment: Segment, number: int, producer: Producer | None) -> SegmentDescription:
+    """A segment's entry; without a producer it is "user-entered", as the standard calls MANUAL."""
+    highdicom = require_highdicom()
     from pydicom.sr.codedict import codes
 
-    algorithm = highdicom.AlgorithmIdentificationSequence(
-        name=producer.name,
-        version=producer.version,
-        family=codes.cid7162.ArtificialIntelligence,
-        parameters=dict(producer.parameters) if producer.parameters else None,
-    )
+    algorithm = None
+    if producer is not None:
+        algorithm = highdicom.AlgorithmIdentificationSequence(
+            name=producer.name,
+            version=producer.version,
+            family=codes.cid7162.ArtificialIntelligence,
+            parameters=dict(producer.parameters) if producer.parameters else None,
+        )
+    kinds = highdicom.seg.SegmentAlgorithmTypeValues
     return highdicom.seg.SegmentDescription(
         segment_number=number,
         segment_label=segment.label,
         segmented_property_category=_code(segment.category),
         segmented_property_type=_code(segment.kind),
-        algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_type=kinds.MANUAL if producer is None else kinds.AUTOMATIC,
         algorithm_identification=algorithm,
         anatomic_regions=[_code(segment.region)] if segment.region else None,
         display_color=highdicom.color.CIELabColor.from_rgb(*segment.rgb),
@@ -247,4 +253,6 @@ def _describe(segment: Segment, number: int, producer: Producer) -> SegmentDescr
 
 
 def _code(code: Code) -> Any:
-    return _highdicom().sr.CodedConcept(value=code[0], scheme_designator="SCT", meaning=code[1])
+    return require_highdicom().sr.CodedConcept(
+        value=code[0], scheme_designator="SCT", meaning=code[1]
+    )

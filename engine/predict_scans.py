@@ -19,6 +19,7 @@ from engine.cascade import Prediction, order_stages, segment
 from engine.run_folders import environment
 from engine.scan_measures import trained_before
 from engine.scan_output import (
+    SEGMENTATION,
     OutputOptions,
     Stamp,
     read_manifest,
@@ -28,6 +29,7 @@ from engine.scan_output import (
     write_outputs,
     write_table,
 )
+from engine.scan_segmentation import NO_DICOM, is_dicom, write_segmentation
 from engine.stage_predictors import StagePredictors
 from utils.device import peak_memory_mib, reset_peak_memory
 from utils.files import sha256_of
@@ -106,11 +108,13 @@ def predict_scan(work: Work, scan: Scan, place: str) -> bool:
     request = describe_request(work, scan)
     before = read_manifest(folder)
     if before.get("request") == request and (work.read.repair or not before["repaired"]):
-        return True
+        return _is_complete(work, scan, place, before["outputs"])
     remove_outputs(folder)
     started = time.monotonic()
     reset_peak_memory(work.predictors.device)
     case, pancreas, notes = read_scan(work, scan)
+    if work.output.dicom_seg and not is_dicom(scan):
+        notes.append(NO_DICOM)
     for note in notes:
         work.say(f"{place}: {note}")
     found = segment(
@@ -141,6 +145,20 @@ def predict_scan(work: Work, scan: Scan, place: str) -> bool:
         "environment": environment(),
     }
     write_manifest(folder, manifest)
+    if work.output.dicom_seg and is_dicom(scan):
+        write_segmentation(folder, scan, work.read.series, work.read.pancreas_label)
+    return False
+
+
+def _is_complete(work: Work, scan: Scan, place: str, outputs: Sequence[str]) -> bool:
+    """True where a scan that was predicted lacks nothing; else makes its DICOM SEG of the masks."""
+    if not work.output.dicom_seg or SEGMENTATION in outputs:
+        return True
+    if not is_dicom(scan):
+        work.say(f"{place}: {NO_DICOM}")
+        return True
+    write_segmentation(work.out / scan.case_id, scan, work.read.series, work.read.pancreas_label)
+    work.say(f"{place}: {SEGMENTATION} is made of the masks that are there")
     return False
 
 

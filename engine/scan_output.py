@@ -15,10 +15,11 @@ from data.readers.masks import DESCRIP, write_mask, write_volume
 from data.readers.repair import REPAIRED
 from engine.cascade import Prediction
 from engine.scan_measures import Measures, measure_stage
+from utils.about import NOTICE, software
 from utils.files import write_json, write_text
-from utils.version import NOTICE, software
 
 MANIFEST, MEASURES, TABLE = "manifest.json", "measures.json", "measures.csv"
+SEGMENTATION = "segmentation.dcm"  # see engine/scan_segmentation.py
 FORMATS = ("nii.gz", "nrrd")
 COLUMNS = (
     *("case", "stage", "target", "volume_ml", "longest_axis_mm"),
@@ -41,7 +42,7 @@ class Stamp:
         """Texts for the header of an image; NIfTI's, of 79 characters, has the hash's beginning."""
         digest = self.checkpoints[stage]
         return {
-            DESCRIP: f"{self.notice}; {self.software}; {digest[:12]}"[:79],
+            DESCRIP: f"{self.software}; {digest[:12]}; {self.notice}"[:79],
             "software": self.software,
             "checkpoint_sha256": digest,
             "notice": self.notice,
@@ -58,10 +59,13 @@ class Stamp:
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """`suffix`: one of `FORMATS`. `probabilities`: also each stage's, float32."""
+    """`suffix`: one of `FORMATS`. `probabilities`: also each stage's, float32. `dicom_seg`: also
+    the masks as one DICOM SEG, where the scan is DICOM.
+    """
 
     suffix: str = FORMATS[0]
     probabilities: bool = False
+    dicom_seg: bool = False
 
 
 def write_outputs(
@@ -111,13 +115,23 @@ def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """What `write_manifest` wrote, where all its files are there; else empty."""
+    """What `write_manifest` wrote, where all its files are there; else empty.
+
+    A missing segmentation.dcm, which the masks can make again, is only left out of the outputs.
+    """
     try:
         content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        whole = all((folder / name).is_file() for name in content["outputs"])
+        there = [name for name in content["outputs"] if (folder / name).is_file()]
+        whole = set(content["outputs"]) <= {*there, SEGMENTATION}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
-    return dict(content) if whole else {}
+    return {**content, "outputs": there} if whole else {}
+
+
+def mask_files(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Path]:
+    """The masks that a manifest lists, by stage, in the order of the stages."""
+    suffix = manifest["request"]["format"]
+    return {stage: folder / f"{stage}.{suffix}" for stage in manifest["checkpoints"]}
 
 
 def remove_outputs(folder: Path) -> None:
@@ -127,7 +141,7 @@ def remove_outputs(folder: Path) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         return
     (folder / MANIFEST).unlink()
-    for name in names:
+    for name in {*names, SEGMENTATION}:  # that one is entered after it was written
         (folder / Path(name).name).unlink(missing_ok=True)
 
 

@@ -12,7 +12,6 @@ import gzip
 import hashlib
 import json
 import string
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -26,7 +25,7 @@ from report.contents import CaseImages, Contents, ReportCase, ReportTable, Resul
 from report.pictures import draw_planes
 from report.volumes import MAX_LAYERS, choose_box, encode_image, encode_masks, find_foci
 from reproduce.analysis.render import Sheet
-from utils.commands import ROOT
+from utils.about import NOTICE, VERSION
 from utils.files import write_text
 from utils.progress import Progress
 
@@ -175,7 +174,8 @@ def render(contents: Contents, carried: Carried, order: Sequence[int]) -> str:
     links += [(name, title) for name, title, _ in sections]
     return string.Template(_asset("page.html")).substitute(
         policy=policy,
-        version=escape(software_version()),
+        version=escape(VERSION),
+        notice=escape(NOTICE),
         title=escape(contents.title),
         style=style,
         lead="".join(f"<p>{escape(line)}</p>" for line in contents.lead),
@@ -351,12 +351,6 @@ def niivue_script() -> str:
     if digest != NIIVUE_SHA256:
         raise ValueError(f"{path}: has sha256 {digest}, not {NIIVUE_SHA256}; check it out again")
     return content.decode("utf-8")
-
-
-def software_version() -> str:
-    """The version in pyproject.toml."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return str(project["version"])
 
 
 def _asset(name: str) -> str:

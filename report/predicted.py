@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data.case import Case
+from data.readers.masks import read_mask
+from data.readers.scans import Scan, load_scan
+from engine.predict_scans import ReadOptions
+from engine.scan_output import MEASURES, mask_files, read_manifest
 from report.contents import CaseImages, Contents, Layer, ReportCase, ResultRows
 from utils.stages import STAGES
 
@@ -38,6 +45,32 @@ def scan_images(
         if name in masks
     )
     return CaseImages(case.image_hu, case.spacing, case.label if label is None else label, layers)
+
+
+def read_predicted(
+    out: Path, scans: Sequence[Scan], failures: Mapping[str, str], read: ReadOptions
+) -> list[PredictedScan]:
+    """The scans as `engine.predict_scans` left them in `out`; a failed one has its cause alone.
+
+    Images and masks stay on the disk until the page asks for a scan. `read`: as they were read.
+    """
+    found = []
+    for scan in scans:
+        folder = out / scan.case_id
+        manifest = {} if scan.case_id in failures else read_manifest(folder)
+        if not manifest:
+            cause = failures.get(scan.case_id, "was not predicted")
+            found.append(PredictedScan(scan.case_id, warnings=[cause]))
+            continue
+        measures = json.loads((folder / MEASURES).read_text(encoding="utf-8"))
+        load = functools.partial(_load, scan, mask_files(folder, manifest), read)
+        found.append(PredictedScan(scan.case_id, load, measures["stages"], measures["warnings"]))
+    return found
+
+
+def _load(scan: Scan, masks: Mapping[str, Path], read: ReadOptions) -> CaseImages:
+    case = load_scan(scan, read.series, read.repair)
+    return scan_images(case, {stage: read_mask(path, case.grid) for stage, path in masks.items()})
 
 
 def predicted_contents(

@@ -10,7 +10,19 @@ import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 
+import predict
 from tests._evaluation_fixtures import SPACING, make_volumes
+from utils.scripts import run_script
+
+
+def call_predict(runs: Path, *words: object) -> int:
+    """Calls the script on a CPU with these runs; its exit status."""
+    argv = ["--checkpoints", str(runs), "--device", "cpu", *map(str, words)]
+    try:
+        run_script(predict.main, predict.parse(argv))
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
 
 
 def make_image(orientation: str = "LPS", degrees: float = 0, seed: int = 3) -> tuple[Any, Any]:

@@ -18,6 +18,7 @@ from data.readers import load_image
 from data.readers.volume import canonical_matrix
 from engine.dicom_seg import Producer, write_dicom_seg
 from tests.dicom_files import AXES, ORIGIN, SERIES, SPACING, stored_values, write_series
+from utils.about import NOTICE
 
 pydicom = pytest.importorskip("pydicom")
 hd = pytest.importorskip("highdicom", reason="highdicom is not installed (requirements-dicom.txt)")
@@ -159,7 +160,7 @@ def test_a_segment_says_what_it_is_and_who_made_it(tmp_path: Path) -> None:
     color = hd.color.CIELabColor.from_dicom_value(list(tumor.RecommendedDisplayCIELabValue))
     np.testing.assert_allclose(color.to_rgb(), (60, 120, 255), atol=2)
     assert seg.SoftwareVersions == "0.1.0"
-    assert seg.ContentDescription == "Research use only, no medical device"
+    assert seg.ContentDescription == NOTICE
 
 
 def test_it_holds_of_the_patient_what_the_standard_needs_and_no_more(tmp_path: Path) -> None:

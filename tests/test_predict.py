@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import shutil
 from collections.abc import Callable
@@ -14,8 +15,6 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-import predict
-from engine.command_line import run_script
 from engine.run_folders import Run
 from methods import METHODS
 from tests._evaluation_fixtures import (
@@ -26,11 +25,11 @@ from tests._evaluation_fixtures import (
     write_four_runs,
     write_run,
 )
-from tests._predict_fixtures import load_nifti, measures_of, overlap, write_scan
+from tests._predict_fixtures import call_predict, load_nifti, measures_of, overlap, write_scan
 from tests.volumes import write_dicom
+from utils.about import NOTICE, software
 from utils.files import sha256_of
 from utils.stages import STAGE_NAMES
-from utils.version import NOTICE, software
 
 TUMOR_STAGES = ("tumor_coarse", "tumor_fine")
 Predict = Callable[..., int]
@@ -49,16 +48,7 @@ def runs(tmp_path: Path) -> dict[str, Run]:
 @pytest.fixture
 def run_predict(tmp_path: Path, runs: dict[str, Run]) -> Predict:
     """Calls the script on a CPU with the four runs; its exit status."""
-
-    def call(*words: object) -> int:
-        argv = ["--checkpoints", str(tmp_path / "runs"), "--device", "cpu", *map(str, words)]
-        try:
-            run_script(predict.main, predict.parse(argv))
-        except SystemExit as end:
-            return int(end.code or 0)
-        return 0
-
-    return call
+    return functools.partial(call_predict, tmp_path / "runs")
 
 
 @pytest.mark.parametrize(
