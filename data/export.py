@@ -21,27 +21,24 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import utils.script_start  # noqa: F401 - a signal ends it in one line
 from data.case import Center, DataError
-from data.centers import load_centers
+from data.centers import choose_centers, load_centers
 from data.prepare.export_centers import Exported, dataset_folder, export_centers
 from data.prepare.export_dataset import LAYOUTS
+from utils.arguments import Workers, whole
 from utils.commands import default_path
-from utils.scripts import ArgumentParser
+from utils.scripts import ArgumentParser, run_script
+from utils.settings import Range
 
 FIRST_ID = {"nnunet": 501, "msd": 1}
-MAX_ID = 999
+DataSetId = whole(Range(least=1, most=999))
 
 
 def main(given: Sequence[str] | None = None) -> int:
     """Parse, export, say what was done; the exit status."""
-    parser = _parser()
-    arguments = parser.parse_args(given)
+    arguments = _parse(given)
     number = FIRST_ID[arguments.layout] if arguments.id is None else arguments.id
-    if not 1 <= number <= MAX_ID:
-        parser.error(f"--id {number}: give a number from 1 to {MAX_ID}")
-    if arguments.workers < 1:
-        parser.error(f"--workers {arguments.workers}: give 1 or more")
     try:
-        centers = _choose(load_centers(arguments.centers), arguments.center)
+        centers = choose_centers(load_centers(arguments.centers), arguments.center)
     except DataError as error:
         print(error, file=sys.stderr)
         return 2
@@ -67,14 +64,6 @@ def _group(centers: Mapping[str, Center], together: str | None) -> dict[str, dic
     return {name: {name: center} for name, center in centers.items()}
 
 
-def _choose(centers: Mapping[str, Center], names: Sequence[str]) -> dict[str, Center]:
-    """The centers that were asked for, in that order, all without names. Raises `DataError`."""
-    unknown = [name for name in names if name not in centers]
-    if unknown:
-        raise DataError(f"unknown center {', '.join(unknown)}; choose from {', '.join(centers)}")
-    return {name: centers[name] for name in names or centers}
-
-
 def _report(exported: Exported) -> None:
     labeled = sum(case.labeled for case in exported.cases)
     rest = len(exported.cases) - labeled
@@ -95,7 +84,7 @@ def _report(exported: Exported) -> None:
         print("no splits_final.json: that needs two centers with lesions, or four patients of one")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parse(given: Sequence[str] | None) -> argparse.Namespace:
     parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -105,9 +94,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, required=True, help="folder of data sets, such as nnUNet_raw")
     add("--center", nargs="+", default=(), metavar="NAME", help="only these centers, in this order")
     add("--together", type=_name, metavar="NAME", help="one data set NAME of all these centers")
-    add("--id", type=int, help="number of the first data set (default: 501; of msd 1)")
-    add("--workers", type=int, default=1, help="processes (default: 1)")
-    return parser
+    add("--id", type=DataSetId, help="number of the first data set (default: 501; of msd 1)")
+    add("--workers", type=Workers, default=1, help="processes (default: 1)")
+    return parser.parse_args(given)
 
 
 def _name(text: str) -> str:
@@ -117,4 +106,4 @@ def _name(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(lambda given: sys.exit(main(given)), sys.argv[1:])

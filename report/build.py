@@ -17,14 +17,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import utils.script_start  # noqa: F401 - a signal ends it in one line
 from report.page import MAX_BYTES, PICTURES, VIEWERS, build_report
 from report.results import read_contents
+from utils.arguments import Count, whole
 from utils.scripts import ArgumentParser, run_script
+from utils.settings import Range
+
+Pictures = whole(Range(least=0, most=1_000_000))
 
 
 def build(args: argparse.Namespace) -> None:
     """Write the page, and say where it is and how large."""
-    for name in ("viewers", "pictures"):
-        if getattr(args, name) < 0:
-            raise ValueError(f"--{name} {getattr(args, name)}: 0 or more")
     contents = read_contents(args.results, args.centers, images=not args.no_images)
     path = build_report(
         args.out or args.results / "report.html",
@@ -45,9 +46,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--out", type=Path, metavar="FILE", help="the page; default: RESULTS/report.html")
     add("--centers", type=Path, help="where the images are; default: as the runs were trained")
     add("--no-images", action="store_true", help="numbers only: no patient's image in the page")
-    add("--viewers", type=int, default=VIEWERS, help="cases to scroll through, worst and best")
-    add("--pictures", type=int, default=PICTURES, help="cases with pictures of three planes")
-    add("--megabytes", type=int, default=MAX_BYTES // 1_000_000, help="size of the page at most")
+    add("--viewers", type=Pictures, default=VIEWERS, help="cases to scroll through, worst and best")
+    add("--pictures", type=Pictures, default=PICTURES, help="cases with pictures of three planes")
+    add("--megabytes", type=Count, default=MAX_BYTES // 1_000_000, help="size of the page at most")
     run_script(build, parser.parse_args(argv))
 
 

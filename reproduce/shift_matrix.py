@@ -42,6 +42,7 @@ from reproduce.experiments.shift_runs import (
     measure_shifts,
     units_of,
 )
+from utils.arguments import Count, Seed
 from utils.files import write_text
 from utils.scripts import ArgumentParser, run_script
 
@@ -92,10 +93,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--results", type=Path, metavar="DIR", help="results/NAME to show; nothing is predicted")
     add("--rows", nargs="+", choices=tuple(ROW_METHODS), metavar="ROW", help="default: all trained")
     add("--targets", nargs="+", metavar="CENTER", help="default: all with lesions")
-    add("--seeds", type=int, nargs="+", help="default: the preset's")
+    add("--seeds", type=Seed, nargs="+", help="default: the preset's")
     changes = ", ".join((*IMAGE_SHIFTS, *PHANTOM_SHIFTS))
     add("--changes", nargs="+", metavar="CHANGE", help=f"default: all ({changes})")
-    add("--cases", type=int, metavar="N", help="of each target the first N with a lesion; all")
+    add("--cases", type=Count, metavar="N", help="of each target the first N with a lesion; all")
     add("--stage", choices=MEASURED, default="tumor_fine", help="to show (default: tumor_fine)")
     add("--device", default="auto", help="to predict on (default: auto)")
     text = "for the table and the picture (default: the experiment's folder)"
@@ -103,8 +104,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if (args.out is None) == (args.results is None):
         parser.error("give --out to predict, or --results to show what is there")
-    if args.cases is not None and args.cases < 1:
-        parser.error(f"--cases {args.cases}: at least 1")
     words = sys.argv[1:] if argv is None else argv
     if args.results is None:
         run_script(lambda asked: compute(asked, words), args)

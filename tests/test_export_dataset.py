@@ -258,8 +258,8 @@ def test_each_center_alone_has_a_number_of_its_own(tmp_path: Path) -> None:
     [
         (["--center", "Q"], "unknown center Q; choose from A, B"),
         (["--center", "A", "--id", "9"], "number 9 is taken by Dataset009_OLD"),
-        (["--id", "0"], "--id 0: give a number from 1 to 999"),
-        (["--workers", "0"], "--workers 0: give 1 or more"),
+        (["--id", "0"], "--id 0: at least 1"),
+        (["--workers", "-1"], "--workers -1: at least 0"),
         (["--together", "a/b"], "a name has letters, digits, _ and - only"),
         (["--layout", "nifti"], "invalid choice"),
     ],
