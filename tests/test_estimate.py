@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from data.centers import load_centers
+from data.splits import Split
 from engine.case_metrics import write_cases
 from engine.checkpointing import save_checkpoint
 from engine.results import result_folder
 from engine.run_folders import create_run, mark_done
-from engine.split_selection import select_splits
+from engine.split_selection import with_contents
 from reproduce.experiments import estimate
 from reproduce.experiments.cells import EVALUATE, TRAIN, Step, make_cell, steps_of
 from reproduce.experiments.estimate import (
@@ -70,6 +71,11 @@ def config_of(step: Step) -> Config:
     )
 
 
+def split_of(step: Step, splits: Splits) -> Split:
+    """The split of a training, with the contents that its files have now."""
+    return with_contents(splits.of(step.config), splits.contents(step.config))
+
+
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many models each measurement was asked for; none takes any time."""
@@ -102,8 +108,7 @@ def test_an_unfinished_training_counts_what_is_behind_its_checkpoint(
     plan: Plan, steps: dict[tuple[str, str], Step], splits: Splits
 ) -> None:
     step = steps[TRAIN, "tumor_coarse"]
-    (split,) = select_splits(step.config, load_centers(plan.centers))
-    run = create_run(config_of(step), plan.time, split)
+    run = create_run(config_of(step), plan.time, split_of(step, splits))
     assert loads_of([step], splits)[step].count == 15  # begun, nothing saved
     save_checkpoint(run.checkpoint, {"step": 4})
     assert loads_of([step], splits)[step].count == 11
@@ -118,8 +123,7 @@ def test_an_unfinished_evaluation_counts_the_cases_that_it_lacks(
 ) -> None:
     step = steps[EVALUATE, "tumor_coarse"]
     config = config_of(step.training)
-    (split,) = select_splits(config, load_centers(plan.centers))
-    run = create_run(config, plan.time, split)
+    run = create_run(config, plan.time, split_of(step.training, splits))
     mark_done(run.folder)
     folder = result_folder(run, "tumor_coarse", "C", step.evaluation)
     write_cases(folder / "cases.csv", [{"case_id": "c0", "dsc": 1.0}])

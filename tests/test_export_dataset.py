@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -185,7 +186,7 @@ def test_an_export_that_was_stopped_is_no_data_set(
     def stop(*given: object) -> None:
         if next(count, None) is None:
             raise KeyboardInterrupt
-        raise OSError(28, "No space left on device", "disk")
+        raise OSError(errno.EIO, "Input/output error", "disk")
 
     monkeypatch.setattr(export_dataset, "write_volume", stop)
     for seed in (0, 1):

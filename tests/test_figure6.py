@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from data.splits import Split
 from data.views import ViewSettings
 from engine.checkpointing import save_checkpoint
 from methods import build_method, make_config, read_config
@@ -35,7 +36,8 @@ def train(request: Request, cell: Cell) -> None:
         torch.manual_seed(1)
         method = build_method(config)
         content = {"method": method.state_dict(), "config": to_plain(config), "step": 1}
-        content |= {"split": {"train_cases": [], "sources": []}, "split_hash": "x"}
+        split = Split(config.sources, "C", (), ())
+        content |= {"split": to_plain(split), "split_hash": split.hash}
         content |= {"signatures": {}}
         save_checkpoint(folder.parent / "last.pt", content)
 
