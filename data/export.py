@@ -30,12 +30,12 @@ from utils.scripts import ArgumentParser, run_script
 from utils.settings import Range
 
 FIRST_ID = {"nnunet": 501, "msd": 1}
-DataSetId = whole(Range(least=1, most=999))
+DataSet = whole(Range(least=1, most=999))
 
 
 def main(given: Sequence[str] | None = None) -> int:
     """Parse, export, say what was done; the exit status."""
-    arguments = _parse(given)
+    arguments = _parser().parse_args(given)
     number = FIRST_ID[arguments.layout] if arguments.id is None else arguments.id
     try:
         centers = choose_centers(load_centers(arguments.centers), arguments.center)
@@ -84,7 +84,7 @@ def _report(exported: Exported) -> None:
         print("no splits_final.json: that needs two centers with lesions, or four patients of one")
 
 
-def _parse(given: Sequence[str] | None) -> argparse.Namespace:
+def _parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -94,9 +94,9 @@ def _parse(given: Sequence[str] | None) -> argparse.Namespace:
     add("--out", type=Path, required=True, help="folder of data sets, such as nnUNet_raw")
     add("--center", nargs="+", default=(), metavar="NAME", help="only these centers, in this order")
     add("--together", type=_name, metavar="NAME", help="one data set NAME of all these centers")
-    add("--id", type=DataSetId, help="number of the first data set (default: 501; of msd 1)")
+    add("--id", type=DataSet, help="number of the first data set (default: 501; of msd 1)")
     add("--workers", type=Workers, default=1, help="processes (default: 1)")
-    return parser.parse_args(given)
+    return parser
 
 
 def _name(text: str) -> str:

@@ -21,7 +21,7 @@ from utils.arguments import Count, whole
 from utils.scripts import ArgumentParser, run_script
 from utils.settings import Range
 
-Pictures = whole(Range(least=0, most=1_000_000))
+FewOrNone = whole(Range(least=0, most=10_000))
 
 
 def build(args: argparse.Namespace) -> None:
@@ -46,8 +46,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--out", type=Path, metavar="FILE", help="the page; default: RESULTS/report.html")
     add("--centers", type=Path, help="where the images are; default: as the runs were trained")
     add("--no-images", action="store_true", help="numbers only: no patient's image in the page")
-    add("--viewers", type=Pictures, default=VIEWERS, help="cases to scroll through, worst and best")
-    add("--pictures", type=Pictures, default=PICTURES, help="cases with pictures of three planes")
+    add(
+        "--viewers", type=FewOrNone, default=VIEWERS, help="cases to scroll through, worst and best"
+    )
+    add("--pictures", type=FewOrNone, default=PICTURES, help="cases with pictures of three planes")
     add("--megabytes", type=Count, default=MAX_BYTES // 1_000_000, help="size of the page at most")
     run_script(build, parser.parse_args(argv))
 

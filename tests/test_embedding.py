@@ -247,11 +247,8 @@ def test_a_case_without_a_lesion_or_without_a_label_has_no_points(
     tiny_prepared: dict[str, list[PreparedCase]], tiny_config: MakeConfig
 ) -> None:
     model = make_model(tiny_config("tumor_coarse"))
-    assert case_points(model, tiny_prepared["N"][0], 0, views=VIEWS, seed=0) is None
-    assert (
-        case_points(model, replace(tiny_prepared["C"][0], has_label=False), 0, views=VIEWS, seed=0)
-        is None
-    )
+    for item in (tiny_prepared["N"][0], replace(tiny_prepared["C"][0], has_label=False)):
+        assert case_points(model, item, 0, views=VIEWS, seed=0) is None
 
 
 def test_voxels_of_joined_cases_do_not_share_their_numbers() -> None:
