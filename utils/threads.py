@@ -20,6 +20,6 @@ def one_blas_thread() -> AbstractContextManager[Any]:
 @functools.cache
 def _controller() -> Any:
     """Made once: it looks through every library of the process."""
-    from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
+    from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()
