@@ -13,6 +13,7 @@ input.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,18 +25,24 @@ from data.case import Center, DataError
 from data.centers import choose_centers, load_centers
 from data.prepare.export_centers import Exported, dataset_folder, export_centers
 from data.prepare.export_dataset import LAYOUTS
-from utils.arguments import Workers, whole
+from utils.arguments import whole
 from utils.commands import default_path
+from utils.config import MAX_WORKERS
 from utils.scripts import ArgumentParser, run_script
 from utils.settings import Range
 
 FIRST_ID = {"nnunet": 501, "msd": 1}
 DataSet = whole(Range(least=1, most=999))
+Processes = whole(Range(least=1, most=MAX_WORKERS))
 
 
 def main(given: Sequence[str] | None = None) -> int:
     """Parse, export, say what was done; the exit status."""
-    arguments = _parser().parse_args(given)
+    parser = _parser()
+    arguments = parser.parse_args(given)
+    name = arguments.together
+    if name is not None and re.fullmatch("[A-Za-z0-9_-]+", name) is None:
+        parser.error(f"--together {name!r}: a name has letters, digits, _ and - only")
     number = FIRST_ID[arguments.layout] if arguments.id is None else arguments.id
     try:
         centers = choose_centers(load_centers(arguments.centers), arguments.center)
@@ -93,17 +100,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--layout", choices=tuple(LAYOUTS), default="nnunet", help="(default: nnunet)")
     add("--out", type=Path, required=True, help="folder of data sets, such as nnUNet_raw")
     add("--center", nargs="+", default=(), metavar="NAME", help="only these centers, in this order")
-    add("--together", type=_name, metavar="NAME", help="one data set NAME of all these centers")
+    add("--together", metavar="NAME", help="one data set NAME of all these centers")
     add("--id", type=DataSet, help="number of the first data set (default: 501; of msd 1)")
-    add("--workers", type=Workers, default=1, help="processes (default: 1)")
+    add("--workers", type=Processes, default=1, help="processes (default: 1)")
     return parser
 
 
-def _name(text: str) -> str:
-    if not text.replace("-", "").replace("_", "").isalnum() or not text.isascii():
-        raise argparse.ArgumentTypeError(f"{text!r}: a name has letters, digits, _ and - only")
-    return text
-
-
 if __name__ == "__main__":
-    run_script(lambda given: sys.exit(main(given)), sys.argv[1:])
+    run_script(lambda given: sys.exit(main(given)), None)

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from data.centers import load_centers
-from data.splits import Split
 from engine.case_metrics import write_cases
 from engine.checkpointing import save_checkpoint
 from engine.results import result_folder
@@ -71,11 +70,6 @@ def config_of(step: Step) -> Config:
     )
 
 
-def split_of(step: Step, splits: Splits) -> Split:
-    """The split of a training, with the contents that its files have now."""
-    return with_contents(splits.of(step.config), splits.contents(step.config))
-
-
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many models each measurement was asked for; none takes any time."""
@@ -108,7 +102,8 @@ def test_an_unfinished_training_counts_what_is_behind_its_checkpoint(
     plan: Plan, steps: dict[tuple[str, str], Step], splits: Splits
 ) -> None:
     step = steps[TRAIN, "tumor_coarse"]
-    run = create_run(config_of(step), plan.time, split_of(step, splits))
+    split = with_contents(splits.of(step.config), splits.contents(step.config))
+    run = create_run(config_of(step), plan.time, split)
     assert loads_of([step], splits)[step].count == 15  # begun, nothing saved
     save_checkpoint(run.checkpoint, {"step": 4})
     assert loads_of([step], splits)[step].count == 11
@@ -123,7 +118,8 @@ def test_an_unfinished_evaluation_counts_the_cases_that_it_lacks(
 ) -> None:
     step = steps[EVALUATE, "tumor_coarse"]
     config = config_of(step.training)
-    run = create_run(config, plan.time, split_of(step.training, splits))
+    split = with_contents(splits.of(config), splits.contents(config))
+    run = create_run(config, plan.time, split)
     mark_done(run.folder)
     folder = result_folder(run, "tumor_coarse", "C", step.evaluation)
     write_cases(folder / "cases.csv", [{"case_id": "c0", "dsc": 1.0}])

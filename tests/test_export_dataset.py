@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -186,7 +185,7 @@ def test_an_export_that_was_stopped_is_no_data_set(
     def stop(*given: object) -> None:
         if next(count, None) is None:
             raise KeyboardInterrupt
-        raise OSError(errno.EIO, "Input/output error", "disk")
+        raise DataError("cannot be read")
 
     monkeypatch.setattr(export_dataset, "write_volume", stop)
     for seed in (0, 1):
@@ -260,7 +259,7 @@ def test_each_center_alone_has_a_number_of_its_own(tmp_path: Path) -> None:
         (["--center", "Q"], "unknown center Q; choose from A, B"),
         (["--center", "A", "--id", "9"], "number 9 is taken by Dataset009_OLD"),
         (["--id", "0"], "--id 0: at least 1"),
-        (["--workers", "-1"], "--workers -1: at least 0"),
+        (["--workers", "0"], "--workers 0: at least 1"),
         (["--together", "a/b"], "a name has letters, digits, _ and - only"),
         (["--layout", "nifti"], "invalid choice"),
     ],
@@ -307,7 +306,7 @@ def test_nnunet_accepts_the_data_set(tmp_path: Path) -> None:
         [*map(str, command), *options],
         env={**os.environ, **folders},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     assert done.returncode == 0, done.stderr
