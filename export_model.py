@@ -12,7 +12,6 @@ requirements-export.txt.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,31 +20,31 @@ from engine.bundle import export_bundle
 from engine.export import export_onnx
 from engine.inference import load_predictor
 from utils.about import NOTICE
-from utils.scripts import ArgumentParser
+from utils.scripts import ArgumentParser, run_script
 
 
-def main(given: Sequence[str] | None = None) -> int:
-    """Parse, export, say what was written; the exit status."""
+def main(given: Sequence[str] | None = None) -> None:
+    """Parse, export, say what was written."""
     parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("kind", choices=("onnx", "bundle"), help="what to write")
     parser.add_argument("checkpoints", type=Path, nargs="+", metavar="CHECKPOINT")
     parser.add_argument("--out", type=Path, required=True, help="the folder to write to")
-    arguments = parser.parse_args(given)
-    try:
-        stages = find_stages(arguments.checkpoints)
-        if arguments.kind == "bundle":
-            export_bundle(stages, arguments.out)
-            print(f"{arguments.out}: {', '.join(stages)}. See docs/README.md there. {NOTICE}")
-            return 0
-        for stage, checkpoint in stages.items():
-            path = arguments.out / f"{stage}.onnx"
-            export_onnx(checkpoint, path, stage=stage)
-            print(f"{path}: run it by python {path.with_name('run_onnx.py')} {path}. {NOTICE}")
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        parser.exit(2, f"error: {error}\n")
-    return 0
+    run_script(export, parser.parse_args(given))
+
+
+def export(arguments: argparse.Namespace) -> None:
+    """Write what the command line asks for."""
+    stages = find_stages(arguments.checkpoints)
+    if arguments.kind == "bundle":
+        export_bundle(stages, arguments.out)
+        print(f"{arguments.out}: {', '.join(stages)}. See docs/README.md there. {NOTICE}")
+        return
+    for stage, checkpoint in stages.items():
+        path = arguments.out / f"{stage}.onnx"
+        export_onnx(checkpoint, path, stage=stage)
+        print(f"{path}: run it by python {path.with_name('run_onnx.py')} {path}. {NOTICE}")
 
 
 def find_stages(given: Sequence[Path]) -> dict[str, Path]:
@@ -61,4 +60,4 @@ def find_stages(given: Sequence[Path]) -> dict[str, Path]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -6,7 +6,7 @@ import math
 import re
 import shlex
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,14 @@ def load_centers(path: Path) -> dict[str, Center]:
     if problems:
         raise DataError(problems)
     return centers
+
+
+def choose_centers(centers: Mapping[str, Center], names: Sequence[str]) -> dict[str, Center]:
+    """The centers of those names, in their order; all of them without names. Raises `DataError`."""
+    unknown = [name for name in names if name not in centers]
+    if unknown:
+        raise DataError(f"unknown center {', '.join(unknown)}; choose from {', '.join(centers)}")
+    return {name: centers[name] for name in names or centers}
 
 
 # key -> (accepted types, in words)

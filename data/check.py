@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import utils.script_start  # noqa: F401 - a signal ends it in one line
-from data.case import Center, DataError
-from data.centers import load_centers
+from data.case import DataError
+from data.centers import choose_centers, load_centers
 from data.quality.findings import CheckSettings, check_centers, format_findings, write_findings
 from utils.arguments import Workers
 from utils.scripts import ArgumentParser, run_script
@@ -35,7 +35,7 @@ def main(given: Sequence[str] | None = None) -> int:
     cache = arguments.cache if arguments.remember else None
     settings = CheckSettings(out, cache, arguments.workers, tuple(arguments.case))
     try:
-        centers = _choose(load_centers(arguments.centers), arguments.center)
+        centers = choose_centers(load_centers(arguments.centers), arguments.center)
         _make_writable(out)
         findings = check_centers(centers, settings)
     except DataError as error:
@@ -63,14 +63,6 @@ def _parse(given: Sequence[str] | None) -> argparse.Namespace:
     add("--no-cache", dest="remember", action="store_false", help="read every case again")
     add("--workers", type=Workers, default=1, help="processes (default: 1)")
     return parser.parse_args(given)
-
-
-def _choose(centers: Mapping[str, Center], names: Sequence[str]) -> dict[str, Center]:
-    """The centers that were asked for, all without names. Raises `DataError`."""
-    unknown = [name for name in names if name not in centers]
-    if unknown:
-        raise DataError(f"unknown center {', '.join(unknown)}; choose from {', '.join(centers)}")
-    return {name: center for name, center in centers.items() if not names or name in names}
 
 
 def _make_writable(out: Path) -> None:

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import utils.script_start  # noqa: F401 - a signal ends it in one line
 from data.case import Center, DataError
-from data.centers import load_centers
+from data.centers import choose_centers, load_centers
 from data.prepare.export_centers import Exported, dataset_folder, export_centers
 from data.prepare.export_dataset import LAYOUTS
 from utils.arguments import whole
@@ -45,7 +45,7 @@ def main(given: Sequence[str] | None = None) -> int:
         parser.error(f"--together {name!r}: a name has letters, digits, _ and - only")
     number = FIRST_ID[arguments.layout] if arguments.id is None else arguments.id
     try:
-        centers = _choose(load_centers(arguments.centers), arguments.center)
+        centers = choose_centers(load_centers(arguments.centers), arguments.center)
     except DataError as error:
         print(error, file=sys.stderr)
         return 2
@@ -69,14 +69,6 @@ def _group(centers: Mapping[str, Center], together: str | None) -> dict[str, dic
     if together is not None:
         return {together: dict(centers)}
     return {name: {name: center} for name, center in centers.items()}
-
-
-def _choose(centers: Mapping[str, Center], names: Sequence[str]) -> dict[str, Center]:
-    """The centers that were asked for, in that order, all without names. Raises `DataError`."""
-    unknown = [name for name in names if name not in centers]
-    if unknown:
-        raise DataError(f"unknown center {', '.join(unknown)}; choose from {', '.join(centers)}")
-    return {name: centers[name] for name in names or centers}
 
 
 def _report(exported: Exported) -> None:

@@ -62,7 +62,7 @@ def export_onnx(checkpoint: Path, path: Path, *, stage: str | None = None) -> di
     Before a byte is written, onnxruntime's output is compared with PyTorch's. Raises
     FileNotFoundError or ValueError naming the file: no checkpoint, of another stage than `stage`,
     a name that does not end in .onnx, a method that cannot be exported so that both agree to 1e-4;
-    ModuleNotFoundError where an optional package is missing.
+    ValueError too where an optional package is missing.
     """
     if path.suffix != ".onnx":
         raise ValueError(f"{path}: give a name that ends in .onnx")
@@ -228,7 +228,7 @@ def _quiet() -> Iterator[None]:
 
 
 def need_packages(*names: str) -> None:
-    """Raises ModuleNotFoundError, saying how to install it, for a package that is missing."""
+    """Raises ValueError, saying how to install it, for a package that is missing."""
     for name in names:
         if importlib.util.find_spec(name) is None:
-            raise ModuleNotFoundError(MISSING.format(name=name), name=name)
+            raise ValueError(MISSING.format(name=name))

@@ -21,7 +21,7 @@ SHARED_MEMORY = (
 )
 _CAUSES = {
     -signal.SIGBUS: SHARED_MEMORY,
-    -signal.SIGKILL: "it was killed, most likely for want of memory; give fewer --workers",
+    -signal.SIGKILL: "it was killed, most likely because memory ran out; give fewer --workers",
 }
 
 

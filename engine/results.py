@@ -205,9 +205,17 @@ def why_outdated(checkpoints: Path, folder: Path) -> str:
     if origin["previous"] is None:
         return ""
     previous = checkpoints / origin["previous"]
-    if not (previous / DONE).is_file() or digest_result(previous) != origin["previous_sha256"]:
+    if not was_read_from(origin, previous):
         return f"{previous}, which {folder} was read from, was evaluated again since"
     return why_outdated(checkpoints, previous)
+
+
+def was_read_from(origin: Mapping[str, Any], previous: Path) -> bool:
+    """Whether a result whose origin.json is `origin` was read from the one in `previous` as it is.
+
+    False too where that one is not finished.
+    """
+    return (previous / DONE).is_file() and digest_result(previous) == origin["previous_sha256"]
 
 
 def _earlier_runs(evaluation: Evaluation, stage: Stage, run: Run, target: str) -> list[Run]:

@@ -26,9 +26,6 @@ FewOrNone = whole(Range(least=0, most=10_000))
 
 def build(args: argparse.Namespace) -> None:
     """Write the page, and say where it is and how large."""
-    for name in ("viewers", "pictures"):
-        if getattr(args, name) < 0:
-            raise ValueError(f"--{name} {getattr(args, name)}: 0 or more")
     contents = read_contents(args.results, args.centers, images=not args.no_images)
     path = build_report(
         args.out or args.results / "report.html",

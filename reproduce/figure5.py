@@ -182,7 +182,7 @@ def run(request: Request, named: Sequence[str] = ()) -> list[Path]:
 
 
 def parse_sample(request: Request, name: str) -> Sample:
-    """CENTER/CASE as it stands on the command line."""
+    """CENTER/CASE as the command line gives it."""
     center, slash, case_id = name.partition("/")
     if not slash or center not in request.targets:
         choices = ", ".join(request.targets)

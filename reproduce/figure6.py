@@ -1,8 +1,9 @@
 """Fig. 6, t-SNE of features of lesion and normal tissue: python reproduce/figure6.py
 
 A row per center, seen by models that never trained on it; a column for BL and one for Ours. Each
-voxel is shown in two views (Eq. 1), joined by a line. Writes figure6.png and .pdf,
-figure6.csv (silhouette, distance between views) and figure6_points.csv (every point).
+voxel is shown in two views (Eq. 1, drawn as in the training of Ours), joined by a line. Writes
+figure6.png and .pdf, figure6.csv (silhouette, distance between views) and figure6_points.csv
+(every point).
 Shown is the coarse tumor stage, whose crop is the pancreas: the fine stage's crop lies around the
 lesion, so that a voxel's place in it gives its class away (--stage tumor_fine).
 Ours shows Eq. 8's projection, BL, which has none, stage 4's output; figure6.csv has the latter of
@@ -26,8 +27,11 @@ import numpy as np
 import utils.script_start  # noqa: F401 - a signal ends it in one line
 from data.prepare.prepare_centers import prepare_centers
 from data.prepare.prepared_case import PrepareSettings
+from data.views import ViewSettings
 from engine.inference import load_predictor
 from engine.run_folders import Run, find_runs
+from methods import make_config, read_config
+from methods.ours import OursSettings
 from reproduce.analysis.embedding import (
     LAYERS,
     PERPLEXITY,
@@ -55,6 +59,7 @@ from reproduce.experiments.cells import Cell
 from reproduce.experiments.finished import find_folders
 from utils.arguments import Count
 from utils.scripts import run_script
+from utils.stages import stage_named
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -88,14 +93,29 @@ def run_of(request: Request, cell: Cell) -> Run | None:
     return next(run for run in runs if run.folder == folders[0].parent)
 
 
-def make_panel(request: Request, cell: Cell, run: Run, per_case: int, device: str) -> Panel:
-    """Read the features of a model on its unseen center, and embed them."""
+def trained_views(stage: str, ours: Run | None) -> ViewSettings:
+    """Eq. 1 as Ours has trained with it, else its default: BL, which has no views, is shown these.
+
+    So both models of a center are asked about the same views.
+    """
+    if ours is None:
+        config = make_config(stage_named(stage), "ours")
+    else:
+        config = read_config(ours.folder / "config.json")
+    assert isinstance(config.settings, OursSettings)
+    return config.settings.views
+
+
+def make_panel(
+    request: Request, cell: Cell, run: Run, views: ViewSettings, per_case: int, device: str
+) -> Panel:
+    """Read the features of a model on its unseen center in two `views`, and embed them."""
     model = load_predictor(run.checkpoint, device)
     settings = PrepareSettings(spacing=model.config.spacing)
     center = request.centers[cell.target]
     cases = prepare_centers([center], request.plan.cache, settings)[cell.target]
     parts = [
-        case_points(model, item, index, seed=request.seed, per_case=per_case)
+        case_points(model, item, index, views=views, seed=request.seed, per_case=per_case)
         for index, item in enumerate(cases)
     ]
     points = join_points([part for part in parts if part is not None])
@@ -231,13 +251,15 @@ def run(
     runs = {cell: run_of(request, cell) for cell in cells}
     if not any(runs.values()):
         report_missing(request.plan, cells, fatal=f"no {stage} of BL or Ours is evaluated")
+    ours = {cell.target: found for cell, found in runs.items() if cell.method == "ours"}
     panels, notes = {}, {}
     for cell, found in runs.items():
         if found is None:
             continue
         row = ROWS[cell.method]
         try:
-            panels[cell.target, row] = make_panel(request, cell, found, per_case, device)
+            views = trained_views(stage, ours[cell.target])
+            panels[cell.target, row] = make_panel(request, cell, found, views, per_case, device)
         except NothingToShowError as error:
             notes[cell.target, row] = f"not shown: {error}"
             print(f"{cell.target}, {row}: {error}")

@@ -104,8 +104,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if (args.out is None) == (args.results is None):
         parser.error("give --out to predict, or --results to show what is there")
-    if args.cases is not None and args.cases < 1:
-        parser.error(f"--cases {args.cases}: at least 1")
     words = sys.argv[1:] if argv is None else argv
     if args.results is None:
         run_script(lambda asked: compute(asked, words), args)

@@ -24,7 +24,7 @@ from engine.verification import verify_folder
 from reproduce.experiments.plan import read_experiment
 from utils.commands import default_path
 from utils.progress import Progress
-from utils.scripts import ArgumentParser
+from utils.scripts import ArgumentParser, run_script
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,4 +60,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(lambda given: sys.exit(main(given)), sys.argv[1:])

@@ -13,6 +13,7 @@ from torch import nn
 from data.dataset import target_mask
 from data.prepare.prepared_case import PreparedCase
 from data.targets.anchors import anchor_masks
+from data.views import ViewSettings
 from engine.inference import Predictor
 from methods import build_method
 from models.backbone import Outputs, ResidualEncoderDecoder
@@ -29,6 +30,7 @@ from reproduce.analysis.embedding import (
 from utils.config import Config
 
 MakeConfig = Callable[..., Config]
+VIEWS = ViewSettings()
 
 
 def make_points(lesion: np.ndarray, normal: np.ndarray, turn: float = 0.0) -> Points:
@@ -178,7 +180,7 @@ def test_points_are_the_anchors_of_the_crop_once_in_each_view(
     # A margin that takes in the whole volume (24, 32, 40): the crop's cells are the volume's.
     config = tiny_config("tumor_coarse", margin_voxels=(40, 40, 40))
     (item, *_) = tiny_prepared["C"]
-    points = case_points(make_model(config), item, 0, seed=5, per_case=1000)
+    points = case_points(make_model(config), item, 0, views=VIEWS, seed=5, per_case=1000)
     assert points is not None
     assert item.label is not None
     mask = torch.from_numpy(target_mask(item.label, "tumor").copy())[None, None]
@@ -205,7 +207,7 @@ def test_features_are_read_at_the_anchors_lesion_first(
     model = make_model(tiny_config("tumor_coarse", margin_voxels=(40, 40, 40)))
     model.method.network = PlaceNetwork()
     (item, *_) = tiny_prepared["C"]
-    points = case_points(model, item, 0, seed=5, per_case=1000)
+    points = case_points(model, item, 0, views=VIEWS, seed=5, per_case=1000)
     assert points is not None
     assert item.label is not None
     mask = torch.from_numpy(target_mask(item.label, "tumor").copy())[None, None]
@@ -224,13 +226,19 @@ def test_every_model_is_asked_about_the_same_voxels_of_the_same_views(
     # The same encoder: what differs then is what the two were shown.
     own, state = baseline.method.network.state_dict(), ours.method.network.state_dict()
     baseline.method.network.load_state_dict({k: v for k, v in state.items() if k in own})
-    first, second = (case_points(m, item, 0, seed=5, per_case=2) for m in (ours, baseline))
+    first, second = (
+        case_points(m, item, 0, views=VIEWS, seed=5, per_case=2) for m in (ours, baseline)
+    )
     assert first is not None
     assert second is not None
     assert set(second.features) == {"deep"}
     np.testing.assert_array_equal(first.features["deep"], second.features["deep"])
     assert max(first.is_lesion.sum(), (~first.is_lesion).sum()) <= 2 * 2  # two voxels, two views
-    other = case_points(ours, item, 0, seed=6, per_case=2)
+    other = case_points(ours, item, 0, views=VIEWS, seed=6, per_case=2)
+    assert other is not None
+    assert not np.array_equal(other.features["deep"], first.features["deep"])
+    as_run = ViewSettings(mode="as_run")
+    other = case_points(ours, item, 0, views=as_run, seed=5, per_case=2)
     assert other is not None
     assert not np.array_equal(other.features["deep"], first.features["deep"])
 
@@ -239,8 +247,8 @@ def test_a_case_without_a_lesion_or_without_a_label_has_no_points(
     tiny_prepared: dict[str, list[PreparedCase]], tiny_config: MakeConfig
 ) -> None:
     model = make_model(tiny_config("tumor_coarse"))
-    assert case_points(model, tiny_prepared["N"][0], 0, seed=0) is None
-    assert case_points(model, replace(tiny_prepared["C"][0], has_label=False), 0, seed=0) is None
+    for item in (tiny_prepared["N"][0], replace(tiny_prepared["C"][0], has_label=False)):
+        assert case_points(model, item, 0, views=VIEWS, seed=0) is None
 
 
 def test_voxels_of_joined_cases_do_not_share_their_numbers() -> None:

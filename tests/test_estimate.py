@@ -20,7 +20,6 @@ from reproduce.experiments import estimate
 from reproduce.experiments.cells import EVALUATE, TRAIN, Step, make_cell, steps_of
 from reproduce.experiments.estimate import (
     Speed,
-    device_label,
     find_cases,
     known_speeds,
     logged_speeds,
@@ -386,8 +385,3 @@ def test_the_measuring_process_names_what_it_cannot_measure(
     assert step_s is not None
     assert step_s > 0
     assert "none.toml: cannot be read" in capfd.readouterr().out
-
-
-def test_a_device_is_named_by_what_decides_its_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert device_label("cpu") == "cpu 3"

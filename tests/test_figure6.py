@@ -7,8 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from data.splits import Split
+from data.views import ViewSettings
 from engine.checkpointing import save_checkpoint
-from methods import build_method, read_config
+from methods import build_method, make_config, read_config
 from reproduce import figure6
 from reproduce.analysis.figures import Request
 from reproduce.experiments.cells import Cell
@@ -21,6 +23,7 @@ from tests._figure_fixtures import (
     rows_of,
 )
 from utils.settings import to_plain
+from utils.stages import STAGES
 
 pytest_plugins = ["tests._figure_plugin"]
 
@@ -33,7 +36,8 @@ def train(request: Request, cell: Cell) -> None:
         torch.manual_seed(1)
         method = build_method(config)
         content = {"method": method.state_dict(), "config": to_plain(config), "step": 1}
-        content |= {"split": {"train_cases": [], "sources": []}, "split_hash": "x"}
+        split = Split(config.sources, "C", (), ())
+        content |= {"split": to_plain(split), "split_hash": split.hash}
         content |= {"signatures": {}}
         save_checkpoint(folder.parent / "last.pt", content)
 
@@ -69,6 +73,31 @@ def test_figure_6_has_a_panel_for_each_model_and_numbers_that_its_points_give(
     content = digest(one.out)
     figure6.run(one)
     assert digest(one.out) == content  # seeded: drawn again, it is the same to the last byte
+
+
+def test_both_models_are_shown_the_views_that_ours_has_trained_with(
+    asked: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = replace(asked, targets=("C",))
+    train(one, one.cell("tumor_coarse", "C", method="bl"))
+    train(one, one.cell("tumor_coarse", "C"))
+    changed = {"views.mode": "printed", "views.mix_range": (0.5, 1.0)}
+    own = make_config(STAGES["tumor_coarse"], "ours", changed)
+    monkeypatch.setattr(figure6, "read_config", lambda path: own)
+    drawn = []
+
+    def note(*given: object, views: ViewSettings, **settings: object) -> None:
+        drawn.append(views)
+
+    monkeypatch.setattr(figure6, "case_points", note)
+    with pytest.raises(ValueError, match="no case has a lesion"):
+        figure6.run(one)
+    assert drawn == [ViewSettings("printed", mix_range=(0.5, 1.0))] * 8  # four cases, two models
+    monkeypatch.undo()
+    run = figure6.run_of(one, one.cell("tumor_coarse", "C"))
+    assert run is not None
+    assert figure6.trained_views("tumor_coarse", run) == ViewSettings("as_run")
+    assert figure6.trained_views("tumor_coarse", None) == ViewSettings("as_run")
 
 
 def test_a_missing_model_has_an_empty_panel_and_its_commands_are_told(

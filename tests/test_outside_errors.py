@@ -207,7 +207,7 @@ def crops_of(dataset: StageDataset, config: Config) -> list[Any]:
 
 @pytest.mark.parametrize(
     ("number", "said"),
-    [(signal.SIGKILL, "it was killed, most likely for want of memory"), (signal.SIGBUS, "shm")],
+    [(signal.SIGKILL, "it was killed, most likely because memory ran out"), (signal.SIGBUS, "shm")],
 )
 def test_a_worker_that_dies_says_why(
     number: signal.Signals,

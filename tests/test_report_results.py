@@ -189,7 +189,7 @@ def test_the_script_writes_the_page_beside_the_results(
     [
         (["nowhere"], "nowhere: no such folder"),
         (["."], "holds no results"),
-        ([".", "--viewers", "-1"], "--viewers -1: 0 or more"),
+        ([".", "--viewers", "-1"], "--viewers -1: at least 0"),
     ],
 )
 def test_what_the_user_can_fix_is_one_line(

@@ -22,7 +22,14 @@ from reproduce.experiments.request import Request, collect_cells, parse_request
 from reproduce.experiments.workload import loads_of
 from reproduce.workflow.actions import entries_of
 from reproduce.workflow.launch import Outcome
-from reproduce.workflow.run_request import EXIT, estimate, run, share_processors, show_outcome
+from reproduce.workflow.run_request import (
+    EXIT,
+    estimate,
+    run,
+    share_processors,
+    show_outcome,
+    step_device,
+)
 from tests.conftest import write_tiny_centers
 from utils.config import StoppedError
 
@@ -46,8 +53,10 @@ def test_processes_on_the_cpu_share_its_threads(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
     with share_processors(["cpu", "cpu", "cpu"]):
         assert os.environ["OMP_NUM_THREADS"] == "2"
+        assert step_device("cpu").endswith(", 2 threads")  # of a step, not of this process
     with share_processors(["cpu"]):
         assert "OMP_NUM_THREADS" not in os.environ
+        assert step_device("cpu").endswith(", 8 threads")
     assert "OMP_NUM_THREADS" not in os.environ
 
 

@@ -1,4 +1,4 @@
-"""What a result stands on: whatever is changed afterwards is refused, and named by a check."""
+"""What a result was made of: whatever is changed afterwards is refused, and named by a check."""
 
 from __future__ import annotations
 

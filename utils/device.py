@@ -58,11 +58,14 @@ def select_precision(name: str, device: torch.device, *, training: bool) -> str:
     return "bf16" if training and torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"
 
 
-def device_name(device: torch.device) -> str:
-    """What computes: the GPU's name, or the processor's and how many of its threads are used."""
+def device_name(device: torch.device, threads: int | None = None) -> str:
+    """What computes: the GPU's name, or the processor's and how many of its threads are used.
+
+    `threads`: of another process, that is to be started; None: of this one.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{processor_name()}, {torch.get_num_threads()} threads"
+    return f"{processor_name()}, {threads or torch.get_num_threads()} threads"
 
 
 def processor_name() -> str:

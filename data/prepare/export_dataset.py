@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.case import LABEL_PANCREAS, LABEL_TUMOR, Center, DataError
+import numpy as np
+
+from data.case import LABEL_PANCREAS, LABEL_TUMOR, Center, DataError, Grid
 from data.prepare.cache import content_key, reading_rule
 from data.prepare.one_case import case_error
 from data.prepare.parallel import run_jobs
@@ -70,16 +72,21 @@ def _has_lesions(cases: Sequence[Written]) -> bool:
     return any(case.item.center.has_lesions for case in cases)
 
 
-def _describe_nnunet(name: str, cases: Sequence[Written]) -> dict[str, Any]:
+def nnunet_description(name: str, labeled: int, has_lesions: bool) -> dict[str, Any]:
+    """dataset.json of nnU-Net 2 for `labeled` cases; a channel CT chooses CT's normalization."""
     labels = {"background": 0, "pancreas": LABEL_PANCREAS}
     return {
         "channel_names": {"0": "CT"},
-        "labels": labels | ({"tumor": LABEL_TUMOR} if _has_lesions(cases) else {}),
-        "numTraining": sum(case.labeled for case in cases),
+        "labels": labels | ({"tumor": LABEL_TUMOR} if has_lesions else {}),
+        "numTraining": labeled,
         "file_ending": SUFFIX,
         "name": name,
         "overwrite_image_reader_writer": "SimpleITKIO",
     }
+
+
+def _describe_nnunet(name: str, cases: Sequence[Written]) -> dict[str, Any]:
+    return nnunet_description(name, sum(case.labeled for case in cases), _has_lesions(cases))
 
 
 def _describe_msd(name: str, cases: Sequence[Written]) -> dict[str, Any]:
@@ -144,7 +151,7 @@ def write_cases(
     try:
         for name in (RECORDS, *FOLDERS):  # tools for MSD want imagesTs, even if it is empty
             (folder / name).mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(folder)
+        remove_leftovers(folder)
         _remove_others(folder, set(names), layout)
         for name in (DATASET, SPLITS):
             (folder / name).unlink(missing_ok=True)
@@ -191,6 +198,26 @@ def write_description(
     write_json(folder / DATASET, LAYOUTS[layout].describe(name, cases))
 
 
+def image_path(folder: Path, layout: str, name: str, labeled: bool = True) -> Path:
+    """Where the image of a case called `name` is in a data set; without a label in imagesTs."""
+    file = LAYOUTS[layout].image_name.format(name)
+    return folder / (IMAGES if labeled else UNLABELED) / file
+
+
+def label_path(folder: Path, name: str) -> Path:
+    """Where the label of a case called `name` is in a data set."""
+    return folder / LABELS / (name + SUFFIX)
+
+
+def write_arrays(
+    folder: Path, layout: str, name: str, image_hu: np.ndarray, label: np.ndarray | None, grid: Grid
+) -> None:
+    """Write a case, (z, y, x) canonical on `grid`; its label first: with the image it is whole."""
+    if label is not None:
+        write_volume(label_path(folder, name), label, grid)
+    write_volume(image_path(folder, layout, name, label is not None), image_hu, grid)
+
+
 @dataclass(frozen=True)
 class _Job:
     item: Item
@@ -203,11 +230,10 @@ class _Job:
 
     @property
     def label(self) -> Path:
-        return self.folder / LABELS / (self.item.name + SUFFIX)
+        return label_path(self.folder, self.item.name)
 
     def image(self, labeled: bool) -> Path:
-        name = LAYOUTS[self.layout].image_name.format(self.item.name)
-        return self.folder / (IMAGES if labeled else UNLABELED) / name
+        return image_path(self.folder, self.layout, self.item.name, labeled)
 
 
 def _export(job: _Job) -> Written | DataError:
@@ -234,9 +260,7 @@ def _write(job: _Job, key: str) -> Written:
         case = load_case(job.item.center, job.item.files)
     _remove(job)
     grid = canonical_grid(case.grid)
-    if case.label is not None:
-        write_volume(job.label, case.label, grid)
-    write_volume(job.image(case.label is not None), case.image_hu, grid)
+    write_arrays(job.folder, job.layout, job.item.name, case.image_hu, case.label, grid)
     signature = sign_image(case.center, case.case_id, case.image_hu, case.spacing)
     record = {
         "key": key,
@@ -275,7 +299,7 @@ def _remove(job: _Job) -> None:
         path.unlink(missing_ok=True)
 
 
-def _remove_leftovers(folder: Path) -> None:
+def remove_leftovers(folder: Path) -> None:
     """Delete what killed writers left: nnU-Net would take hidden files for images too."""
     for name in FOLDERS:
         for path in (folder / name).glob(f".*{SUFFIX}"):

@@ -120,7 +120,7 @@ def _from_folder(folder: Path, ignored: set[Path], left_out: list[tuple[str, str
     with_slices = any(map(is_slice, files))
     if with_slices or (not found.count and _is_one_study(folders)):
         left_out += [
-            (str(path), "lies beside DICOM slices; give it by its own path")
+            (str(path), "lies next to DICOM slices; give it by its own path")
             for paths in found.paths.values()
             for path in paths
         ]

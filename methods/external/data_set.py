@@ -11,16 +11,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from data.case import Grid
-from data.prepare.export_dataset import DATASET, IMAGES, LAYOUTS, SUFFIX
-from data.prepare.export_dataset import LABELS as LABELS_FOLDER
-from data.readers.masks import write_volume
+from data.prepare.export_dataset import (
+    DATASET,
+    image_path,
+    nnunet_description,
+    remove_leftovers,
+    write_arrays,
+)
 from methods.external.base import Scan, TrainingCase
 from utils.files import write_json
 from utils.progress import Progress
 
 NUMBER = 1  # of the only data set in its folder
-DATA_SET = "Dataset001_sources"
-LABELS = {"background": 0, "pancreas": 1, "tumor": 2}
+NAME = "sources"
+DATA_SET = f"Dataset{NUMBER:03d}_{NAME}"
+LAYOUT = "nnunet"
 EPOCH = "epoch ended:"  # how our trainers say it, for the progress
 CASES = "cases.json"  # nnU-Net's name of a case -> [center, case_id]
 
@@ -42,30 +47,18 @@ def write_data_set(home: Path, named: Mapping[str, TrainingCase]) -> None:
     Raises ValueError for a case without a label.
     """
     folder = home / "raw" / DATA_SET
-    image_name = LAYOUTS["nnunet"].image_name
-    for path in folder.glob(f"*/.*{SUFFIX}"):  # of a killed call; nnU-Net would read it
-        path.unlink()
+    remove_leftovers(folder)
     progress = Progress("nnU-Net's data set", len(named))
     for name, case in named.items():
-        image = folder / IMAGES / image_name.format(name)
-        if not image.is_file():  # written behind its label
+        if not image_path(folder, LAYOUT, name).is_file():
             scan = case.read()
             if scan.label is None:
                 raise ValueError(f"{'/'.join(case.name)}: has no label to train on")
-            write_volume(folder / LABELS_FOLDER / f"{name}{SUFFIX}", scan.label, _grid(scan))
-            write_volume(image, scan.image_hu, _grid(scan))
+            write_arrays(folder, LAYOUT, name, scan.image_hu, scan.label, _grid(scan))
         progress.advance()
     progress.close()
     write_json(home / CASES, {name: list(case.name) for name, case in named.items()})
-    write_json(
-        folder / DATASET,
-        {
-            "channel_names": {"0": "CT"},
-            "labels": LABELS,
-            "numTraining": len(named),
-            "file_ending": SUFFIX,
-        },
-    )
+    write_json(folder / DATASET, nnunet_description(NAME, len(named), has_lesions=True))
 
 
 def make_folds(named: Mapping[str, TrainingCase], count: int) -> list[dict[str, list[str]]]:

@@ -17,6 +17,7 @@ from data.roi import network_input
 from data.targets.anchors import anchor_masks
 from data.views import ViewSettings, random_views
 from engine.inference import Predictor, input_box
+from models.capture import captured
 from utils.device import autocast
 
 LAYERS = ("projection", "deep")  # Eq. 8's projection; stage 4's output, which every model has
@@ -78,13 +79,9 @@ def layer_features(network: nn.Module, image: Tensor) -> dict[str, Tensor]:
     stage4 = getattr(network, "stage4", None)
     if not isinstance(stage4, nn.Module):
         raise ValueError(f"{type(network).__name__} has no stage4 to read deep features from")
-    caught: list[Tensor] = []
-    handle = stage4.register_forward_hook(lambda module, inputs, output: caught.append(output))
-    try:
+    with captured(stage4) as calls:
         outputs = network(image)
-    finally:
-        handle.remove()
-    layers = {"deep": caught[0]}
+    layers = {"deep": calls[stage4].output}
     if outputs.features is not None:
         layers["projection"] = outputs.features
     return layers
@@ -92,12 +89,19 @@ def layer_features(network: nn.Module, image: Tensor) -> dict[str, Tensor]:
 
 @torch.inference_mode()
 def case_points(
-    model: Predictor, item: PreparedCase, index: int, *, seed: int, per_case: int = VOXELS_PER_CASE
+    model: Predictor,
+    item: PreparedCase,
+    index: int,
+    *,
+    views: ViewSettings,
+    seed: int,
+    per_case: int = VOXELS_PER_CASE,
 ) -> Points | None:
     """The points of one case in the crop that the stage sees around the label; None: no lesion.
 
     Voxels are those of Eq. 8 (`anchor_masks`), up to `per_case` of each class. They and the two
-    views (Eq. 1) depend on `seed` and `index` only: every model is asked about the same ones.
+    views (Eq. 1, drawn as `views` says) depend on `seed` and `index`, not on the model, so that
+    every model can be asked about the same ones.
     """
     stage = model.stage
     box = item.boxes.get("tumor")
@@ -116,7 +120,7 @@ def case_points(
     generator = torch.Generator().manual_seed(sample_seed(seed, index, DRAW_VIEWS))
     chosen = np.concatenate([cells[True], cells[False]])
     per_view: list[dict[str, np.ndarray]] = []
-    for view in random_views(image, generator, ViewSettings(), count=len(VIEWS)):
+    for view in random_views(image, generator, views, count=len(VIEWS)):
         with autocast(model.device, model.precision):
             layers = layer_features(model.method.network, view.to(model.device))
         per_view.append({name: _at_cells(values, chosen) for name, values in layers.items()})

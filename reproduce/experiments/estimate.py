@@ -8,7 +8,6 @@ measuring cases are in what was logged alone.
 from __future__ import annotations
 
 import itertools
-import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -59,14 +58,6 @@ def model_key(config: Config) -> str:
     stage = replace(config.stage, epochs=1)
     alike = replace(config, stage=stage, validate_epochs=0, patience=0, seed=0, precision="auto")
     return f"{config.stage.name}-{config.method}-{config_hash(alike)[:12]}"
-
-
-def device_label(device: str) -> str:
-    """What speeds belong to: the GPU's name, or a CPU's number of threads."""
-    name = select_device(device)
-    if name.type == "cuda":
-        return torch.cuda.get_device_name(name)
-    return f"cpu {os.environ.get('OMP_NUM_THREADS', len(os.sched_getaffinity(0)))}"
 
 
 def logged_speeds(out: Path, label: str) -> dict[str, Speed]:

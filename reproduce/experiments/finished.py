@@ -20,7 +20,7 @@ from data.prepare.prepared_case import PrepareSettings
 from data.splits import CaseName, Split
 from engine.case_metrics import Row, read_cases
 from engine.evaluation import choose_threshold
-from engine.results import digest_result, result_folder
+from engine.results import result_folder, was_read_from
 from engine.run_folders import DONE, Run, changed_files, config_hash, locked, read_run
 from engine.split_selection import select_splits, with_contents
 from reproduce.experiments.cells import TRAIN, Cell, Step, evaluations_of, steps_of
@@ -130,7 +130,7 @@ def find_result(step: Step, splits: Splits | None = None) -> dict[str, Path]:
     earlier = {} if before is None else find_result(before, splits)
     for center, folder in result.items():
         origin = read_origin(folder)
-        if origin is None or not _was_read_from(origin, earlier.get(center)):
+        if origin is None or not _holds_after(origin, earlier.get(center)):
             return {}
         if splits is None:
             continue
@@ -182,7 +182,7 @@ def _has_threshold(step: Step, run: Run, center: Center, origin: Mapping[str, An
     return bool(threshold == origin["threshold"])
 
 
-def _was_read_from(origin: Mapping[str, Any], earlier: Path | None) -> bool:
+def _holds_after(origin: Mapping[str, Any], earlier: Path | None) -> bool:
     """Whether a result was read from `earlier` as it is now.
 
     Of a coarse stage, or around labels, it was read from none.
@@ -191,7 +191,7 @@ def _was_read_from(origin: Mapping[str, Any], earlier: Path | None) -> bool:
         return True
     if earlier is None or Path(origin["previous"]).parts != earlier.parts[-2:]:
         return False
-    return digest_result(earlier) == origin["previous_sha256"]
+    return was_read_from(origin, earlier)
 
 
 def missing_steps(plan: Plan, cells: Iterable[Cell], splits: Splits | None = None) -> list[Step]:

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from reproduce.analysis.publish import show_results
 from reproduce.experiments.cells import TRAIN, Step
-from reproduce.experiments.estimate import device_label, known_speeds
+from reproduce.experiments.estimate import known_speeds
 from reproduce.experiments.finished import Splits, missing_steps, set_aside, stale_folders
 from reproduce.experiments.inputs import Drawing
 from reproduce.experiments.plan import note_experiment
@@ -22,7 +22,7 @@ from reproduce.workflow.actions import entries_of, input_entry
 from reproduce.workflow.launch import TIME, Engine, Outcome, run_steps
 from reproduce.workflow.plan_file import Entry, PlanFile
 from reproduce.workflow.processes import only_one
-from utils.device import select_device
+from utils.device import device_name, select_device
 from utils.files import check_folder
 from utils.signals import SIGNALS, exit_status
 
@@ -64,7 +64,7 @@ def fill(request: Request) -> Outcome:
     print_steps(request, steps, stale)
     loads = loads_of(steps, splits)
     local = request.executor == LOCAL
-    label = device_label(request.devices[0]) if local else request.executor
+    label = step_device(request.devices[0]) if local else request.executor
     entries = entries_of(loads, label)
     estimate(request, loads, entries, label)
     if request.dry_run:
@@ -156,6 +156,12 @@ def show_outcome(request: Request, outcome: Outcome) -> None:
             f"{why}: {len(outcome.done)} steps done, {len(outcome.left)} left. The same command "
             f"resumes:\n  {request.command}"
         )
+
+
+def step_device(device: str) -> str:
+    """What a step on `device` computes with: speeds belong to it. Steps inherit the environment."""
+    threads = os.environ.get(THREADS, len(os.sched_getaffinity(0)))
+    return device_name(select_device(device), int(threads))
 
 
 @contextlib.contextmanager
