@@ -161,7 +161,7 @@ def test_a_forked_child_does_not_keep_the_lock_of_a_killed_parent(tmp_path: Path
         "with lock_file(Path(sys.argv[1])) as handle:\n"
         "    assert try_lock(handle)\n"
         "    child = os.fork()\n"
-        "    if child: print(child, flush=True)\n"
+        "    if not child: print(os.getpid(), flush=True)\n"  # now it runs: it has closed it
         "    time.sleep(600)\n",
         str(tmp_path / "lock"),
     )
