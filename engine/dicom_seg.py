@@ -130,6 +130,9 @@ def make_segmentation(
     files = _in_order_of(given, grid)
     slices = [_read_slice(file) for file in files or given]
     _check_one_series(slices)
+    for header in slices:  # which may be empty in a CT, and is needed in a segmentation
+        if header.get("SliceThickness") in (None, ""):
+            header.SliceThickness = f"{grid.spacing_xyz[2]:.8g}"
     array: Any = pixels
     if files is None:
         array = highdicom.Volume(

@@ -90,6 +90,24 @@ def test_spacing_is_that_of_the_slices_not_their_thickness(tmp_path: Path) -> No
     assert list(measures.PixelSpacing) == list(SPACING[1:])
 
 
+@pytest.mark.parametrize("thickness", [None, ""])
+def test_without_a_thickness_slices_are_as_thick_as_they_are_apart(
+    tmp_path: Path, thickness: str | None
+) -> None:
+    changed = {"SliceThickness": thickness}
+    files = write_series(tmp_path / "ct", stored_values(), changed=changed)
+    case = load_image(tmp_path / "ct", "a")
+    write_dicom_seg(tmp_path / "seg.dcm", masks_of(case), files, case.grid, PRODUCER)
+    seg = hd.seg.segread(tmp_path / "seg.dcm")
+    (shared,) = seg.SharedFunctionalGroupsSequence
+    assert shared.PixelMeasuresSequence[0].SliceThickness == SPACING[0]
+    pixels = seg.get_pixels_by_source_instance(
+        [f"{SERIES}.{z + 1}" for z in range(len(stored_values()))],
+        assert_missing_frames_are_empty=True,
+    )
+    np.testing.assert_array_equal(pixels[..., 0] > 0, stored_values() > 0)
+
+
 def repaired(tmp_path: Path) -> tuple[list[Path], Grid, dict[str, np.ndarray]]:
     """A tilted series, the rectangular grid it was resampled onto, and masks on that."""
     files = write_series(tmp_path / "ct", stored_values(), tilt_mm=0.5)
