@@ -1,7 +1,7 @@
 """Make docs/results.md of the exported cases in results/: python reproduce/results.py
 
-Its text is docs/results.template.md; every table and number comes from results/. The table of
-results in README.md is filled in too.
+Its text is docs/results.template.md; every table and number comes from results/. The tables
+of results in README.md and docs/method.md are filled in too.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from utils.scripts import ArgumentParser, run_script
 
 
 def make_page(args: argparse.Namespace) -> None:
-    """Write the page, and the sections of README.md that come from the cases."""
+    """Write the page, and the sections of other pages that come from the cases."""
     write_text(args.out, render_page(args.template.read_text(encoding="utf-8"), args.results))
-    readme = args.readme.read_text(encoding="utf-8")
-    write_text(args.readme, refresh_sections(readme, args.results))
-    print(args.out, args.readme, sep="\n")
+    for path in args.pages:
+        text = path.read_text(encoding="utf-8")
+        write_text(path, refresh_sections(text, args.results))
+    print(args.out, *args.pages, sep="\n")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -36,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--results", type=Path, default=ROOT / "results", help="folder of the experiments")
     add("--template", type=Path, default=docs / "results.template.md", help="the page's text")
     add("--out", type=Path, default=docs / "results.md", help="the page")
-    add("--readme", type=Path, default=ROOT / "README.md", help="a page with a table of results")
+    pages = [ROOT / "README.md", docs / "method.md"]
+    add("--pages", type=Path, nargs="+", default=pages, help="pages with tables of results")
     run_script(make_page, parser.parse_args(argv))
 
 

@@ -27,8 +27,9 @@ def test_the_committed_page_is_made_of_the_committed_cases() -> None:
 
 
 @pytest.mark.slow
-def test_the_readmes_table_is_made_of_the_committed_cases() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["README.md", "docs/method.md"])
+def test_a_pages_tables_are_made_of_the_committed_cases(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
     assert "<!-- {{means" in text
     assert refresh_sections(text, ROOT / "results") == text, "run python reproduce/results.py"
 
@@ -113,7 +114,7 @@ def test_what_is_not_exported_is_said(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("placeholder", "message"),
     [
-        ("{{speed benchmark}}", "unknown; choose from status, facts"),
+        ("{{speed benchmark}}", "unknown; choose from status, choice"),
         ("{{}}", "unknown; choose from"),
         ("{{facts}}", "wrong arguments"),
         ("{{count benchmark lines}}", "wrong arguments"),
@@ -135,7 +136,7 @@ def test_the_command_writes_the_page_from_any_folder(tmp_path: Path) -> None:
     (tmp_path / "page.md").write_text("{{count demo cases}} cases\n")
     (tmp_path / "readme.md").write_text("a\n<!-- {{count demo cases}} -->\n9\n<!-- end -->\nb\n")
     words = ["--results", "results", "--template", "page.md", "--out", "out/page.md"]
-    words += ["--readme", "readme.md"]
+    words += ["--pages", "readme.md"]
     script = ROOT / "reproduce" / "results.py"
     command = [sys.executable, str(script), *words]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reproduce.analysis.compare import MEAN, Line, Measured, make_line, measure
-from reproduce.analysis.results_page import read_facts
-from reproduce.analysis.rows import ResultKey, Rows, read_results
+from reproduce.analysis.rows import ResultKey, Rows, read_facts, read_results
 
 SOURCES, UNSEEN = "held-out cases of the sources", "unseen centers"
 

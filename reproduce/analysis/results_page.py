@@ -20,14 +20,15 @@ from reproduce.analysis.benchmark import (
     signed,
     verdict_sentences,
 )
+from reproduce.analysis.choice import choice_markdown, compare_trials, read_trial
 from reproduce.analysis.compare import MEAN, METRICS, Line, paper_number, read_paper
 from reproduce.analysis.layout import PAIRED_COLUMNS, gain_cells, mean_interval
 from reproduce.analysis.paper_tables import TABLE5, TABLE5_COARSE, TABLES
-from reproduce.analysis.rows import EXPERIMENT, Rows, read_results
+from reproduce.analysis.rows import EXPERIMENT, Rows, read_facts, read_results
 from reproduce.analysis.run_table import keys_of_results
 from reproduce.analysis.shift import BASELINE, WHOLE, measure_shift, shift_table
 from reproduce.analysis.tables import Report, make_report
-from utils.files import read_json
+from reproduce.experiments.presets import PRESETS
 
 PLACEHOLDER = re.compile(r"\{\{([^{}]*)\}\}")
 # In a page that is written by hand: what stands between is made of the cases.
@@ -99,6 +100,15 @@ def refresh_sections(text: str, results: Path) -> str:
     return SECTION.sub(
         lambda match: f"<!-- {match[1]} -->\n{render_page(match[1], results)}\n<!-- end -->", text
     )
+
+
+def show_choice(page: Page, *names: str) -> str:
+    """Trials of several settings, compared on the same cases (`choice.py`)."""
+    trials = [read_trial(page.results / name) for name in names if page.experiment(name)]
+    if len(trials) < len(names):
+        return f"{', '.join(names)}: {NOT_MEASURED}."
+    reserved = str(PRESETS["small"].phantoms)
+    return choice_markdown(trials, compare_trials(trials, "ours", reserved)).rstrip()
 
 
 def show_status(page: Page, *names: str) -> str:
@@ -230,6 +240,7 @@ def show_difference(page: Page, name: str, table: str, row: str, threshold: str)
 
 BLOCKS: Mapping[str, Callable[..., str]] = {
     "status": show_status,
+    "choice": show_choice,
     "facts": show_facts,
     "count": show_count,
     "shift": show_shift,
@@ -239,11 +250,6 @@ BLOCKS: Mapping[str, Callable[..., str]] = {
     "means": show_means,
     "gain": show_difference,
 }
-
-
-def read_facts(folder: Path) -> dict[str, Any]:
-    """experiment.json of an experiment's folder."""
-    return read_json(folder / EXPERIMENT, "export the results again")
 
 
 def _day(time: str) -> str:

@@ -141,6 +141,11 @@ def read_results(folder: Path) -> Rows:
     return Rows(evaluations, _read_networks(folder / NETWORKS), tuple(facts["centers"]))
 
 
+def read_facts(folder: Path) -> dict[str, Any]:
+    """experiment.json of `results/<experiment>/`."""
+    return read_json(folder / EXPERIMENT, CURE)
+
+
 def digest_files(folder: Path) -> dict[str, str]:
     """sha256 of each CSV of an experiment's folder, by name, as experiment.json holds them."""
     return {path.name: sha256_of(path) for path in sorted(folder.glob("*.csv"))}
