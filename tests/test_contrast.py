@@ -194,7 +194,8 @@ def touched(features: list[Tensor], loss: Tensor) -> list[Tensor]:
 
 
 def test_b_is_the_smaller_count_and_at_most_the_cap() -> None:
-    for count_positive, count_negative, cap, size in ((9, 4, 50, 4), (2, 9, 50, 2), (9, 9, 5, 5)):
+    counts = ((9, 4, 50, 4), (2, 9, 50, 2), (9, 9, 5, 5), (9, 9, 1, 1))
+    for count_positive, count_negative, cap, size in counts:
         features = [view.requires_grad_() for view in some_features(8)]
         positive, negative = candidates(count_positive, count_negative)
         loss = contrast_loss(
