@@ -40,7 +40,7 @@ SUBJECTS = {
     "data.splits": ("test_splits",),
     "utils.metrics": ("test_metrics",),
     "utils.postprocess": ("test_postprocess",),
-    "utils.files": ("test_files", "test_run_folders"),
+    "utils.files": ("test_files", "test_run_folders", "test_outside_errors"),
     "engine.run_folders": ("test_run_folders",),
     "engine.case_metrics": ("test_case_metrics",),
     "reproduce.analysis.stats": ("test_stats",),
