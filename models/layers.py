@@ -74,7 +74,7 @@ def conv3d(
     if x.device.type != "cpu":
         return F.conv3d(x, weight.to(x.dtype), bias, *geometry)
     exact = x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    if exact and (max(weight.shape[2:]) == 1 or not torch.backends.mkldnn.is_available()):
+    if exact and (max(weight.shape[2:]) == 1 or not torch.backends.mkldnn.enabled):
         return F.conv3d(x, weight, bias, *geometry)
     if not exact and _needs_float32(x, stride):
         with torch.autocast("cpu", enabled=False):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from methods import METHODS
+from methods import EXTERNAL, METHODS
 from models.complexity import count_complexity
 from reproduce.analysis import method_costs
 from reproduce.analysis.compare import read_paper
@@ -30,6 +30,8 @@ def test_costs_equal_the_printed_ones_to_the_digit_or_a_note_says_why() -> None:
     paper, notes = read_paper(TABLE6.paper), {row.name: row.note for row in TABLE6.rows}
     differing = set()
     for row, method in TABLE6_METHODS.items():
+        if method not in METHODS:  # what trains itself has no size before it has planned one
+            continue
         cost = method_cost(method)
         ours = (f"{cost.parameters / 1e7:.2f}", f"{cost.macs / 1e9:.2f}")
         printed = (f"{paper[row]['params_1e7']:.2f}", f"{paper[row]['gflops']:.2f}")
@@ -40,9 +42,10 @@ def test_costs_equal_the_printed_ones_to_the_digit_or_a_note_says_why() -> None:
 
 
 def test_rows_beside_the_papers_have_names_and_cost_what_the_baseline_costs() -> None:
-    assert set(EXTRA_METHODS.values()) == {"bigaug", "gin", "labelwise"}
+    own = set(EXTRA_METHODS.values()) & set(METHODS)
+    assert own == set(EXTRA_METHODS.values()) - set(EXTERNAL) == {"bigaug", "gin", "labelwise"}
     assert (ROW_NAMES["bl"], ROW_NAMES["ours"], ROW_NAMES["snr"]) == ("BL", "Ours", "SNR")
-    for method in EXTRA_METHODS.values():
+    for method in own:
         cost, base = method_cost(method), method_cost("bl")
         assert (cost.parameters, cost.macs) == (base.parameters, base.macs)
 

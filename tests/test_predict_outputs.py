@@ -135,7 +135,9 @@ def test_masks_of_a_repaired_series_have_a_geometry_of_their_own(
     for points in (own, expected):
         points[:] = points[np.lexsort(points.round(2).T)]
     np.testing.assert_allclose(own, expected, atol=2e-3)
-    assert "resampled onto a rectangular grid" in (tmp_path / "out" / "report.html").read_text()
+    assert "resampled onto a rectangular grid" in (tmp_path / "out" / "report.html").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_a_given_pancreas_is_a_segment_that_no_algorithm_claims(
