@@ -16,7 +16,9 @@ from engine.case_metrics import (
     COLUMNS,
     METRICS,
     measure_case,
+    measure_findings,
     read_cases,
+    read_list,
     summarize,
     write_cases,
     write_summary,
@@ -135,3 +137,23 @@ def test_a_summary_without_labels_has_no_means(tmp_path: Path) -> None:
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert [summary[name] for name in METRICS] == [None] * len(METRICS)
     assert (summary["cases"], summary["target"]) == (1, "X")
+
+
+def test_a_lesion_has_the_probability_of_the_finding_that_hits_it_and_none_where_it_is_missed() -> (
+    None
+):
+    pred, mask = np.zeros((2, 12, 12, 12), bool)
+    prob = np.zeros((12, 12, 12), np.float32)
+    mask[1:4, 1:4, 1:4] = pred[1:4, 1:4, 1:4] = True  # hit
+    mask[7:9, 7:9, 7:9] = True  # missed
+    pred[10, 1:3, 10] = True  # of no lesion
+    prob[2, 2, 2], prob[10, 1, 10] = 0.75, 0.625
+    row = measure_findings(pred, mask, (1.0, 1.0, 1.0), lambda places: float(prob[places].max()))
+    of_size = sorted(
+        zip(
+            *(read_list(row, name) for name in ("lesion_mm", "lesion_iou", "lesion_prob")),
+            strict=True,
+        )
+    )
+    assert [(iou, found) for _, iou, found in of_size] == [(0.0, 0.0), (1.0, 0.75)]
+    assert list(read_list(row, "false_prob")) == [0.625]
