@@ -16,6 +16,7 @@ from report.results import epoch_means, paper_tables, read_contents
 from reproduce.analysis.rows import Rows
 from reproduce.experiments.plan import Plan, note_experiment
 from tests._evaluation_fixtures import CASES, Place, read_rows
+from tests._rows_fixtures import key, make_cases, make_rows, write_experiment
 from utils.commands import ROOT
 from utils.stages import STAGE_NAMES
 
@@ -131,8 +132,10 @@ def test_exported_cases_are_a_page_of_numbers() -> None:
     assert [table.title.partition(":")[0] for table in contents.tables] == ["Table II", "Table III"]
 
 
-def test_a_benchmark_of_the_baseline_shows_table_v() -> None:
-    contents = read_contents(ROOT / "results" / "benchmark")
+def test_a_benchmark_of_the_baseline_shows_table_v(tmp_path: Path) -> None:
+    found = {key("tumor_fine", target, "bl"): make_cases([50, 60]) for target in "AB"}
+    folder = write_experiment(tmp_path / "mine", make_rows(found, ("A", "B")))
+    contents = read_contents(folder)
     assert [table.title.partition(":")[0] for table in contents.tables] == ["Table V"]
 
 
