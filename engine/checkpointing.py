@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import zipfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from data.prepare.signature import to_plain as signatures_to_plain
 from data.splits import Split
 from engine.run_folders import Run, environment, name_differences
 from engine.run_log import RunLog
+from engine.weight_average import WeightAverage, predicting_weights
 from methods import Method, build_method
 from utils.config import Config
 from utils.distributed import Distributed
@@ -29,6 +30,7 @@ from utils.files import write_atomic
 from utils.settings import to_plain
 
 FORMAT = 2  # raise when a reader of the old layout would misread the new one
+SNAPSHOTS = "snapshots"  # folder of a run
 PLAIN_TYPES = (torch.Tensor, torch.nn.Parameter, bool, int, float, str, type(None))
 
 
@@ -41,6 +43,7 @@ class State:
     scaler: torch.amp.GradScaler
     step: int = 0
     heldout_dsc: list[float] = field(default_factory=list)
+    average: WeightAverage | None = None  # None: the last weights predict
 
     @property
     def device(self) -> torch.device:
@@ -55,7 +58,12 @@ class State:
             "scaler": self.scaler.state_dict(),
             "step": self.step,
             "heldout_dsc": self.heldout_dsc,
+            "average": {} if self.average is None else self.average.to_plain(),
         }
+
+    def predicting(self) -> AbstractContextManager[None]:
+        """Inside the `with` block the method predicts as the run's checkpoint will."""
+        return nullcontext() if self.average is None else self.average.predicting()
 
     def load(self, content: dict[str, Any]) -> None:
         """Return to what `to_plain` gave. Raises ValueError where it is of something else."""
@@ -66,6 +74,8 @@ class State:
             self.scaler.load_state_dict(content["scaler"])
             self.step = int(content["step"])
             self.heldout_dsc = list(content["heldout_dsc"])
+            if self.average is not None:
+                self.average.load(content["average"])
         except (KeyError, TypeError, RuntimeError, ValueError) as error:
             if is_memory_error(error):
                 raise
@@ -175,8 +185,23 @@ class Checkpointer:
         due = time.monotonic() - self._last >= self.config.checkpoint_seconds
         if not self.processes.first or not (force or due) or self._saved == self._moment:
             return
-        content = {
-            **self.state.to_plain(),
+        self.log.flush()
+        content = {**self._content(), **self.state.to_plain()}
+        save_checkpoint(self.run.checkpoint, content, keep=self.run.previous_checkpoint)
+        self._last, self._saved = time.monotonic(), self._moment
+
+    def snapshot(self, epoch: int) -> None:
+        """Keep what predicts after an epoch, for curves over training; no run resumes from it."""
+        if not self.processes.first:
+            return
+        folder = self.run.folder / SNAPSHOTS
+        folder.mkdir(exist_ok=True)
+        weights = {"method": predicting_weights(self.state.to_plain()), "step": self.state.step}
+        save_checkpoint(snapshot_file(self.run.folder, epoch), {**self._content(), **weights})
+
+    def _content(self) -> dict[str, Any]:
+        """What a checkpoint has beside the state."""
+        return {
             "processes": self.processes.size,
             "config": to_plain(self.config),
             "split": to_plain(self.split),
@@ -185,9 +210,11 @@ class Checkpointer:
             "environment": environment(),
             "seed": self.config.seed,
         }
-        self.log.flush()
-        save_checkpoint(self.run.checkpoint, content, keep=self.run.previous_checkpoint)
-        self._last, self._saved = time.monotonic(), self._moment
+
+
+def snapshot_file(folder: Path, epoch: int) -> Path:
+    """Where a run keeps what predicts after an epoch."""
+    return folder / SNAPSHOTS / f"epoch_{epoch:04d}.pt"
 
 
 class NoCheckpoints:

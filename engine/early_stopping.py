@@ -18,6 +18,33 @@ from utils.config import Config
 from utils.files import write_text
 from utils.metrics import dsc
 from utils.postprocess import keep_components
+from utils.stages import Stage
+
+
+def without_mirrors(config: Config) -> Config:
+    """The configuration, with one prediction for an image."""
+    return replace(config, stage=replace(config.stage, mirror_axes=()))
+
+
+def can_measure(case: PreparedCase, stage: Stage) -> bool:
+    """Whether a case has a label with the stage's target in it."""
+    return case.has_label and stage.target in case.boxes
+
+
+def dice_around_label(predictor: Predictor, case: PreparedCase) -> float:
+    """Dice (%) of one prediction in a crop around the label, at the stage's threshold.
+
+    The region of interest is the label's, so that no other stage has a part in it. The case must
+    have one (`can_measure`).
+    """
+    stage = predictor.stage
+    assert case.label is not None
+    around = None if stage.roi == "volume" else case.boxes[stage.roi]
+    box = input_box(stage, case.image_hu.shape, around)
+    pred = np.zeros(case.image_hu.shape, bool)
+    prob, _ = predict_box(predictor, case.image_hu, box)
+    pred[box.slices] = prob > stage.threshold
+    return float(dsc(keep_components(pred), target_mask(case.label, stage.target)))
 
 
 class EarlyStopping:
@@ -30,7 +57,7 @@ class EarlyStopping:
     def __init__(self, config: Config, cases: Sequence[PreparedCase]) -> None:
         """Raise ValueError where there is nothing to measure on."""
         self.config = config
-        self.cases = [c for c in cases if c.has_label and config.stage.target in c.boxes]
+        self.cases = [case for case in cases if can_measure(case, config.stage)]
         if config.validate_epochs > 0 and not self.cases:
             raise ValueError(
                 f"--validate-epochs {config.validate_epochs} needs held-out cases with a "
@@ -56,20 +83,12 @@ class EarlyStopping:
         One prediction a case, without mirroring; the method is left in training mode.
         """
         device = next(method.parameters()).device
-        config = replace(self.config, stage=replace(self.config.stage, mirror_axes=()))
-        stage = config.stage
+        config = without_mirrors(self.config)
         predictor = Predictor(config, method, device, config.precision)
         method.eval()
         by_center: dict[str, list[float]] = {}
         for case in self.cases:
-            assert case.label is not None
-            around = None if stage.roi == "volume" else case.boxes[stage.roi]
-            box = input_box(stage, case.image_hu.shape, around)
-            pred = np.zeros(case.image_hu.shape, bool)
-            prob, _ = predict_box(predictor, case.image_hu, box)
-            pred[box.slices] = prob > stage.threshold
-            dice = dsc(keep_components(pred), target_mask(case.label, stage.target))
-            by_center.setdefault(case.center, []).append(dice)
+            by_center.setdefault(case.center, []).append(dice_around_label(predictor, case))
         method.train()
         return float(np.mean([np.mean(values) for values in by_center.values()]))
 

@@ -17,6 +17,7 @@ from data.prepare.signature import Signature, from_plain
 from data.roi import STRIDE, Box, bounding_box, central_window, expand_box, network_input, paste
 from data.splits import Split, split_from_plain
 from engine.checkpointing import load_checkpoint
+from engine.weight_average import predicting_weights
 from methods import Method, MethodSettings, build_method, config_from_plain
 from models.backbone import ResidualEncoderDecoder
 from models.released import RELEASED, load_released
@@ -112,7 +113,7 @@ def load_predictor(
         )
     method = build_method(config, list(split.sources)).to(device_)
     method.auxiliary = None  # it only trains
-    weights = {k: v for k, v in content["method"].items() if not k.startswith("auxiliary.")}
+    weights = predicting_weights(content)
     _check_finite(checkpoint, weights)
     try:
         method.load_state_dict(weights)

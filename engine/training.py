@@ -43,6 +43,7 @@ from engine.split_selection import (
     split_cases,
 )
 from engine.step import NonFiniteLossError, TrainingStep
+from engine.weight_average import WeightAverage
 from methods import EXTERNAL, Method, build_method, check_method
 from utils.config import Config, StoppedError
 from utils.device import select_device, select_precision
@@ -133,6 +134,9 @@ def train_split(
     cases, heldout = split_cases(split, prepared), heldout_cases(split, prepared)
     dataset = make_dataset(config, state.method, cases)
     stopping = EarlyStopping(config, heldout)
+    if config.average_epochs > 0:
+        per_epoch = len(dataset) / samples_per_step(config, dataset, processes.size)
+        state.average = WeightAverage(state.method, config.average_epochs, per_epoch)
     signatures = {"train": signatures_of(cases), "heldout": signatures_of(heldout)}
     if dataset.left_out:
         _say(processes, f"{config.stage.name}: nothing to learn in {', '.join(dataset.left_out)}")
@@ -223,15 +227,25 @@ def train_steps(
         state.step += 1
         epoch = state.step * per_step // len(dataset)
         method.after_step(step)
+        if state.average is not None:
+            state.average.update()
         save.log.write(state.step, epoch, step.lr, values, step.cases)
         if progress is not None:
             progress.advance(values)
         if epoch > before:
-            method.after_epoch(epoch)
-            save()
+            end_epoch(state, save, before, epoch)
     save(force=True)
     if progress is not None:
         progress.close()
+
+
+def end_epoch(state: State, save: Checkpointer, before: int, epoch: int) -> None:
+    """What follows a step that has ended `epoch`, and perhaps others after `before`."""
+    state.method.after_epoch(epoch)
+    save()
+    every = save.config.snapshot_epochs
+    if every and epoch // every > before // every:
+        save.snapshot(epoch)
 
 
 def note_heldout(
@@ -243,7 +257,7 @@ def note_heldout(
     """
     dice = ""
     if save.processes.first:
-        with suppress(SignalReceived), received.ending_at_once():
+        with suppress(SignalReceived), received.ending_at_once(), state.predicting():
             dice = str(stopping.measure(state.method))
         state.method.train()
     dice = save.processes.from_first(dice)

@@ -22,10 +22,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import utils.script_start  # noqa: F401 - a signal ends it in one line
 from data.centers import load_centers
 from data.shifts import IMAGE_SHIFTS, PHANTOM_SHIFTS
-from reproduce.analysis.export import note_shifts
+from reproduce.analysis.export import note_export
 from reproduce.analysis.figures import print_style, save_figure
 from reproduce.analysis.paper_tables import EVERY_ROW, ROW_METHODS
-from reproduce.analysis.shift_cases import read_shifted
+from reproduce.analysis.shift_cases import FOLDER, read_shifted
 from reproduce.analysis.shift_losses import draw_heat_map, make_matrix, matrix_markdown
 from reproduce.experiments.cells import choose_targets
 from reproduce.experiments.plan_arguments import (
@@ -66,7 +66,7 @@ def compute(args: argparse.Namespace, words: Sequence[str]) -> None:
     units = units_of(args.changes, drawn is not None)
     request = ShiftRequest(plan, args.out, units, args.cases, args.device, drawn)
     measure_shifts(request, trained)
-    note_shifts(args.out, words)
+    note_export(args.out / FOLDER, "reproduce/shift_matrix.py", words)
     show(args.out, args)
 
 

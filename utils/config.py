@@ -10,6 +10,7 @@ from typing import Any
 from utils.commands import default_path
 from utils.settings import (
     AT_LEAST_1,
+    IF_SET,
     NOT_NEGATIVE,
     SEEDS,
     Range,
@@ -125,6 +126,21 @@ class Config:
         "end training when so many measures brought no rise; 0: train to the last epoch",
         "-",
         allowed=NOT_NEGATIVE,
+    )
+    average_epochs: float = setting(
+        0.0,
+        "average the weights that predict over the steps: e times less for each so many epochs "
+        "that a step is older; 0: the last weights predict",
+        "-",
+        allowed=NOT_NEGATIVE,
+        affects_weights=IF_SET,
+    )
+    snapshot_epochs: int = setting(
+        0,
+        "keep what predicts after every so many epochs, for reproduce/curves.py; 0: never",
+        "-",
+        allowed=NOT_NEGATIVE,
+        affects_weights=False,
     )
     accumulate: int = setting(
         1,

@@ -67,6 +67,7 @@ POSITIVE = Range(above=0)
 NOT_NEGATIVE = Range(least=0)
 AT_LEAST_1 = Range(least=1)
 PROBABILITY = Range(least=0, most=1)
+IF_SET = "if set"  # see `setting`
 
 
 def setting(
@@ -76,12 +77,14 @@ def setting(
     choices: tuple[str, ...] = (),
     *,
     allowed: Range = ANY,
-    affects_weights: bool = True,
+    affects_weights: bool | str = True,
 ) -> Any:
     """A dataclass field that knows what it means, where its value comes from and what it may be.
 
     `source`: the equation, section or page that states the default. `affects_weights`: whether a
-    training with another value gives other weights (where files lie, for one, does not).
+    training with another value gives other weights (where files lie, for one, does not); `IF_SET`
+    of a setting that came later: at its default a training is what it was before, so that earlier
+    runs stay those of this configuration.
     """
     metadata = {
         **{"help": text, "source": source, "choices": choices},
@@ -216,11 +219,15 @@ def from_plain(cls: type[Settings], values: Any) -> Settings:
 
 
 def weights_part(owner: Any) -> dict[str, Any]:
-    """`to_plain` without the settings that leave a training's weights as they are."""
+    """`to_plain` without the settings that leave a training's weights as they are.
+
+    Nor those that affect them `IF_SET` and are at their default.
+    """
     plain = to_plain(owner)
     for item in fields(owner):
         value = getattr(owner, item.name)
-        if not item.metadata.get("affects_weights", True):
+        affects = item.metadata.get("affects_weights", True)
+        if not affects or (affects == IF_SET and value == item.default):
             del plain[item.name]
         elif dataclasses.is_dataclass(value):
             plain[item.name] = weights_part(value)

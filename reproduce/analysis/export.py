@@ -23,7 +23,7 @@ from reproduce.analysis.rows import (
     read_results,
     write_results,
 )
-from reproduce.analysis.shift_cases import FOLDER, NOTE
+from reproduce.analysis.shift_cases import NOTE
 from reproduce.analysis.tables import table_keys, thresholds_of
 from reproduce.experiments.cells import choose_targets, lesion_centers
 from reproduce.experiments.request import TRIALS, Request
@@ -135,12 +135,12 @@ def settings_of(request: Request, rows: Rows) -> dict[str, Any]:
     }
 
 
-def note_shifts(folder: Path, arguments: Sequence[str]) -> Path:
-    """Note in shifts/experiment.json what made the results of shifts in `folder`; its path."""
-    path = folder / FOLDER / NOTE
+def note_export(folder: Path, script: str, arguments: Sequence[str]) -> Path:
+    """Note in `folder`/experiment.json what made the files there; its path."""
+    path = folder / NOTE
     before = read_json(path, "delete it", ("exports",))["exports"] if path.is_file() else []
     note = {
-        "command": without_folders(f"python reproduce/shift_matrix.py {shlex.join(arguments)}"),
+        "command": without_folders(f"python {script} {shlex.join(arguments)}"),
         "commit": checked_out(),
         "date": new_time(),
         **machine(),
