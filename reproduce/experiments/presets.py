@@ -146,6 +146,17 @@ def on_coarse_grid(*counts: int) -> dict[str, Mapping[str, Any]]:
     return {**own, "tumor_fine": {**own["tumor_fine"], **_FINE_JITTER}}
 
 
+# The same lengths in voxels of 2.5 x 1.6 x 1.6 mm: margins of 7.5 and 19 mm, jitter of 0-24 mm (fine
+# tumor stage: -3 to 32 mm), random convolutions that reach 3.2 mm.
+_MEDIUM_GRID: Mapping[str, Any] = {
+    **_COARSE_GRID,
+    "spacing": (2.5, 1.6, 1.6),
+    "margin_voxels": (3, 12, 12),
+    "jitter_voxels": (0, 15),
+    "window_voxels": (144, 200),
+}
+
+
 PRESETS: Mapping[str, Preset] = {
     "paper": Preset("the paper's protocol, nothing changed"),
     "full": Preset(
@@ -165,6 +176,17 @@ PRESETS: Mapping[str, Preset] = {
         seeds=(2022, 2023, 2024),
         holdout=0.25,  # twelve cases of each seen center to measure the shift on
         phantoms=Phantoms(cases=48, size="demo", centers=APART),
+    ),
+    "medium": Preset(
+        "two CPU cores, hours: width 8, voxels of 2.5 x 1.6 x 1.6 mm, full-size phantoms",
+        values=_MEDIUM_GRID,
+        stage_values={
+            **epochs(6, 9, 20, 30),
+            "tumor_fine": {"epochs": 30, "jitter_voxels": (-2, 20)},
+        },
+        method_values={**_COARSE_METHOD, "views.kernel_sizes": (1, 3, 5)},
+        holdout=0.25,
+        phantoms=Phantoms(cases=24, size="full", centers=APART),
     ),
     "demo": Preset(
         "two CPU cores, one target, below ten minutes",
