@@ -6,7 +6,7 @@ TEST_PROCESSES ?= 2
 INSTALLED := $(VENV)/installed
 INSTALLED_DEV := $(VENV)/installed-dev
 
-.PHONY: demo test quick-demo mutation install install-dev format clean
+.PHONY: demo test types units quick-demo mutation install install-dev format clean
 
 demo: install
 	$(RUN) demo.py
@@ -14,9 +14,15 @@ demo: install
 test: install-dev
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
-	$(RUN) -m mypy .
-	$(RUN) -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
+	$(MAKE) --no-print-directory --jobs 2 types units
 	$(MAKE) --no-print-directory quick-demo
+
+# Side by side: mypy is one process, and so is the end of the tests.
+types: install-dev
+	$(RUN) -m mypy .
+
+units: install-dev
+	$(RUN) -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 
 # The demo with one epoch of few cases a stage: it shows that everything runs, not that it learns.
 quick-demo: install

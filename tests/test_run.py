@@ -183,8 +183,8 @@ class Place:
 
 
 # A and B keep one case of two for the threshold, N has one: three cases train in an epoch.
-STEPS = 150 * 3
-LONG = ("--stage-options", "pancreas_coarse=--epochs 150")
+STEPS = 50 * 3
+LONG = ("--stage-options", "pancreas_coarse=--epochs 50")
 COARSE = "pancreas_coarse"
 
 
