@@ -29,7 +29,7 @@ from reproduce.experiments.lesion_free_runs import (
 from reproduce.experiments.plan import Plan, note_experiment
 from reproduce.experiments.trained import find_trained
 from tests._evaluation_fixtures import CASES, Place, read_rows
-from tests._rows_fixtures import key, make_case, make_rows, write_experiment
+from tests._rows_fixtures import key, make_case, make_rows, make_scan, write_experiment
 from tests._table_fixtures import markdown_cells
 from tests._trained_fixtures import train
 
@@ -138,14 +138,6 @@ def test_the_script_predicts_notes_and_shows_them(
         LESION_FREE.read_all(results)
 
 
-def scan(case_id: str, target: str = "A", seed: int = 1, **more: object) -> LesionFreeScan:
-    values = {"threshold_value": 0.5, "roi_max_prob": 0.2, "pred_ml": 0.0, "false_prob": ""}
-    return LesionFreeScan(
-        "bl", "BL", target, seed, "target", case_id, **{**values, **more},
-        fallback="", weights="0",
-    )  # type: ignore[arg-type] # fmt: skip
-
-
 def patients(seeds: tuple[int, ...] = (1, 2)) -> Rows:
     """BL on A: two patients with a lesion, whose scores are 0.9 and 0.3."""
     cases = [
@@ -171,8 +163,12 @@ def report(folder: Path, scans: list[LesionFreeScan]) -> tuple[dict[str, str], s
 
 def test_scans_that_all_seeds_have_count_and_another_threshold_does_not(tmp_path: Path) -> None:
     found = {"pred_ml": 2.5, "roi_max_prob": 0.6, "false_prob": "0.6"}
-    scans = [scan("free_1", seed=1), scan("free_2", seed=1, **found), scan("free_3", seed=1)]
-    scans += [scan("free_1", seed=2, **found), scan("free_2", seed=2, **found)]
+    scans = [
+        make_scan("free_1", seed=1),
+        make_scan("free_2", seed=1, **found),
+        make_scan("free_3", seed=1),
+    ]
+    scans += [make_scan("free_1", seed=2, **found), make_scan("free_2", seed=2, **found)]
     cells, notes = report(tmp_path, scans)
     assert cells["specificity, lesion-free"].startswith("0.25 [")
     assert cells["specificity, lesion-free"].endswith("(2)")
