@@ -50,13 +50,14 @@ def empty_case(case_id: str) -> Row:
     return make_case(case_id, 0.0, 40.0, 100.0) | {"hd95_max_mm": 100.0, "empty": "pred"}
 
 
-def make_scan(case_id: str, target: str = "A", seed: int = 1, **more: object) -> LesionFreeScan:
-    """What BL found in a lesion-free scan: nothing."""
-    values = {"threshold_value": 0.5, "roi_max_prob": 0.2, "pred_ml": 0.0, "false_prob": ""}
+def make_scan(
+    case_id: str, target: str = "A", seed: int = 1, *, pred_ml: float = 0.0, prob: float = 0.2
+) -> LesionFreeScan:
+    """A lesion-free scan in which BL found so much, as sure as that."""
+    false = f"{prob:g}" if pred_ml else ""
     return LesionFreeScan(
-        "bl", "BL", target, seed, "target", case_id, **{**values, **more},
-        fallback="", weights="0",
-    )  # type: ignore[arg-type] # fmt: skip
+        "bl", "BL", target, seed, "target", case_id, 0.5, prob, pred_ml, false, "", "0"
+    )
 
 
 def random_cases(cases: int, mean: float, seed: int) -> list[Row]:

@@ -162,13 +162,15 @@ def report(folder: Path, scans: list[LesionFreeScan]) -> tuple[dict[str, str], s
 
 
 def test_scans_that_all_seeds_have_count_and_another_threshold_does_not(tmp_path: Path) -> None:
-    found = {"pred_ml": 2.5, "roi_max_prob": 0.6, "false_prob": "0.6"}
     scans = [
         make_scan("free_1", seed=1),
-        make_scan("free_2", seed=1, **found),
+        make_scan("free_2", seed=1, pred_ml=2.5, prob=0.6),
         make_scan("free_3", seed=1),
     ]
-    scans += [make_scan("free_1", seed=2, **found), make_scan("free_2", seed=2, **found)]
+    scans += [
+        make_scan("free_1", seed=2, pred_ml=2.5, prob=0.6),
+        make_scan("free_2", seed=2, pred_ml=2.5, prob=0.6),
+    ]
     cells, notes = report(tmp_path, scans)
     assert cells["specificity, lesion-free"].startswith("0.25 [")
     assert cells["specificity, lesion-free"].endswith("(2)")

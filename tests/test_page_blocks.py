@@ -83,7 +83,7 @@ def test_detection_in_short_has_the_lesion_free_scans(tmp_path: Path) -> None:
     for target in "AB":
         scans = [
             make_scan("free_1", target),
-            make_scan("free_2", target, pred_ml=3.0, roi_max_prob=0.6),
+            make_scan("free_2", target, pred_ml=3.0, prob=0.6),
         ]
         LESION_FREE.write(LESION_FREE.path(folder, "bl", target, 1), scans)
     cells, text = block("detection", tmp_path)

@@ -50,7 +50,11 @@ def predicted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.mark.slow
 def test_what_each_row_loses_is_predicted_once_shown_and_kept(
-    experiment: Path, tmp_path: Path, predicted: list[str], capsys: pytest.CaptureFixture[str]
+    experiment: Path,
+    tmp_path: Path,
+    predicted: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "results" / "mine"
     run(experiment, out, "--changes", "lower HU")
@@ -74,6 +78,7 @@ def test_what_each_row_loses_is_predicted_once_shown_and_kept(
     note = json.loads((out / "shifts" / "experiment.json").read_text())
     assert "--changes 'lower HU'" in note["exports"][0]["command"]
     assert str(tmp_path) not in note["exports"][0]["command"]
+    monkeypatch.setattr(shift_matrix, "save_figure", lambda *_: None)  # drawn once is enough
     # again: nothing; another change: that alone; one file lost: its row alone
     before = len(predicted)
     run(experiment, out, "--changes", "lower HU")

@@ -83,7 +83,7 @@ def show_detection(page: Page, name: str) -> str:
     free = read_lesion_free(found.folder, found.rows, keys)
     measured, absent = measure_places(found.rows, keys, free)
     if not measured:
-        return "\n".join([f"Detection: {NOT_MEASURED}.", *absent])
+        return "\n".join([f"- Detection: {NOT_MEASURED}.", *(f"- {text}" for text in absent)])
     lines = head(["row", *(DETECTION[metric][0] for metric in SHOWN)])
     for row in (row.name for row in EVERY_ROW.rows):
         parts = [measured.get(("target", row, center)) for center in found.targets]
