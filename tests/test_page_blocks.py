@@ -122,6 +122,7 @@ def test_changes_in_short_are_those_of_the_middle_strength(tmp_path: Path) -> No
         "row": "BL", "unchanged": "60.00", "white noise 20 HU": "+9.0",
         "lesion (PDA, IPMN, PNET)": "+3.0",
     }  # fmt: skip
+    assert list(cells) == ["BL", "SNR"]  # in the order of the tables
     assert cells["SNR"]["unchanged"] == "-"  # a center is missing
     assert "Not measured: BL+IDR, " in text
     assert "shift_matrix.csv" not in text

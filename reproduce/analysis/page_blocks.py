@@ -110,13 +110,14 @@ def show_changes(page: Page, name: str) -> str:
     cases = SHIFTS.read_all(found.folder)
     losses = middle_losses(cases)
     lines = head(["row", "unchanged", *losses.changes])
-    for row, of_row in losses.rows.items():
-        shown = ("-" if x is None else f"{x:+.1f}" for x in of_row)
+    every = [row.name for row in EVERY_ROW.rows]
+    for row in sorted(losses.rows, key=every.index):
+        shown = ("-" if x is None else f"{round(x, 1) + 0.0:+.1f}" for x in losses.rows[row])
         plain = losses.unchanged[row]
         text = "-" if plain is None else f"{plain:.2f}"
         lines.append(f"| {row} | {text} | {' | '.join(shown)} |")
-    names = [row.name for row in EVERY_ROW.rows if row.name not in losses.rows]
-    return "\n".join([*lines, *_not_run(names), *_links(found, "shift_matrix", ("csv", "png"))])
+    absent = [row for row in every if row not in losses.rows]
+    return "\n".join([*lines, *_not_run(absent), *_links(found, "shift_matrix", ("csv", "png"))])
 
 
 def _dice(found: Experiment, row: TableRow, keys: Keys, threshold: str) -> Line:
