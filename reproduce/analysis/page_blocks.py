@@ -111,7 +111,7 @@ def show_changes(page: Page, name: str) -> str:
     losses = middle_losses(cases)
     lines = head(["row", "unchanged", *losses.changes])
     every = [row.name for row in EVERY_ROW.rows]
-    for row in sorted(losses.rows, key=every.index):
+    for row in sorted(losses.rows, key=lambda r: every.index(r) if r in every else len(every)):
         shown = ("-" if x is None else f"{round(x, 1) + 0.0:+.1f}" for x in losses.rows[row])
         plain = losses.unchanged[row]
         text = "-" if plain is None else f"{plain:.2f}"
