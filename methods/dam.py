@@ -10,7 +10,8 @@ Deviations: (1) Operations are those of CT, 5 geometric within slices and 11 on 
 follows the geometric ones (`data/random_policy`, whose ranges are AutoAugment's where it has the
 operation; DAM's own were not read). (2) The hard view is made from the sample of BL's recipe, not
 from the raw image. (3) Group norm has no statistics of a batch to keep apart. (4) Adam and the
-schedule of BL instead of SGD.
+schedule of BL instead of SGD. (5) Sharpening and blur are by the mean of 3 x 3 x 3 voxels, whatever
+these measure.
 
 Cost: 945.23, as BL. Table VI prints 945.12, which is BL without its head: its heads seem to have
 been outside of what was counted. Two forward and two backward passes a step.

@@ -10,8 +10,9 @@ Kullback-Leibler divergence of weight 10.
 Deviations: (1) Consistency is the Jensen-Shannon divergence that RandConv has here, a mean over
 voxels, of weight 1, so that the two rows differ in the transform. (2) The norm is restored before
 and after mixing, so that a is the network's part whatever its gain. (3) The image is in [0, 1], not
-standardized. (4) Its second part, intensities resampled by pseudo-labels of regions (IPA), is not
-here. Two forward and backward passes a step; nothing of it is left in prediction.
+standardized. (4) Kernels are in voxels: presets with larger voxels than the paper's give those that
+reach as far in mm. (5) Its second part, intensities resampled by pseudo-labels of regions (IPA), is
+not here. Two forward and backward passes a step; nothing of it is left in prediction.
 """
 
 from __future__ import annotations

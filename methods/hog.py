@@ -1,8 +1,8 @@
 """HOG (Bhattarai et al., Medical Image Analysis 85:102747, 2023, arXiv 2204.01712).
 
-Row "HOG" of Table VI. Against BL: a
-head that only trains regresses, from the decoder's features, the histogram of oriented gradients of
-the image itself, a descriptor of texture and shape that needs no label.
+Row "HOG" of Table VI. Against BL: a head that only trains regresses, from the decoder's features,
+the histogram of oriented gradients of the image itself, a descriptor of texture and shape that
+needs no label.
 
 Sure: the second task, weight 1 of its mean squared error, 9 orientations, L2-Hys, the target from
 the augmented image, no part of it at test. Deviations: (1) Its descriptor is one vector of the
@@ -11,7 +11,8 @@ per axial slice and cell of 8 x 8 voxels, each normalized by itself, for crops d
 (2) Its branch leaves the bottleneck; Table VI's cost allows only a small one at full resolution,
 whose form is not stated: ours reads the last features of the decoder, by two 3x3x3 convolutions
 beside one of 1x1x1. (3) Cells of the rim are left out (`losses/descriptor`). (4) Its released code
-truncates the target to integers, which are 0 everywhere; ours does not.
+truncates the target to integers, which are 0 everywhere; ours does not. (5) Cells are 8 voxels
+whatever these measure: it resizes each image to one grid, so a cell has no length in mm there.
 
 Cost: the network is BL's, 945.23; with the head 962.85, Table VI's figure, by the choice of the
 head. One forward and one backward pass a step.

@@ -13,7 +13,8 @@ standardization and group norm undo. (2) F is drawn for each view of each sample
 weight 1 (`--weights js=10`). (4) Its released loop convolves the first view again for the others;
 its text does not: `--chained` does.
 Table VI prints 945.41 GMACs: those of the network with the projection and distance heads of "Ours".
-This method trains neither; its network is BL's, 945.23. Three forward and backward passes a step.
+This method trains neither; its network is BL's, 945.23. A step has three backward passes and six
+forward: each view is computed again for its gradient, so that memory does not grow with them.
 """
 
 from __future__ import annotations

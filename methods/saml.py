@@ -24,6 +24,8 @@ Deviations:
    (a third pass would be needed); they are averaged over contour and ring at their own resolution
    (32 channels each at strides 1 and 2) and brought to zero mean and unit variance, since this
    network does not normalize its decoder's outputs.
+6. Contour and ring are 1 and 5 voxels wide, as they are 1 and 5 pixels there, whatever these
+   measure.
 """
 
 from __future__ import annotations

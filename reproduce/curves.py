@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import utils.script_start  # noqa: F401 - a signal ends it in one line
 from data.centers import load_centers
-from reproduce.analysis.curves import FOLDER, curves_markdown, draw_curves, read_curves
-from reproduce.analysis.export import note_export
+from reproduce.analysis.curves import CURVES, curves_markdown, draw_curves
+from reproduce.analysis.export import note_extra
 from reproduce.analysis.figures import print_style, save_figure
 from reproduce.analysis.paper_tables import EVERY_ROW, ROW_METHODS
 from reproduce.experiments.cells import choose_targets
@@ -56,7 +56,7 @@ def compute(args: argparse.Namespace, words: Sequence[str]) -> None:
     missing = measure_curves(request)
     if missing:
         print(f"no finished training with snapshots: {'; '.join(missing)}", flush=True)
-    note_export(args.out / FOLDER, "reproduce/curves.py", words)
+    note_extra(args.out / CURVES.folder, "reproduce/curves.py", words)
     show(args.out, args)
 
 
@@ -64,11 +64,11 @@ def show(folder: Path, args: argparse.Namespace) -> None:
     """Print and draw what `results/NAME` has of the stage."""
     points = [
         point
-        for point in read_curves(folder)
+        for point in CURVES.read_all(folder)
         if point.stage == args.stage and (args.targets is None or point.target in args.targets)
     ]
     if not points:
-        raise ValueError(f"{folder / FOLDER}: nothing of {args.stage} is there")
+        raise ValueError(f"{folder / CURVES.folder}: nothing of {args.stage} is there")
     text = curves_markdown(points, args.stage)
     out = args.tables or args.experiment
     write_text(out / "curves.md", text)

@@ -22,10 +22,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import utils.script_start  # noqa: F401 - a signal ends it in one line
 from data.centers import load_centers
 from data.shifts import IMAGE_SHIFTS, PHANTOM_SHIFTS
-from reproduce.analysis.export import note_export
+from reproduce.analysis.export import note_extra
 from reproduce.analysis.figures import print_style, save_figure
 from reproduce.analysis.paper_tables import EVERY_ROW, ROW_METHODS
-from reproduce.analysis.shift_cases import FOLDER, read_shifted
+from reproduce.analysis.shift_cases import SHIFTS
 from reproduce.analysis.shift_losses import draw_heat_map, make_matrix, matrix_markdown
 from reproduce.experiments.cells import choose_targets
 from reproduce.experiments.plan_arguments import (
@@ -38,10 +38,10 @@ from reproduce.experiments.shift_runs import (
     MEASURED,
     ShiftRequest,
     drawn_centers,
-    find_trained,
     measure_shifts,
     units_of,
 )
+from reproduce.experiments.trained import find_trained
 from utils.arguments import Count, Seed
 from utils.files import write_text
 from utils.scripts import ArgumentParser, run_script
@@ -66,13 +66,13 @@ def compute(args: argparse.Namespace, words: Sequence[str]) -> None:
     units = units_of(args.changes, drawn is not None)
     request = ShiftRequest(plan, args.out, units, args.cases, args.device, drawn)
     measure_shifts(request, trained)
-    note_export(args.out / FOLDER, "reproduce/shift_matrix.py", words)
+    note_extra(args.out / SHIFTS.folder, "reproduce/shift_matrix.py", words)
     show(args.out, args)
 
 
 def show(folder: Path, args: argparse.Namespace) -> None:
     """Print and draw what `results/NAME` has."""
-    matrix = make_matrix(read_shifted(folder), args.stage, args.targets)
+    matrix = make_matrix(SHIFTS.read_all(folder), args.stage, args.targets)
     text = matrix_markdown(matrix)
     out = args.tables or args.experiment
     write_text(out / "shift_matrix.md", text)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from engine.case_metrics import Row
+from reproduce.analysis.lesion_free import LesionFreeScan
 from reproduce.analysis.paper_tables import ROW_NAMES, TABLE5_METHODS
 from reproduce.analysis.rows import (
     EXPERIMENT,
@@ -47,6 +48,16 @@ def make_cases(dscs: Sequence[float]) -> list[Row]:
 def empty_case(case_id: str) -> Row:
     """A case whose prediction is empty: the protocol's constants."""
     return make_case(case_id, 0.0, 40.0, 100.0) | {"hd95_max_mm": 100.0, "empty": "pred"}
+
+
+def make_scan(
+    case_id: str, target: str = "A", seed: int = 1, *, pred_ml: float = 0.0, prob: float = 0.2
+) -> LesionFreeScan:
+    """A lesion-free scan in which BL found so much, as sure as that."""
+    false = f"{prob:g}" if pred_ml else ""
+    return LesionFreeScan(
+        "bl", "BL", target, seed, "target", case_id, 0.5, prob, pred_ml, false, "", "0"
+    )
 
 
 def random_cases(cases: int, mean: float, seed: int) -> list[Row]:

@@ -15,14 +15,13 @@ from data.splits import Split
 from engine.checkpointing import save_checkpoint, snapshot_file
 from engine.run_folders import create_run, mark_done
 from reproduce import curves as script
-from reproduce.analysis.case_files import read_lines, write_lines
 from reproduce.analysis.curves import (
+    CURVES,
     CurvePoint,
     curve,
     curve_path,
     curves_markdown,
     draw_curves,
-    read_curves,
 )
 from reproduce.experiments.cells import TRAIN, make_cell, steps_of
 from reproduce.experiments.plan import Plan, note_experiment
@@ -70,13 +69,13 @@ def test_the_epoch_is_chosen_by_the_sources_alone() -> None:
 
 def test_lines_come_back_as_they_were_written_and_a_broken_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
-    write_lines(path, CurvePoint, [POINT])
-    assert read_lines(path, CurvePoint) == [POINT]
+    CURVES.write(path, [POINT])
+    assert CURVES.read(path) == [POINT]
     path.write_text(path.read_text().replace("50", "half"))
     with pytest.raises(ValueError, match=r"x\.csv, line 2: cannot be read"):
-        read_lines(path, CurvePoint)
-    with pytest.raises(FileNotFoundError, match="no curves there; train with"):
-        read_curves(tmp_path)
+        CURVES.read(path)
+    with pytest.raises(FileNotFoundError, match=r"curves: nothing is there; reproduce/curves\.py"):
+        CURVES.read_all(tmp_path)
 
 
 def test_snapshots_are_measured_once_and_shown(place: Place, tmp_path: Path) -> None:
@@ -110,16 +109,16 @@ def test_snapshots_are_measured_once_and_shown(place: Place, tmp_path: Path) -> 
     ask = [*words, "--out", str(out), "--rows", "Ours", "--device", "cpu"]
     script.main(ask)
     path = curve_path(out, "ours", "tumor_coarse", "C", 2022)
-    found = read_lines(path, CurvePoint)
+    found = CURVES.read(path)
     assert {(p.epoch, p.cases) for p in found} == {
         (epoch, kind) for epoch in (1, 2) for kind in ("heldout", "test")
     }
     assert all(p.dsc == 0 for p in found if p.epoch == 1)
     assert all(p.dsc > 50 for p in found if p.epoch == 2)
     marked = [replace(p, dsc=1.0) for p in found]  # a second call keeps what is there
-    write_lines(path, CurvePoint, marked)
+    CURVES.write(path, marked)
     script.main(ask)
-    assert read_lines(path, CurvePoint) == marked
+    assert CURVES.read(path) == marked
     assert (experiment / "curves.png").is_file()
 
 

@@ -51,6 +51,23 @@ def test_nnunet_has_its_own_budget_on_a_gpu_and_a_smoke_test_on_a_cpu(name: str)
         assert iterations == (own if name in ("paper", "full") else 2)
 
 
+@pytest.mark.parametrize("name", ["small", "demo", "quick"])
+def test_kernels_reach_as_far_in_mm_as_at_the_papers_voxel_size_in_every_row(name: str) -> None:
+    """Cutout's hole is a part of the crop, whose margins are the same in mm."""
+    changed = []
+    for method in METHODS:
+        paper, here = (Plan(preset=p).config("tumor_fine", method) for p in ("paper", name))
+        side = here.spacing[1] / paper.spacing[1]  # of a voxel within a slice
+        before, after = ({n: v for n, _, v in flatten(c.settings)} for c in (paper, here))
+        for key in (key for key in before if key.endswith("kernel_sizes")):
+            assert set(after[key]) == {1 + 2 * round(k // 2 / side) for k in before[key]}
+            changed.append(method)
+        if method == "bigaug":
+            assert after["stack.noise_std"] == tuple(x / 2 for x in before["stack.noise_std"])
+            assert here.settings.augment.noise_std == paper.settings.augment.noise_std / 2
+    assert {"ours", "randconv", "labelwise", "gin"} <= set(changed)
+
+
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("stage", STAGES)
 def test_only_the_smallest_network_has_no_slice_head(name: str, stage: str) -> None:

@@ -15,7 +15,7 @@ from tests._rows_fixtures import benchmark_rows, key, make_cases, make_rows, wri
 
 ROOT = Path(__file__).resolve().parents[1]
 TEMPLATE = ROOT / "docs" / "results.template.md"
-MAX_LINES = 80
+MAX_LINES = 155  # three of its tables have a line for each row, and there are 19 without nnU-Net's
 
 
 @pytest.mark.slow

@@ -11,85 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
-from torch import Tensor, nn
 
-from data.centers import load_centers
-from data.splits import Split
-from engine.checkpointing import save_checkpoint
-from engine.run_folders import create_run, mark_done
-from methods import METHODS
-from methods.bl import Baseline
 from reproduce import shift_matrix
 from reproduce.analysis.figures import print_style
-from reproduce.analysis.shift_cases import (
-    ShiftedCase,
-    case_path,
-    read_file,
-    read_shifted,
-    write_file,
-)
+from reproduce.analysis.shift_cases import SHIFTS, ShiftedCase
 from reproduce.analysis.shift_losses import best_rows, draw_heat_map, make_matrix, matrix_markdown
 from reproduce.experiments import shift_runs
-from reproduce.experiments.cells import TRAIN, make_cell, steps_of
-from reproduce.experiments.plan import Plan, note_experiment
-from tests._evaluation_fixtures import (
-    PANCREAS_CUT,
-    PREPARED_SPACING,
-    TIME,
-    TUMOR_CUT,
-    HuWindow,
-    Place,
-    hu_window,
-)
+from reproduce.experiments.trained import Trained
 from tests._table_fixtures import markdown_cells
-from utils.settings import to_plain
 
-pytest_plugins = ["tests._evaluation_plugin"]
-
-
-class WindowBaseline(Baseline):
-    """The baseline's row, of a network that is a window of HU too."""
-
-    table5 = "BL"
-    table6 = "BigAug"
-
-    def build_network(self) -> nn.Module:
-        return HuWindow()
-
-    def predict(self, image: Tensor) -> Tensor:
-        prob: Tensor = self.network(image)
-        return prob
-
-
-def train(plan: Plan, method: str, tumor_cut: float, seed: int = 2022) -> None:
-    """All four finished trainings of a method with the target C, as the plan names them."""
-    centers = load_centers(plan.centers)
-    cell = make_cell(centers, "tumor_fine", "C", method=method, seed=seed)
-    for step in steps_of(plan, cell):
-        if step.kind != TRAIN or (step.folder / "done").is_file():
-            continue
-        config, split = step.config, Split(step.config.sources, "C", (), ())
-        run = create_run(config, TIME, split)
-        cut = tumor_cut if config.stage.target == "tumor" else PANCREAS_CUT
-        weights = {f"network.{name}": value for name, value in hu_window(cut).items()}
-        content = {"method": weights, "config": to_plain(config), "step": 1, "signatures": {}}
-        content |= {"split": to_plain(split), "split_hash": split.hash}
-        save_checkpoint(run.checkpoint, content)
-        mark_done(run.folder)
-
-
-@pytest.fixture
-def experiment(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An experiment's folder: Ours and BL trained for the target C; BL's window is narrower."""
-    monkeypatch.setitem(METHODS, "bl", WindowBaseline)
-    spacing = [str(length) for length in PREPARED_SPACING]
-    options = ("--spacing", *spacing, "--margin-voxels", "1", "2", "2", "--mirror-axes")
-    options = (*options, "--window-voxels", "40", "40")
-    plan = Plan(place.centers, place.checkpoints, place.cache, 0.0, options, time=TIME)
-    train(plan, "ours", TUMOR_CUT)
-    train(plan, "bl", 165.0)
-    note_experiment(tmp_path / "experiment", plan)
-    return tmp_path / "experiment"
+pytest_plugins = ["tests._evaluation_plugin", "tests._trained_plugin"]
 
 
 def run(experiment: Path, out: Path, *words: str) -> None:
@@ -100,27 +31,36 @@ def run(experiment: Path, out: Path, *words: str) -> None:
 
 @pytest.fixture
 def predicted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The cases that the cascade is given from here on."""
+    """The cases that the pancreas stages, or a row's tumor stages, are given from here on."""
     names: list[str] = []
-    segment = shift_runs.segment
+    find_pancreas, find_tumor = shift_runs.find_pancreas, shift_runs.find_tumor
 
-    def noted(case, *args, **more):  # type: ignore[no-untyped-def]
+    def noted_pancreas(case, predictors):  # type: ignore[no-untyped-def]
         names.append(case.case_id)
-        return segment(case, *args, **more)
+        return find_pancreas(case, predictors)
 
-    monkeypatch.setattr(shift_runs, "segment", noted)
+    def noted_tumor(organ, *args):  # type: ignore[no-untyped-def]
+        names.append(organ.case.case_id)
+        return find_tumor(organ, *args)
+
+    monkeypatch.setattr(shift_runs, "find_pancreas", noted_pancreas)
+    monkeypatch.setattr(shift_runs, "find_tumor", noted_tumor)
     return names
 
 
 @pytest.mark.slow
 def test_what_each_row_loses_is_predicted_once_shown_and_kept(
-    experiment: Path, tmp_path: Path, predicted: list[str], capsys: pytest.CaptureFixture[str]
+    experiment: Path,
+    tmp_path: Path,
+    predicted: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "results" / "mine"
     run(experiment, out, "--changes", "lower HU")
     text = capsys.readouterr().out
     assert "not trained, so left out: BL+IDR, C, seed 2022; " in text
-    rows = read_file(case_path(out, "bl", "C", 2022))
+    rows = SHIFTS.read(SHIFTS.path(out, "bl", "C", 2022))
     assert {(r.change, r.strength) for r in rows} == {
         ("unchanged", ""), ("lower HU", "-10"), ("lower HU", "-20"), ("lower HU", "-40"),
     }  # fmt: skip
@@ -138,6 +78,7 @@ def test_what_each_row_loses_is_predicted_once_shown_and_kept(
     note = json.loads((out / "shifts" / "experiment.json").read_text())
     assert "--changes 'lower HU'" in note["exports"][0]["command"]
     assert str(tmp_path) not in note["exports"][0]["command"]
+    monkeypatch.setattr(shift_matrix, "save_figure", lambda *_: None)  # drawn once is enough
     # again: nothing; another change: that alone; one file lost: its row alone
     before = len(predicted)
     run(experiment, out, "--changes", "lower HU")
@@ -145,10 +86,10 @@ def test_what_each_row_loses_is_predicted_once_shown_and_kept(
     assert "C, seed 2022: done already" in capsys.readouterr().out
     run(experiment, out, "--changes", "higher HU", "--rows", "BL")
     assert len(predicted) == before + 3 * 2 * 2  # pancreas, then one row
-    case_path(out, "ours", "C", 2022).unlink()
+    SHIFTS.path(out, "ours", "C", 2022).unlink()
     run(experiment, out, "--changes", "lower HU", "--rows", "Ours", "BL")
     assert len(predicted) == before + 3 * 2 * 2 + 4 * 2 * 2
-    assert {r.change for r in read_file(case_path(out, "bl", "C", 2022))} == {
+    assert {r.change for r in SHIFTS.read(SHIFTS.path(out, "bl", "C", 2022))} == {
         "unchanged", "lower HU", "higher HU",
     }  # fmt: skip
     capsys.readouterr()
@@ -156,27 +97,15 @@ def test_what_each_row_loses_is_predicted_once_shown_and_kept(
     assert "Missing: Ours, higher HU 10 HU: C." in capsys.readouterr().out
 
 
-@pytest.mark.slow
-def test_it_is_the_cascade_and_other_weights_are_computed_anew(
-    experiment: Path, tmp_path: Path, predicted: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "mine"
-    run(experiment, out, "--changes", "softer kernel", "--rows", "Ours")
-    shared = read_file(case_path(out, "ours", "C", 2022))
-    monkeypatch.setattr(shift_runs, "mask_box", lambda *_: None)  # the whole cascade at once
-    run(experiment, tmp_path / "whole", "--changes", "softer kernel", "--rows", "Ours")
-    assert read_file(case_path(tmp_path / "whole", "ours", "C", 2022)) == shared
-    before = len(predicted)
-    checkpoint = next(experiment.parent.glob("some runs/*_tumor_fine_ours_*/last.pt"))
-    checkpoint.write_bytes(checkpoint.read_bytes() + b"\0")
-    monkeypatch.undo()
-    path = case_path(out, "ours", "C", 2022)
-    write_file(path, [replace(case, weights="0123") for case in shared])
-    kept = shift_runs._open_record(out, shift_runs.Trained("Ours", "ours", "C", 2022, {
-        "tumor_fine": checkpoint
-    }))  # fmt: skip
-    assert kept.cases == []
-    assert before == len(predicted)
+def test_of_other_weights_nothing_is_kept(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "last.pt"
+    checkpoint.write_bytes(b"weights")
+    item = Trained("BL", "bl", "A", 1, {"tumor_fine": checkpoint})
+    cases = made("BL", "A", 1, ("unchanged", ""), [60.0])
+    path = SHIFTS.path(tmp_path, "bl", "A", 1)
+    for weights, kept in ((item.weights, 1), ("0123", 0)):
+        SHIFTS.write(path, [replace(case, weights=weights) for case in cases])
+        assert len(shift_runs._open_record(tmp_path, item).cases) == kept
 
 
 def test_what_cannot_be_asked_ends_with_one_line(
@@ -196,7 +125,7 @@ def test_what_cannot_be_asked_ends_with_one_line(
             shift_matrix.main(argv)
     with pytest.raises(SystemExit):
         shift_matrix.main(["--results", str(tmp_path)])
-    assert "no results of shifts there" in capsys.readouterr().err
+    assert "nothing is there; reproduce/shift_matrix.py --experiment" in capsys.readouterr().err
 
 
 # the losses
@@ -301,15 +230,15 @@ def test_every_row_and_change_has_a_cell_and_a_loss_is_red() -> None:
 
 
 def test_cases_come_back_as_they_were_written_and_a_broken_file_is_named(tmp_path: Path) -> None:
-    path = case_path(tmp_path, "bl", "A", 1)
+    path = SHIFTS.path(tmp_path, "bl", "A", 1)
     cases = [c for c in some() if (c.row, c.target, c.seed) == ("BL", "A", 1)]
-    write_file(path, cases)
-    assert read_shifted(tmp_path) == cases
-    write_file(path.with_name("copy.csv"), cases[:1])
+    SHIFTS.write(path, cases)
+    assert SHIFTS.read_all(tmp_path) == cases
+    SHIFTS.write(path.with_name("copy.csv"), cases[:1])
     with pytest.raises(ValueError, match="twice"):
-        read_shifted(tmp_path)
+        SHIFTS.read_all(tmp_path)
     path.with_name("copy.csv").write_text("method,row\nbl,BL\n")
     with pytest.raises(ValueError, match=r"copy.csv, line 2: cannot be read"):
-        read_shifted(tmp_path)
-    with pytest.raises(FileNotFoundError, match="no results of shifts there"):
-        read_shifted(tmp_path / "nowhere")
+        SHIFTS.read_all(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"nothing is there; reproduce/shift_matrix\.py"):
+        SHIFTS.read_all(tmp_path / "nowhere")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data.case import Case, DataError, Grid
@@ -35,6 +35,10 @@ class DrawnCenters:
         (sz, sy, sx), (oz, oy, ox) = phantom.spacing, phantom.origin
         grid = Grid((x, y, z), (sx, sy, sz), (ox, oy, oz), (1, 0, 0, 0, 1, 0, 0, 0, 1))
         return Case(case_id, name, phantom.image_hu, phantom.label, phantom.spacing, grid)
+
+    def without_lesion(self, name: str, case_id: str) -> Case:
+        """A patient of a center, on its scanner, drawn without a lesion."""
+        return self.redraw(name, case_id, replace(self.center(name), lesions=None))
 
 
 def read_drawn(centers: Path) -> DrawnCenters | None:

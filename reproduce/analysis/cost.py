@@ -47,7 +47,7 @@ def cost_table(
     """`cost_lines`, their sheet, and what the numbers are."""
     lines = cost_lines(rows, keys, paper)
     found = {(line.row, line.metric): line for line in lines}
-    body = tuple((row, *(_cell(found, row, name) for name in COLUMNS)) for row in keys)
+    body = tuple((row, *(show_cost(found, row, name) for name in COLUMNS)) for row in keys)
     return lines, Sheet(TITLE, ("", *COLUMNS.values()), (Group("", body),)), NOTE
 
 
@@ -122,7 +122,8 @@ def _run_networks(rows: Rows, method: str) -> dict[str, float]:
     }
 
 
-def _cell(found: Mapping[tuple[str, str], Line], row: str, name: str) -> str:
+def show_cost(found: Mapping[tuple[str, str], Line], row: str, name: str) -> str:
+    """One of `COLUMNS`; `found`: the lines by row and metric."""
     if name == "passes":
         passes = [found.get((row, part)) for part in ("forwards", "backwards")]
         return " / ".join("-" if line is None else f"{line.ours:.3g}" for line in passes)

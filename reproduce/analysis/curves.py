@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from reproduce.analysis.case_files import read_lines
 from reproduce.analysis.figures import PAGE_IN
+from reproduce.analysis.line_files import LineFiles
 from reproduce.analysis.pyplot import import_pyplot
 from reproduce.analysis.render import Group, Sheet, to_markdown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FOLDER = "curves"  # in an experiment's folder of results/
 KINDS: Mapping[str, str] = {"heldout": "held-out, sources", "test": "unseen center"}
 LEGEND = (
     "Dice in percent, one prediction in a crop around the label, without mirroring; mean over a "
@@ -46,20 +45,17 @@ class CurvePoint:
     weights: str
 
 
+CURVES = LineFiles(
+    "curves",
+    CurvePoint,
+    values=("row", "dsc", "weights"),
+    script="reproduce/curves.py --experiment FOLDER --out, of trainings with --snapshot-epochs,",
+)
+
+
 def curve_path(folder: Path, method: str, stage: str, target: str, seed: int) -> Path:
     """The file of a training, in `results/<experiment>`."""
-    return folder / FOLDER / f"{method}_{stage}_{target}_seed{seed}.csv"
-
-
-def read_curves(folder: Path) -> list[CurvePoint]:
-    """Every point in `results/<experiment>/curves`. Raises FileNotFoundError where none is."""
-    paths = sorted((folder / FOLDER).glob("*.csv"))
-    if not paths:
-        raise FileNotFoundError(
-            f"{folder / FOLDER}: no curves there; train with --options='--snapshot-epochs 1', then "
-            "reproduce/curves.py --experiment FOLDER --out makes them"
-        )
-    return [point for path in paths for point in read_lines(path, CurvePoint)]
+    return CURVES.path(folder, f"{method}_{stage}", target, seed)
 
 
 def curve(points: Iterable[CurvePoint], kind: str) -> dict[int, float]:

@@ -79,7 +79,9 @@ def measure_patients(rows_of_seeds: Sequence[Sequence[Row]]) -> Patients | None:
     Results of before there were these columns are such. Raises ValueError where the seeds' cases
     differ.
     """
-    labeled = [{r["case_id"]: r for r in rows if "dsc" in r} for rows in rows_of_seeds]
+    labeled = [
+        {r["case_id"]: r for r in rows if "dsc" in r or "label_ml" in r} for rows in rows_of_seeds
+    ]
     ids = sorted(labeled[0])
     if any(sorted(of_seed) != ids for of_seed in labeled):
         raise ValueError("the seeds were evaluated on different cases")

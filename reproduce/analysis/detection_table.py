@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from reproduce.analysis.compare import MEAN
 from reproduce.analysis.detection import METRICS, Patients, Value, measure_patients
+from reproduce.analysis.lesion_free import NO_SCANS, LesionFree
 from reproduce.analysis.render import Group, Sheet, to_csv, to_markdown
 from reproduce.analysis.rows import Rows
 from reproduce.analysis.tables import THRESHOLD_TEXTS, Keys, Place
@@ -23,6 +26,10 @@ LEGEND = (
     "each seed's results averaged first; of how many, behind them. Means are over centers."
 )
 NO_FREE = "no lesion-free scan, so no specificity, AUROC, average precision or calibration error"
+DRAWN = (
+    "Lesion-free scans beyond a center's own cases are drawn: other bodies on the same scanner, "
+    "without a lesion, predicted by the same networks at the same threshold (lesion_free/)."
+)
 NOT_MEASURED = (
     "not measured, since they were evaluated before there were these columns: evaluate them again"
 )
@@ -49,40 +56,60 @@ class DetectionReport:
         return to_csv(COLUMNS, self.lines)
 
 
-def make_detection_report(rows: Rows, keys: Keys, source: str = "") -> DetectionReport:
+def make_detection_report(
+    rows: Rows, keys: Keys, source: str = "", free: LesionFree = NO_SCANS
+) -> DetectionReport:
     """Every row of `keys` (what `table_keys` gives) that has results; the others are named.
 
-    `source`: where the rows were read, a note of its own.
+    `source`: where the rows were read, a note of its own. `free`: lesion-free scans beyond the
+    rows' own cases.
     """
-    found, notes = _measure_places(rows, keys)
+    found, notes = measure_places(rows, keys, free)
     lines, sheets = [], []
     for threshold in dict.fromkeys(threshold for threshold, _, _ in found):
         of_threshold = {p[1:]: part for p, part in found.items() if p[0] == threshold}
         sheet, of_sheet = _make_sheet(threshold, of_threshold, keys)
         sheets.append(sheet)
         lines += of_sheet
-    free = {p[2]: (~part.has_lesion).any() for p, part in found.items()}
-    notes += [f"{center}: {NO_FREE}." for center, has in free.items() if not has]
+    notes += [*count_free(found), *free.notes]
+    if free.scans:
+        notes.append(DRAWN)
     notes = [LEGEND, *notes, *([source] if source else [])]
     return DetectionReport(tuple(sheets), tuple(notes), tuple(lines))
 
 
-def _measure_places(rows: Rows, keys: Keys) -> tuple[dict[Place, Patients], list[str]]:
+def count_free(found: Mapping[Place, Patients]) -> list[str]:
+    """How many lesion-free scans each center's rows have, a sentence for each number."""
+    rows_of: dict[tuple[str, int], dict[str, None]] = {}
+    for (_, row, center), part in found.items():
+        number = int(np.count_nonzero(~part.has_lesion))
+        rows_of.setdefault((center, number), {})[row] = None
+    several = [center for center, _ in rows_of]
+    notes = []
+    for (center, number), rows in sorted(rows_of.items()):
+        whose = f" ({', '.join(rows)})" if several.count(center) > 1 else ""
+        what = f"{number} lesion-free scan{'s' * (number != 1)}" if number else NO_FREE
+        notes.append(f"{center}{whose}: {what}.")
+    return notes
+
+
+def measure_places(
+    rows: Rows, keys: Keys, free: LesionFree
+) -> tuple[dict[Place, Patients], list[str]]:
     """The patients of each place, and which rows lack results or these columns."""
     found: dict[Place, Patients] = {}
     absent: dict[str, list[tuple[Place, str]]] = {"not run": [], NOT_MEASURED: []}
     notes = []
     for place, of_seeds in keys.items():
         threshold, row, center = place
-        cases = [rows.select(key) for key in of_seeds]
-        there = [part for part in cases if part is not None]
-        if len(there) < len(cases):
-            seeds = [k.seed for k, part in zip(of_seeds, cases, strict=True) if part is None]
-            which = "" if len(seeds) == len(cases) else f" (seed {', '.join(map(str, seeds))})"
+        cases = free.cases(rows, of_seeds)
+        if cases is None:
+            seeds = [key.seed for key in of_seeds if rows.select(key) is None]
+            which = "" if len(seeds) == len(of_seeds) else f" (seed {', '.join(map(str, seeds))})"
             absent["not run"].append((place, which))
             continue
         try:
-            part = measure_patients(there)
+            part = measure_patients(cases)
         except ValueError as error:
             notes.append(f"{row}, {threshold}, {center} is left out: {error}.")
             continue

@@ -14,6 +14,7 @@ from typing import Any
 from data.centers import load_centers
 from engine.run_folders import environment, new_time
 from reproduce.analysis.collect import collect_rows, with_earlier
+from reproduce.analysis.line_files import NOTE
 from reproduce.analysis.paper_tables import ROW_METHODS, ROW_NAMES
 from reproduce.analysis.rows import (
     EXPERIMENT,
@@ -23,7 +24,6 @@ from reproduce.analysis.rows import (
     read_results,
     write_results,
 )
-from reproduce.analysis.shift_cases import NOTE
 from reproduce.analysis.tables import table_keys, thresholds_of
 from reproduce.experiments.cells import choose_targets, lesion_centers
 from reproduce.experiments.request import TRIALS, Request
@@ -135,8 +135,8 @@ def settings_of(request: Request, rows: Rows) -> dict[str, Any]:
     }
 
 
-def note_export(folder: Path, script: str, arguments: Sequence[str]) -> Path:
-    """Note in `folder`/experiment.json what made the files there; its path."""
+def note_extra(folder: Path, script: str, arguments: Sequence[str]) -> Path:
+    """Note in experiment.json of a `LineFiles` folder what made its files; the note's path."""
     path = folder / NOTE
     before = read_json(path, "delete it", ("exports",))["exports"] if path.is_file() else []
     note = {
@@ -146,7 +146,7 @@ def note_export(folder: Path, script: str, arguments: Sequence[str]) -> Path:
         **machine(),
     }
     kept = [e for e in before if (e["command"], e["commit"]) != (note["command"], note["commit"])]
-    write_json(path, {"exports": [*kept, note]})
+    write_json(path, {"files": digest_files(folder), "exports": [*kept, note]})
     return path
 
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from reproduce.analysis.benchmark import (
     CLAIM_DSC,
@@ -23,60 +21,15 @@ from reproduce.analysis.benchmark import (
 from reproduce.analysis.choice import choice_markdown, compare_trials, read_trial
 from reproduce.analysis.compare import MEAN, METRICS, Line, paper_number, read_paper
 from reproduce.analysis.layout import PAIRED_COLUMNS, gain_cells, mean_interval
+from reproduce.analysis.page import NOT_MEASURED, Page, head, number
+from reproduce.analysis.page_blocks import show_changes, show_comparison, show_detection
 from reproduce.analysis.paper_tables import TABLE5, TABLE5_COARSE, TABLES
-from reproduce.analysis.rows import EXPERIMENT, Rows, read_facts, read_results
-from reproduce.analysis.run_table import keys_of_results
 from reproduce.analysis.shift import BASELINE, WHOLE, measure_shift, shift_table
-from reproduce.analysis.tables import Report, make_report
 from reproduce.experiments.presets import PRESETS
 
 PLACEHOLDER = re.compile(r"\{\{([^{}]*)\}\}")
 # In a page that is written by hand: what stands between is made of the cases.
 SECTION = re.compile(r"<!-- (\{\{[^{}]*\}\}) -->\n.*?<!-- end -->", re.DOTALL)
-NOT_MEASURED = "not measured"
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """One folder of results/: its rows, and experiment.json."""
-
-    rows: Rows
-    facts: Mapping[str, Any]
-    reports: dict[str, Report] = field(default_factory=dict)  # each is made once
-
-    @property
-    def targets(self) -> tuple[str, ...]:
-        """The centers that have been tested, in the experiment's order."""
-        tested = {key.target for key in self.rows.evaluations if not key.heldout}
-        return tuple(name for name in self.rows.centers if name in tested)
-
-    def report(self, name: str) -> Report:
-        """A table of what is there; `table5_coarse` is Table V's rows before the fine stage."""
-        if name not in self.reports:
-            before = name == TABLE5_COARSE.name
-            table = TABLE5_COARSE if before else TABLES[name]
-            keys = keys_of_results(table, self.rows, self.targets)
-            keys = {place: k for place, k in keys.items() if not before or place[0] == "target"}
-            self.reports[name] = make_report(table, self.rows, keys)
-        return self.reports[name]
-
-
-@dataclass(frozen=True)
-class Page:
-    """Everything that a placeholder can ask for."""
-
-    results: Path
-    experiments: dict[str, Experiment | None] = field(default_factory=dict)  # each is read once
-
-    def experiment(self, name: str) -> Experiment | None:
-        """The experiment of that name; None where it is not exported."""
-        if name not in self.experiments:
-            folder = self.results / name
-            there = (folder / EXPERIMENT).is_file()
-            self.experiments[name] = (
-                Experiment(read_results(folder), read_facts(folder)) if there else None
-            )
-        return self.experiments[name]
 
 
 def render_page(template: str, results: Path) -> str:
@@ -113,7 +66,7 @@ def show_choice(page: Page, *names: str) -> str:
 
 def show_status(page: Page, *names: str) -> str:
     """A line for each experiment, those that are not exported too."""
-    lines = _head(
+    lines = head(
         ["experiment", "preset", "seeds", "unseen centers", "results", "commit, date", "not run"]
     )
     for name in names:
@@ -177,19 +130,20 @@ def show_rows(page: Page, name: str) -> str:
         return f"Table V: {NOT_MEASURED}."
     header = ["stage, threshold", "row", *found.targets, "mean DSC [95 %]"]
     header += [f"minus {BASELINE} [95 %, cases]", *PAIRED_COLUMNS]
-    header += ["ASD (mm)", "HD (mm)"]
-    lines = _head(header)
+    header += ["ASD (mm)", "HD (mm)", "seeds"]
+    lines = head(header)
     for stage, table in (("fine", TABLE5.name), ("coarse", TABLE5_COARSE.name)):
-        report = found.report(table)
-        index = {(x.threshold, x.row, x.center, x.metric): x for x in report.lines}
-        for threshold, row in dict.fromkeys((line.threshold, line.row) for line in report.lines):
+        measured = found.lines(table)
+        index = {(x.threshold, x.row, x.center, x.metric): x for x in measured}
+        for threshold, row in dict.fromkeys((line.threshold, line.row) for line in measured):
             dice = [index[threshold, row, center, "dsc"] for center in (*found.targets, MEAN)]
             if all(line.ours is None for line in dice):
                 continue
             surfaces = [index[threshold, row, MEAN, metric] for metric in ("asd_mm", "hd95_mm")]
-            cells = [*map(_number, dice[:-1]), _number(dice[-1]) + mean_interval(dice[-1])]
+            cells = [*map(number, dice[:-1]), number(dice[-1]) + mean_interval(dice[-1])]
             cells += [""] * 5 if row == BASELINE else gain_cells(dice[-1])
-            cells += map(_number, surfaces)
+            cells += map(number, surfaces)
+            cells.append(str(max(line.seeds or 0 for line in dice)))
             lines.append(f"| {stage}, {threshold} | {row} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -208,20 +162,20 @@ def show_claim(page: Page, name: str) -> str:
     found = page.experiment(name)
     if found is None:
         return f"- Whether {WHOLE} is {CLAIM_DSC} Dice points above {BASELINE}: {NOT_MEASURED}."
-    return "\n".join(verdict_sentences(found.report(TABLE5.name).lines, surfaces=False))
+    return "\n".join(verdict_sentences(found.lines(TABLE5.name), surfaces=False))
 
 
 def show_means(page: Page, *names: str) -> str:
     """Tables II and III in short: means over centers of each experiment, DSC, ASD and HD."""
-    lines = _head(["table", "row", *names, "paper"])
+    lines = head(["table", "row", *names, "paper"])
     for table in (TABLES["table2"], TABLES["table3"]):
         paper = read_paper(table.paper)
         for row in table.rows:
             cells = [table.title.partition(":")[0].removeprefix("Table "), row.name]
             for name in names:
                 found = page.experiment(name)
-                report = None if found is None else found.report(table.name)
-                cells.append(NOT_MEASURED if report is None else _means(report, row.name))
+                measured = () if found is None else found.lines(table.name)
+                cells.append(_means(measured, row.name) if measured else NOT_MEASURED)
             printed = (paper_number(paper, row.name, MEAN, metric) for metric in METRICS)
             cells.append(" / ".join("-" if value is None else f"{value:.2f}" for value in printed))
             lines.append(f"| {' | '.join(cells)} |")
@@ -231,7 +185,7 @@ def show_means(page: Page, *names: str) -> str:
 def show_difference(page: Page, name: str, table: str, row: str, threshold: str) -> str:
     """What a row's DSC has more than the baseline's, in a sentence: +2.2 [0.2, 4.4]."""
     found = page.experiment(name)
-    lines = () if found is None else found.report(table).lines
+    lines = () if found is None else found.lines(table)
     for line in lines:
         if (line.threshold, line.row, line.center, line.metric) == (threshold, row, MEAN, "dsc"):
             return NOT_MEASURED if line.gain is None else signed(line)
@@ -249,6 +203,9 @@ BLOCKS: Mapping[str, Callable[..., str]] = {
     "claim": show_claim,
     "means": show_means,
     "gain": show_difference,
+    "comparison": show_comparison,
+    "detection": show_detection,
+    "changes": show_changes,
 }
 
 
@@ -257,21 +214,12 @@ def _day(time: str) -> str:
     return f"{time[:4]}-{time[4:6]}-{time[6:8]}"
 
 
-def _head(cells: Sequence[str]) -> list[str]:
-    """The first two lines of a Markdown table."""
-    return [f"| {' | '.join(cells)} |", "| --- |" + " --- |" * (len(cells) - 1)]
-
-
-def _number(line: Line) -> str:
-    return "-" if line.ours is None else f"{line.ours:.2f}"
-
-
-def _means(report: Report, row: str) -> str:
+def _means(measured: Sequence[Line], row: str) -> str:
     """DSC [its interval] / ASD / HD of threshold target, means over centers."""
-    found = [x for x in report.lines if (x.threshold, x.row, x.center) == ("target", row, MEAN)]
+    found = [x for x in measured if (x.threshold, x.row, x.center) == ("target", row, MEAN)]
     lines = {line.metric: line for line in found}
     if lines["dsc"].ours is None:
         return NOT_MEASURED
-    numbers = [_number(lines[metric]) for metric in METRICS]
+    numbers = [number(lines[metric]) for metric in METRICS]
     numbers[0] += mean_interval(lines["dsc"])
     return " / ".join(numbers)

@@ -102,6 +102,8 @@ def read_exported(
     _refuse_unknown(seeds, rows.seeds, str(folder))
     facts = read_json(folder / EXPERIMENT, "export the results again")
     keys = keys_of_results(table, rows, targets, seeds)
+    if table.baseline is None and seeds is None:  # no row is compared, so each has its own
+        keys = keys_of_own_seeds(table, rows, targets)
     return rows, keys, describe_results(folder, facts)
 
 
@@ -159,6 +161,22 @@ def keys_of_results(
         if any(rows.select(key) is not None for key in of_seeds)
     } or {table.thresholds[0]}
     return {place: of_seeds for place, of_seeds in keys.items() if place[0] in there}
+
+
+def keys_of_own_seeds(table: Table, rows: Rows, targets: Sequence[str] | None = None) -> Keys:
+    """`keys_of_results`, of each row the seeds that it has been trained with for every target.
+
+    A row without such a seed has the keys of all seeds, so that what is missing is named.
+    """
+    every = keys_of_results(table, rows, targets)
+    seeds: dict[tuple[str, str], set[int]] = {}
+    for place, of_seeds in every.items():
+        there = {key.seed for key in of_seeds if rows.select(key) is not None}
+        seeds[place[:2]] = seeds.get(place[:2], there) & there
+    return {
+        place: tuple(key for key in of_seeds if key.seed in seeds[place[:2]]) or of_seeds
+        for place, of_seeds in every.items()
+    }
 
 
 def describe_results(folder: Path, facts: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,7 @@ Key = tuple[str, str]  # change, strength
 PLAIN: Key = (UNCHANGED, "")
 SHIFTS: Mapping[str, ImageShift | PhantomShift] = {**IMAGE_SHIFTS, **PHANTOM_SHIFTS}
 Dice = Mapping[tuple[int, str], float]  # seed and case -> Dice
+ByPlace = dict[tuple[str, str, Key], dict[tuple[int, str], float]]  # row, center, change -> Dice
 
 
 @dataclass(frozen=True)
@@ -98,16 +99,13 @@ def make_matrix(
         raise ValueError(f"no {stage} of {' '.join(targets or ('any center',))} is there")
     centers = tuple(dict.fromkeys(targets or sorted({c.target for c in chosen})))
     rows = tuple(dict.fromkeys(case.row for case in chosen))
-    dice: dict[tuple[str, str, Key], dict[tuple[int, str], float]] = {}
-    for case in chosen:
-        place = (case.row, case.target, (case.change, case.strength))
-        dice.setdefault(place, {})[case.seed, case.case_id] = case.dsc
+    dice = by_place(chosen)
     keys = _order({place[2] for place in dice} - {PLAIN})
     losses, missing = [], []
     for row in rows:
         for key in keys:
             pairs = {
-                center: _pair(dice.get((row, center, PLAIN)), dice.get((row, center, key)))
+                center: pair_cases(dice.get((row, center, PLAIN)), dice.get((row, center, key)))
                 for center in centers
             }
             there = {c: pair for c, pair in pairs.items() if pair is not None}
@@ -202,6 +200,15 @@ def draw_heat_map(matrix: ShiftMatrix) -> Figure:
     return figure
 
 
+def by_place(cases: Iterable[ShiftedCase]) -> ByPlace:
+    """Dice by row, center and change."""
+    dice: ByPlace = {}
+    for case in cases:
+        place = (case.row, case.target, (case.change, case.strength))
+        dice.setdefault(place, {})[case.seed, case.case_id] = case.dsc
+    return dice
+
+
 def _order(keys: set[Key]) -> tuple[Key, ...]:
     """By the order of data/shifts.py; others, of another version, behind."""
     known = [
@@ -212,7 +219,7 @@ def _order(keys: set[Key]) -> tuple[Key, ...]:
     return (*(key for key in known if key in keys), *sorted(keys - set(known)))
 
 
-def _pair(before: Dice | None, after: Dice | None) -> tuple[np.ndarray, np.ndarray] | None:
+def pair_cases(before: Dice | None, after: Dice | None) -> tuple[np.ndarray, np.ndarray] | None:
     """(seeds, cases) of both, of the seeds and cases that both have; None where there are none."""
     if before is None or after is None:
         return None

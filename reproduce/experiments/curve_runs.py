@@ -18,8 +18,7 @@ from engine.checkpointing import SNAPSHOTS
 from engine.early_stopping import can_measure, dice_around_label, without_mirrors
 from engine.inference import Predictor, load_predictor
 from engine.run_folders import Run
-from reproduce.analysis.case_files import read_lines, write_lines
-from reproduce.analysis.curves import CurvePoint, curve_path
+from reproduce.analysis.curves import CURVES, CurvePoint, curve_path
 from reproduce.experiments.cells import TRAIN, make_cell, steps_of
 from reproduce.experiments.finished import find_run
 from reproduce.experiments.plan import Plan
@@ -84,7 +83,7 @@ def _measure_run(
 ) -> None:
     seed = int(run.seed or 0)
     path = curve_path(request.out, run.method, request.stage, str(run.target), seed)
-    points = read_lines(path, CurvePoint)
+    points = CURVES.read(path)
     cases: dict[str, list[PreparedCase]] | None = None
     progress = Progress(f"{row}, {run.target}, seed {run.seed}", len(files))
     for epoch, file in files.items():
@@ -102,7 +101,7 @@ def _measure_run(
                 for case in of_kind
             ]  # fmt: skip
             points = [p for p in points if p.epoch != epoch] + found
-            write_lines(path, CurvePoint, points)
+            CURVES.write(path, points)
         progress.advance({})
     progress.close()
 

@@ -107,8 +107,11 @@ def epochs(*counts: int) -> dict[str, dict[str, Any]]:
 # The paper's lengths in voxels of 3.5 x 2.8 x 2.8 mm, for two CPU cores: margins of 7.5 and 20 mm,
 # jitter of 0-24 mm (fine tumor stage: -4 to 32 mm), random convolutions that reach 2.8 mm (the
 # paper's largest kernel, 7 voxels of 0.8 mm, reaches 2.4 mm; here it would be as wide as a lesion).
+# The same rule holds for every row's kernels: the reach of each in mm, rounded to voxels. It leaves
+# GIN the single voxel; its four layers of 3 voxels reach 3.2 mm there and would reach 11 mm here.
 # In few steps a network does not learn eight mirrored anatomies, nor to look through 34 HU of noise
-# on top of the scanner's own; the paper's learning rate is for some hundred times as many steps.
+# on top of the scanner's own (BL's is halved, and so is BigAug's); the paper's learning rate is for
+# some hundred times as many steps.
 _COARSE_GRID: Mapping[str, Any] = {
     "spacing": (3.5, 2.8, 2.8),
     "width": 8,
@@ -136,6 +139,8 @@ _COARSE_METHOD: Mapping[str, Any] = {
     "weights": _WEIGHTS,
     "augment.noise_std": 0.05,
     "views.kernel_sizes": (1, 3),
+    "network.kernel_sizes": (1,),
+    "stack.noise_std": (0.05, 0.5),
     **_EXTERNAL_SMOKE,
 }
 
@@ -146,8 +151,8 @@ def on_coarse_grid(*counts: int) -> dict[str, Mapping[str, Any]]:
     return {**own, "tumor_fine": {**own["tumor_fine"], **_FINE_JITTER}}
 
 
-# The same lengths in voxels of 2.5 x 1.6 x 1.6 mm: margins of 7.5 and 19 mm, jitter of 0-24 mm (fine
-# tumor stage: -3 to 32 mm), random convolutions that reach 3.2 mm.
+# The same lengths in voxels of 2.5 x 1.6 x 1.6 mm: margins of 7.5 and 19 mm, jitter of 0-24 mm
+# (fine tumor stage: -3 to 32 mm), random convolutions that reach 3.2 mm; GIN's again the voxel.
 _MEDIUM_GRID: Mapping[str, Any] = {
     **_COARSE_GRID,
     "spacing": (2.5, 1.6, 1.6),

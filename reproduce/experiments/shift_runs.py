@@ -1,6 +1,7 @@
-"""Trained rows on changed images of their target's cases: whose runs, which changes, and the loop.
+"""Trained rows on changed images of their target's cases: which changes, and the loop.
 
-Resumable: what a training has of a change, with the same weights, is not computed again.
+Each changed image is made once for all rows. Resumable: what a training has of a change, with the
+same weights, is not computed again.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 
 from data.case import Case, Center
 from data.centers import load_centers
@@ -24,26 +24,27 @@ from data.shifts import (
     PhantomShift,
     shift_case,
 )
-from data.splits import CaseName
-from engine.cascade import Prediction, mask_box, segment
-from engine.inference import Predictor, load_predictor
-from reproduce.analysis.shift_cases import (
-    ShiftedCase,
-    case_path,
-    cases_of_unit,
-    read_file,
-    write_file,
-)
-from reproduce.experiments.cells import TRAIN, make_cell, steps_of
-from reproduce.experiments.finished import find_run
+from engine.cascade import Prediction
+from engine.inference import Predictor
+from reproduce.analysis.line_files import cases_of
+from reproduce.analysis.shift_cases import SHIFTS, ShiftedCase
 from reproduce.experiments.plan import Plan
-from utils.files import sha256_of
+from reproduce.experiments.trained import (
+    PANCREAS,
+    TUMOR,
+    Trained,
+    by_target_and_seed,
+    find_pancreas,
+    find_tumor,
+    load_stages,
+    thresholds_of_row,
+)
 from utils.metrics import dsc
 from utils.progress import Progress
 from utils.stages import STAGES
 
-MEASURED = ("pancreas_fine", "tumor_coarse", "tumor_fine")
-DIGEST_LETTERS = 12
+MEASURED = (PANCREAS[-1], *TUMOR)
+Found = list[tuple[str, str, float]]  # stage, case, Dice (%)
 
 
 @dataclass(frozen=True)
@@ -57,23 +58,6 @@ class Unit:
     def strength(self) -> str:
         """As it stands in the results."""
         return self.value if isinstance(self.value, str) else f"{self.value:g}"
-
-
-@dataclass(frozen=True)
-class Trained:
-    """The four trained stages of one row, target and seed."""
-
-    row: str
-    method: str
-    target: str
-    seed: int
-    checkpoints: Mapping[str, Path]
-    dropped: frozenset[str] = frozenset()  # cases of the target that are duplicates of others
-
-    @property
-    def weights(self) -> str:
-        """A digest that changes with any of the four."""
-        return sha256_of(*self.checkpoints.values())[:DIGEST_LETTERS]
 
 
 @dataclass(frozen=True)
@@ -106,55 +90,30 @@ def units_of(changes: Sequence[str] | None, synthetic: bool) -> tuple[Unit, ...]
     return (Unit(UNCHANGED), *(Unit(name, v) for name, shift in chosen for v in shift.strengths))
 
 
-def find_trained(
-    plan: Plan,
-    centers: Mapping[str, Center],
-    rows: Mapping[str, str],
-    targets: Sequence[str],
-    seeds: Sequence[int],
-) -> tuple[list[Trained], list[str]]:
-    """The rows (row -> method) whose four trainings are finished, and the names of the others."""
-    found, missing = [], []
-    for target in targets:
-        for seed in seeds:
-            for row, method in rows.items():
-                cell = make_cell(centers, "tumor_fine", target, method=method, seed=seed)
-                steps = [step for step in steps_of(plan, cell) if step.kind == TRAIN]
-                runs = {step.stage: find_run(step) for step in steps}
-                done = {stage: run for stage, run in runs.items() if run is not None and run.done}
-                if len(done) < len(STAGES):
-                    missing.append(f"{row}, {target}, seed {seed}")
-                    continue
-                paths = {stage: done[stage].checkpoint for stage in STAGES}
-                every = frozenset[CaseName]().union(*(run.dropped_cases for run in done.values()))
-                dropped = frozenset(case_id for center, case_id in every if center == target)
-                found.append(Trained(row, method, target, seed, paths, dropped))
-    return found, missing
-
-
 def measure_shifts(request: ShiftRequest, trained: Sequence[Trained]) -> None:
     """Compute what is missing, one target and seed after the other, and write it unit by unit."""
-    groups: dict[tuple[str, int], list[Trained]] = {}
-    for item in trained:
-        groups.setdefault((item.target, item.seed), []).append(item)
-    for (target, seed), items in groups.items():
-        _measure_group(request, target, seed, items)
+    centers = load_centers(request.plan.centers)
+    for (target, seed), items in by_target_and_seed(trained).items():
+        _measure_group(request, centers, f"{target}, seed {seed}", items)
 
 
 @dataclass
 class _Record:
-    """What one training has so far."""
+    """What one training has so far, and its networks once they are needed."""
 
     trained: Trained
     path: Path
     weights: str
     cases: list[ShiftedCase] = field(default_factory=list)
+    networks: dict[str, Predictor] = field(default_factory=dict)
+    thresholds: Mapping[str, float] = field(default_factory=dict)
 
     def lacks(self, unit: Unit, names: Iterable[str]) -> bool:
-        return not set(names) <= cases_of_unit(self.cases, unit.change, unit.strength)
+        there = cases_of(self.cases, change=unit.change, strength=unit.strength)
+        return not set(names) <= there
 
-    def add(self, unit: Unit, found: Sequence[tuple[str, str, float]]) -> None:
-        """Replace what is there of a unit by (stage, case, Dice), and write the file."""
+    def add(self, unit: Unit, found: Found) -> None:
+        """Replace what is there of a unit, and write the file."""
         kept = [c for c in self.cases if (c.change, c.strength) != (unit.change, unit.strength)]
         item = self.trained
         self.cases = kept + [
@@ -164,66 +123,49 @@ class _Record:
             )
             for stage, case_id, value in found
         ]  # fmt: skip
-        write_file(self.path, self.cases)
+        SHIFTS.write(self.path, self.cases)
 
 
-def _measure_group(request: ShiftRequest, target: str, seed: int, items: Sequence[Trained]) -> None:
+def _measure_group(
+    request: ShiftRequest, centers: Mapping[str, Center], name: str, items: Sequence[Trained]
+) -> None:
     """All rows of one target and seed: they share the pancreas stages and the changed images."""
     records = [_open_record(request.out, item) for item in items]
-    center = _center_of(request.plan, target)
+    center = centers[items[0].target]
     dropped = frozenset().union(*(item.dropped for item in items))
     names = _names_with_lesion(center, dropped, request.cases)
     todo = {unit: [r for r in records if r.lacks(unit, names)] for unit in request.units}
     total = sum(len(of_unit) for of_unit in todo.values()) * len(names)
     if not total:
-        print(f"{target}, seed {seed}: done already", flush=True)
+        print(f"{name}: done already", flush=True)
         return
-    used = [record for record in records if any(record in of_unit for of_unit in todo.values())]
-    stages = {r.trained.method: _load(r.trained, request.device, "tumor") for r in used}
-    pancreas = _load(used[0].trained, request.device, "pancreas")
-    progress = Progress(f"{target}, seed {seed}", total)
+    pancreas = load_stages(items[0], PANCREAS, request.device)
+    for record in {id(r): r for of_unit in todo.values() for r in of_unit}.values():
+        record.networks = load_stages(record.trained, TUMOR, request.device)
+        record.thresholds = thresholds_of_row(request.plan, centers, record.trained, "target")
+    progress = Progress(name, total)
     for unit, of_unit in todo.items():
-        found: dict[str, list[tuple[str, str, float]]] = {r.trained.method: [] for r in of_unit}
+        found: list[Found] = [[] for _ in of_unit]
         for case in _changed_cases(request, center, names, unit) if of_unit else ():
-            organ = segment(case, pancreas)
-            for record in of_unit:
-                method = record.trained.method
-                results = _segment_tumor(case, organ, pancreas, stages[method], center)
-                found[method] += _measure(case, {**organ, **results})
-                progress.advance({"dsc": found[method][-1][2]})
-        for record in of_unit:
-            record.add(unit, found[record.trained.method])
+            organ = find_pancreas(case, pancreas)
+            of_pancreas = _measure(case, organ.results, MEASURED[:1])
+            for record, of_record in zip(of_unit, found, strict=True):
+                results = find_tumor(organ, record.networks, record.thresholds)
+                of_record += of_pancreas + _measure(case, results, MEASURED[1:])
+                progress.advance({"dsc": of_record[-1][2]})
+        for record, of_record in zip(of_unit, found, strict=True):
+            record.add(unit, of_record)
     progress.close()
 
 
-def _measure(case: Case, results: Mapping[str, Prediction]) -> list[tuple[str, str, float]]:
-    """(stage, case, Dice); the last is the fine tumor stage's."""
+def _measure(case: Case, results: Mapping[str, Prediction], stages: Sequence[str]) -> Found:
+    """Dice of these stages."""
     label = case.label
     assert label is not None
     return [
         (stage, case.case_id, dsc(results[stage].mask, target_mask(label, STAGES[stage].target)))
-        for stage in MEASURED
+        for stage in stages
     ]
-
-
-def _segment_tumor(
-    case: Case,
-    organ: Mapping[str, Prediction],
-    pancreas: Mapping[str, Predictor],
-    tumor: Mapping[str, Predictor],
-    center: Center,
-) -> dict[str, Prediction]:
-    """Both tumor stages around the pancreas that was found, as the whole cascade gives them.
-
-    Where nothing was found the whole cascade runs: it knows what to fall back on.
-    """
-    fine = organ["pancreas_fine"]
-    thresholds = MappingProxyType({})  # type: ignore[var-annotated]
-    if center.tumor_threshold is not None:
-        thresholds = MappingProxyType(dict.fromkeys(tumor, center.tumor_threshold))
-    if mask_box(fine.mask, fine.prepared) is None:
-        return segment(case, {**pancreas, **tumor}, thresholds=thresholds)
-    return segment(case, tumor, roi=fine.mask, thresholds=thresholds)
 
 
 def _changed_cases(
@@ -260,21 +202,9 @@ def _names_with_lesion(center: Center, dropped: frozenset[str], most: int | None
 
 def _open_record(out: Path, item: Trained) -> _Record:
     """What a training has; of other weights nothing is kept."""
-    path, weights = case_path(out, item.method, item.target, item.seed), item.weights
-    kept = [case for case in read_file(path) if case.weights == weights]
+    path, weights = SHIFTS.path(out, item.method, item.target, item.seed), item.weights
+    kept = [case for case in SHIFTS.read(path) if case.weights == weights]
     return _Record(item, path, weights, kept)
-
-
-def _load(item: Trained, device: str, target: str) -> dict[str, Predictor]:
-    return {
-        stage: load_predictor(path, device, stage=stage)
-        for stage, path in item.checkpoints.items()
-        if STAGES[stage].target == target
-    }
-
-
-def _center_of(plan: Plan, target: str) -> Center:
-    return load_centers(plan.centers)[target]
 
 
 def drawn_centers(plan: Plan, targets: Sequence[str]) -> DrawnCenters | None:
