@@ -6,9 +6,9 @@ medpy computes as `assd` and `hd95`: a surface voxel is a voxel of the mask with
 pooled. A case is always scored. If the prediction, the label or both are empty: DSC, recall and
 precision 0, ASD 40 mm, HD 100 mm; only the centroid distance is nan.
 
-A lesion fills a thousandth of its CT, so each metric reads the volume once to find the box around
-both masks (`crop_to_both`) and works inside it; who needs several metrics crops once and hands the
-crop to each. Distances are exact, found where they are cheapest: near voxels by trying the offsets
+A mask fills about a hundredth of its CT at most, so each metric reads the volumes once, to find the
+box around both masks (`crop_to_both`), and works inside it; several metrics in a row are cheapest
+on the crop. Distances are exact, found where they are cheapest: near voxels by trying the offsets
 around them (`_pop_near`), far ones by distance transforms or by a tree (`_far_distances`).
 """
 
@@ -63,12 +63,11 @@ def crop_to_both(pred: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.nda
     """
     _check_masks(pred, mask)
     boxes = [box for box in (filled_box(pred), filled_box(mask)) if box is not None]
-    around = (
-        tuple(
-            slice(min(s.start for s in sides), max(s.stop for s in sides))
-            for sides in zip(*boxes, strict=True)
-        )
-        or (slice(0),) * 3
+    if not boxes:
+        return pred[:0, :0, :0], mask[:0, :0, :0]
+    around = tuple(
+        slice(min(s.start for s in sides), max(s.stop for s in sides))
+        for sides in zip(*boxes, strict=True)
     )
     return pred[around], mask[around]
 
