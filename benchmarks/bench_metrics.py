@@ -55,8 +55,8 @@ def make_pair(name: str, shape: Sequence[int], seed: int = 0) -> Masks:
     """Prediction and label of a pair of `PAIRS`, bool of `shape`, at `SPACING`."""
     rng = np.random.default_rng(seed)
     pred, mask = (
-        _bumpy_ellipsoid(shape, *place, rng)
-        for place in reversed(ELLIPSOIDS["lesion" if name == "scattered" else name])
+        _bumpy_ellipsoid(shape, middle, radii, rng)
+        for middle, radii in reversed(ELLIPSOIDS["lesion" if name == "scattered" else name])
     )
     if name == "scattered":
         pred = pred | (rng.random(shape, dtype=np.float32) < 0.001)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 BoxSlices = tuple[slice, slice, slice]
 
@@ -18,7 +19,7 @@ def filled_box(volume: np.ndarray) -> BoxSlices | None:
     outer = _filled(planes.any(axis=(1, 2)))
     if outer is None:
         return None
-    shadow = planes[outer].any(axis=0)
+    shadow = np.asarray(planes[outer].any(axis=0))
     middle, inner = _filled(shadow.any(axis=1)), _filled(shadow.any(axis=0))
     assert middle is not None  # a plane is not empty, so neither are its lines
     assert inner is not None
@@ -26,7 +27,7 @@ def filled_box(volume: np.ndarray) -> BoxSlices | None:
     return by_axis[0], by_axis[1], by_axis[2]
 
 
-def _filled(line: np.ndarray) -> slice | None:
+def _filled(line: ArrayLike) -> slice | None:
     """From the first True of a bool array (n,) to its last; None without any."""
     places = np.flatnonzero(line)
     return slice(int(places[0]), int(places[-1]) + 1) if len(places) > 0 else None
