@@ -3,7 +3,8 @@
     python benchmarks/bench_prepare.py [--shape 60 320 320] [--spacing 2.5 0.75 0.75] [--rounds 3]
 
 A CT in memory with its label, to voxels of 1.5 x 0.8 x 0.8 mm. Ours is `prepare_case`: image and
-label resampled, the boxes of pancreas and tumor, and the signature that duplicates are found by.
+label resampled, the boxes of pancreas and tumor, and the signature that duplicates are found by,
+which costs the same for each size; `ours_resampling` is image and label alone.
 nnU-Net's crops, normalizes and resamples (image by splines of order 3, its default, or of order 1,
 which is what ours is; label of order 1, its default) and lists places of the foreground. In turn;
 medians of the process's seconds, and how many times as fast ours is, by round.
@@ -30,6 +31,7 @@ import utils.script_start  # noqa: F401 - a signal ends it in one line
 from benchmarks.timing import interleaved, medians, peak_mib, times_as_fast
 from data.case import LABEL_PANCREAS, LABEL_TUMOR, Case, Grid, Triple
 from data.prepare.prepared_case import PrepareSettings, prepare_case
+from data.prepare.resample import grid_weights, output_shape, resample_image, resample_mask
 from utils.arguments import Count, real
 from utils.scripts import ArgumentParser
 from utils.settings import POSITIVE
@@ -65,6 +67,16 @@ def make_case(shape: Sequence[int], spacing: Triple) -> Case:
         (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0),
     )
     return Case("case", "BENCH", image.clip(-1024, 3071).astype(np.int16), label, spacing, grid)
+
+
+def resample(case: Case) -> tuple[int, ...]:
+    """Ours without boxes and signature: image, pancreas and tumor; returns the shape."""
+    assert case.label is not None
+    shape = output_shape(case.image_hu.shape, case.spacing, PREPARED)
+    weights = grid_weights(case.image_hu.shape, case.spacing, shape, PREPARED)
+    for label in (LABEL_PANCREAS, LABEL_TUMOR):
+        resample_mask(case.label >= label, weights)
+    return tuple(resample_image(case.image_hu, weights).shape)
 
 
 def nnunet(case: Case, order: int) -> Callable[[], tuple[int, ...]]:
@@ -129,14 +141,17 @@ def make_plans(case: Case, order: int) -> dict[str, Any]:
 def measure(
     shape: Sequence[int] = SHAPE, spacing: Triple = SPACING, rounds: int = 3
 ) -> dict[str, Any]:
-    """`ours_s`, `nnunet_order_N_s` and `nnunet_order_N_ratio`, how many times as fast ours is;
-    `peak_mib`. Under "not_run" what installs nnU-Net where it is missing.
+    """`WAY_s`, and how many times as fast as nnU-Net's ours is: `nnunet_order_N_ratio` and, of the
+    resampling alone, `nnunet_order_N_to_resampling_ratio`; `peak_mib`. Under "not_run" what installs nnU-Net where it is missing.
 
     Raises ValueError where the two do not make the same grid.
     """
     case = make_case(shape, (spacing[0], spacing[1], spacing[2]))
     settings = PrepareSettings(PREPARED)
-    ways: dict[str, Callable[[], Any]] = {"ours": lambda: prepare_case(case, settings).shape}
+    ways: dict[str, Callable[[], Any]] = {
+        "ours": lambda: prepare_case(case, settings).shape,
+        "ours_resampling": lambda: resample(case),
+    }
     found: dict[str, Any] = {}
     if find_spec("nnunetv2") is None:
         found["not_run"] = {f"nnunet_order_{order}": INSTALL for order in ORDERS}
@@ -150,7 +165,14 @@ def measure(
     seconds = interleaved({name: kept(name) for name in ways}, rounds, time.process_time)
     if len(set(shapes.values())) > 1:
         raise ValueError(f"the prepared shapes differ: {shapes}")
-    found |= medians(seconds) | times_as_fast(seconds, "ours")
+    found |= medians(seconds)
+    for ours, text in (("ours", ""), ("ours_resampling", "_to_resampling")):
+        ratios = times_as_fast(seconds, ours)
+        found |= {
+            f"{name}{text}_ratio": ratios[f"{name}_ratio"]
+            for name in ways
+            if name.startswith("nnunet")
+        }
     return found | {"peak_mib": peak_mib()}
 
 
