@@ -142,7 +142,8 @@ def measure(
     shape: Sequence[int] = SHAPE, spacing: Triple = SPACING, rounds: int = 3
 ) -> dict[str, Any]:
     """`WAY_s`, and how many times as fast as nnU-Net's ours is: `nnunet_order_N_ratio` and, of the
-    resampling alone, `nnunet_order_N_to_resampling_ratio`; `peak_mib`. Under "not_run" what installs nnU-Net where it is missing.
+    resampling alone, `nnunet_order_N_to_resampling_ratio`; `peak_mib`. Under "not_run"
+    what installs nnU-Net where it is missing.
 
     Raises ValueError where the two do not make the same grid.
     """
