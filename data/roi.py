@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from utils.boxes import filled_box
+
 Triple = tuple[int, int, int]
 
 STRIDE = 8  # of the network: three strides of 2, so inputs have sides of multiples of it
@@ -71,13 +73,10 @@ def bounding_box(mask: np.ndarray) -> Box | None:
     """Smallest box around the non-zero voxels of a (z, y, x) array; None where there are none."""
     if mask.ndim != 3:
         raise ValueError(f"mask must be (z, y, x), not of shape {mask.shape}")
-    start, stop = [], []
-    for axis in range(3):
-        filled = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-        if len(filled) == 0:
-            return None
-        start.append(filled[0])
-        stop.append(filled[-1] + 1)
+    filled = filled_box(mask)
+    if filled is None:
+        return None
+    start, stop = [side.start for side in filled], [side.stop for side in filled]
     return Box(_triple(start, "start"), _triple(stop, "stop"))
 
 

@@ -16,7 +16,14 @@ import numpy as np
 
 from utils.files import read_csv, write_json, write_text
 from utils.lesions import Places, longest_axis, match_findings, split_components
-from utils.metrics import centroid_distance, dsc, precision, recall, surface_metrics
+from utils.metrics import (
+    centroid_distance,
+    crop_to_both,
+    dsc,
+    precision,
+    recall,
+    surface_metrics,
+)
 
 Row = dict[str, Any]
 METRICS = ("dsc", "asd_mm", "hd95_mm", "hd95_max_mm", "recall", "precision", "centroid_mm")
@@ -63,6 +70,7 @@ def measure_case(
     row: Row = {"pred_ml": np.count_nonzero(pred) * ml, "empty": "" if pred.any() else "pred"}
     if mask is None:
         return row
+    pred, mask = crop_to_both(pred, mask)
     surface = surface_metrics(pred, mask, spacing)
     if not mask.any():
         row["empty"] = (row["empty"] + " label").strip()

@@ -38,6 +38,7 @@ SUBJECTS = {
     "data.views": ("test_views",),
     "data.roi": ("test_roi",),
     "data.splits": ("test_splits",),
+    "utils.boxes": ("test_boxes",),
     "utils.metrics": ("test_metrics",),
     "utils.postprocess": ("test_postprocess",),
     "utils.files": ("test_files", "test_run_folders", "test_outside_errors"),

@@ -12,6 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial import ConvexHull, QhullError
 from scipy.spatial.distance import pdist
 
+from utils.boxes import filled_box
 from utils.postprocess import CONNECTIVITY_26
 
 MIN_HIT_IOU = 0.1  # PI-CAI's and PANORAMA's rule, as picai_eval's default
@@ -36,11 +37,11 @@ class Matches:
 
 def split_components(mask: np.ndarray) -> list[Places]:
     """The 26-connected components of a bool mask (z, y, x)."""
-    box = ndimage.find_objects(mask.view(np.uint8))
-    if not box:
+    box = filled_box(mask)
+    if box is None:
         return []
-    labels, count = ndimage.label(mask[box[0]], structure=CONNECTIVITY_26)
-    start = [inside.start for inside in box[0]]
+    labels, count = ndimage.label(mask[box], structure=CONNECTIVITY_26)
+    start = [inside.start for inside in box]
     found = []
     for number, inside in enumerate(ndimage.find_objects(labels), 1):
         places = np.nonzero(labels[inside] == number)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
+from utils.boxes import filled_box
+
 CONNECTIVITY_26 = np.ones((3, 3, 3), dtype=bool)
 MIN_SHARE = 0.5  # of the largest component's voxels; a component must hold more
 
@@ -20,13 +22,13 @@ def keep_components(pred: np.ndarray) -> np.ndarray:
             f"pred must be a bool array (z, y, x), not {pred.dtype} of shape {pred.shape}"
         )
     kept = np.zeros(pred.shape, dtype=bool)
-    box = ndimage.find_objects(pred.view(np.uint8))
-    if not box:
+    box = filled_box(pred)
+    if box is None:
         return kept
-    labels, count = ndimage.label(pred[box[0]], structure=CONNECTIVITY_26)
+    labels, count = ndimage.label(pred[box], structure=CONNECTIVITY_26)
     sizes = np.zeros(count + 1, int)
     for plane in labels:  # bincount makes integers of 8 bytes of what it counts
         sizes += np.bincount(plane.reshape(-1), minlength=count + 1)
     sizes[0] = 0  # the background
-    kept[box[0]] = (sizes > MIN_SHARE * sizes.max())[labels]
+    kept[box] = (sizes > MIN_SHARE * sizes.max())[labels]
     return kept
