@@ -45,7 +45,7 @@ from engine.split_selection import (
 from engine.step import NonFiniteLossError, TrainingStep
 from methods import EXTERNAL, Method, build_method, check_method
 from utils.config import Config, StoppedError
-from utils.device import select_device, select_precision
+from utils.device import select_device, select_precision, tune_convolutions
 from utils.distributed import Distributed, join_processes
 from utils.errors import describe_error, is_memory_error
 from utils.files import check_folder
@@ -129,6 +129,7 @@ def train_split(
 ) -> None:
     """Train one run to its end and mark it done."""
     device = select_device(config.device)
+    tune_convolutions(device, shapes_repeat=config.stage.roi == "volume")
     state = build_state(config, device, split.sources)
     cases, heldout = split_cases(split, prepared), heldout_cases(split, prepared)
     dataset = make_dataset(config, state.method, cases)
@@ -197,7 +198,7 @@ def train_steps(
     SIGTERM, SIGINT and SIGHUP save and exit with status 143, 130 and 129: after the step that they
     come in, and at once while held-out cases are measured.
     """
-    processes, method, device = save.processes, state.method, state.device
+    processes, method = save.processes, state.method
     steps = total_steps(config, dataset, processes.size)
     per_step = samples_per_step(config, dataset, processes.size)
     crops = load_crops(dataset, config, processes, state.step, steps)
@@ -207,7 +208,7 @@ def train_steps(
         if len(state.heldout_dsc) < stopping.count_due(state.step, per_step, len(dataset)):
             save(force=True)  # a measure can take longer than an epoch
             note_heldout(state, save, stopping, received)
-        number = processes.largest(received[0] if received else 0, device)
+        number = processes.largest(received[0] if received else 0)
         if number:
             save(force=True)
             say_ended(number, f"saved at step {state.step} of {steps}; the same command resumes")
