@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -44,6 +45,8 @@ from engine.split_selection import (
 )
 from engine.step import NonFiniteLossError, TrainingStep
 from methods import EXTERNAL, Method, build_method, check_method
+from models.backbone import ResidualEncoderDecoder
+from models.recompute import Recompute
 from utils.config import Config, StoppedError
 from utils.device import select_device, select_precision, tune_convolutions
 from utils.distributed import Distributed, join_processes
@@ -131,6 +134,8 @@ def train_split(
     device = select_device(config.device)
     tune_convolutions(device, shapes_repeat=config.stage.roi == "volume")
     state = build_state(config, device, split.sources)
+    say = partial(_say, processes)
+    set_checkpointing(state.method, config.checkpointing, lambda text: say(f"{run.folder}: {text}"))
     cases, heldout = split_cases(split, prepared), heldout_cases(split, prepared)
     dataset = make_dataset(config, state.method, cases)
     stopping = EarlyStopping(config, heldout)
@@ -150,7 +155,7 @@ def train_split(
                 f"{run.folder}: {len(dataset)} cases, "
                 f"{total_steps(config, dataset, processes.size)} steps of "
                 f"{samples_per_step(config, dataset, processes.size)} samples, "
-                f"{config.precision} on {device}",
+                f"{config.precision} on {device}, checkpointing {config.checkpointing}",
             )
         save = Checkpointer(config, run, split, state, processes, signatures)
         try:
@@ -163,6 +168,14 @@ def train_split(
         if processes.first:
             mark_done(run.folder, written_by_training(run))
     processes.wait()
+
+
+def set_checkpointing(method: Method, mode: str, say: Callable[[str], None] | None = None) -> None:
+    """Let all backbones of a method compute activations again by one rule (`Recompute`)."""
+    rule = Recompute(mode, say=say)
+    for part in method.modules():
+        if isinstance(part, ResidualEncoderDecoder):
+            part.recompute = rule
 
 
 def make_dataset(config: Config, method: Method, cases: Sequence[PreparedCase]) -> StageDataset:
@@ -271,6 +284,8 @@ def state_kept(step: TrainingStep) -> Iterator[None]:
                 f"; the largest crop of this step is {step.largest_crop}; take smaller ones by "
                 "--max-voxels (a new run, since the results change)"
             )
+            if step.config.checkpointing != "on":
+                reason += ", or resume with --checkpointing on, which needs less"
         message = f"{step.save.run.folder}: step {step.number}: {reason}; {step.keep_state()}"
         raise StoppedError(message) from error
 
