@@ -28,7 +28,7 @@ from data.random_network import RandomNetworkSettings, random_network_view
 from losses.consistency import jensen_shannon_loss
 from losses.segmentation import segmentation_loss
 from methods.base import Method, MethodSettings, Terms
-from models.backbone import ResidualEncoderDecoder, forward_views
+from models.backbone import forward_views
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,6 @@ class Gin(Method):
     terms: ClassVar[Mapping[str, float]] = {"seg": 1.0, "js": 1.0}
     extra_row: ClassVar[str | None] = "GIN"
     settings: GinSettings
-    network: ResidualEncoderDecoder
 
     def loss(self, sample: Sample, generator: torch.Generator) -> Terms:
         """Eq. 2 as the mean of the views, and their agreement."""

@@ -14,7 +14,7 @@ from itertools import combinations
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.dataset import Sample
 from data.views import ViewSettings, random_views
@@ -93,7 +93,6 @@ class Ours(Method):
         "945.44 has the slice head in both stages; the coarse one trains without it"
     )
     settings: OursSettings
-    network: ResidualEncoderDecoder
 
     @classmethod
     def default_settings(cls, stage: Stage) -> OursSettings:
@@ -125,7 +124,7 @@ class Ours(Method):
         }
         return tuple(name for name, is_wanted in wanted.items() if is_wanted)
 
-    def build_network(self) -> ResidualEncoderDecoder:
+    def build_network(self) -> nn.Module:
         """The shared backbone with the heads that the terms in use need."""
         return ResidualEncoderDecoder(
             width=self.config.width,

@@ -30,7 +30,7 @@ from data.views import ViewSettings, random_views
 from losses.consistency import jensen_shannon_loss
 from losses.segmentation import segmentation_loss
 from methods.base import Method, MethodSettings, Terms
-from models.backbone import ResidualEncoderDecoder, forward_views
+from models.backbone import forward_views
 from utils.config import Config
 from utils.settings import AT_LEAST_1, PROBABILITY, setting
 
@@ -65,7 +65,6 @@ class RandConv(Method):
         "does not train; its three views are computed again for their gradients, hence 6 forwards"
     )
     settings: RandConvSettings
-    network: ResidualEncoderDecoder
 
     def __init__(self, config: Config, sources: Sequence[str] = ()) -> None:
         """Raise ValueError where a single view should agree."""

@@ -193,18 +193,20 @@ class ResidualEncoderDecoder(nn.Module):
             )
 
 
-def forward_views(network: ResidualEncoderDecoder, views: Sequence[Tensor]) -> list[Outputs]:
-    """The network's outputs for each view, (1, 1, z, y, x).
+def forward_views(network: nn.Module, views: Sequence[Tensor]) -> list[Outputs]:
+    """The outputs of a `ResidualEncoderDecoder` for each view, (1, 1, z, y, x).
 
     Up to two views go through as one batch, as the paper trains. Of more, each goes through alone;
     where it is computed again as a whole, it keeps its outputs only, so that memory does not grow
     with the number of views but for the outputs. Every pair still meets in the losses, and the
     gradient is that of one batch.
     """
-    plan = network.recompute.plan(network, views[0], len(views))
+    assert isinstance(network, ResidualEncoderDecoder)
+    rule = network.recompute
+    plan = rule.plan(network, views[0], len(views))
 
     def forward(images: Tensor) -> Outputs:
-        with network.recompute.fixed(plan.levels):
+        with rule.fixed(plan.levels):
             outputs: Outputs = network(images)
             return outputs
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data._utils import pin_memory as loader_protocol
 
-from data.dataset import StageDataset
+from data.dataset import Crop, StageDataset
 from data.prepare.prepared_case import PreparedCase
 from engine import loading
 from utils.config import Config
@@ -38,10 +38,15 @@ def test_a_crop_is_pinned_for_a_gpu_by_the_loaders_protocol(
     assert torch.equal(kept.label, crop.label)
     plain = {"image_hu": None, "label": None}
     assert replace(kept, **plain) == replace(crop, **plain)  # type: ignore[arg-type]
-    asked = []
+    asked: list[dict[str, object]] = []
+
+    def loader(_: object, **told: object) -> list[Crop]:
+        asked.append(told)
+        return []
+
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(loading, "DataLoader", lambda _, **told: asked.append(told) or [])
+    monkeypatch.setattr(loading, "DataLoader", loader)
     for device in ("cpu", "cuda", "auto"):
         loading.load_crops(dataset, tiny_config(device=device), Distributed(), 0, 1)
     assert [told["pin_memory"] for told in asked] == [False, True, True]
