@@ -1,29 +1,40 @@
-"""What a training step keeps in a GPU's memory at the stages' caps.
+"""What a training step takes of a GPU's memory at the stages' caps.
 
 python benchmarks/bench_memory.py [--plot FILE]
 Counted without a GPU: the network runs on tensors without bytes ("meta") with the casts that CUDA's
-autocast makes, and every tensor that waits for the backward pass is counted once. Beside it is the
-same network with autocast's own GroupNorm (float32), which is what plain PyTorch keeps. Transient
-memory and the optimizer come on top. Where there is a GPU, the peak of a real step is measured too.
+autocast makes, and every tensor that waits for the backward pass is counted once; "peak" counts all
+tensors that are there at once in a forward and a backward pass, and "again" the same where levels
+are computed again (--checkpointing on). Beside it is the same network with autocast's own GroupNorm
+(float32), which is what plain PyTorch keeps. Losses, the optimizer, and what PyTorch's allocator
+and cuDNN take come on top: "planned" is what --checkpointing auto reckons with for a whole step.
+Where there is a GPU, the peak of a real pass is measured too.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.checkpoint import checkpoint
 
 import utils.script_start  # noqa: F401 - a signal ends it in one line
 from models.backbone import ResidualEncoderDecoder
 from models.layers import NormReLU
+from models.recompute import Recompute, step_bytes
 from utils.scripts import ArgumentParser
 from utils.stages import STAGES
 
@@ -64,10 +75,40 @@ class PlainNormReLU(NormReLU):
         return normed.relu_()
 
 
-def build(device: str, width: int, plain: bool) -> ResidualEncoderDecoder:
-    """The whole network; `plain`: with autocast's own norm."""
+class Live(TorchDispatchMode):
+    """Counts the bytes of the tensors that are there, and the most that were at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._known: dict[int, Any] = {}
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._count(leaf.untyped_storage())
+        self.peak = max(self.peak, self.now)
+        return result
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self._known:
+            self.now += size
+            self._known[key] = weakref.finalize(storage, self._drop, key, size)
+
+    def _drop(self, key: int, size: int) -> None:
+        self.now -= size
+        del self._known[key]
+
+
+def build(device: str, width: int, plain: bool, again: bool = False) -> ResidualEncoderDecoder:
+    """The whole network; `plain`: with autocast's own norm; `again`: levels are computed again."""
     with torch.device(device):
-        network = ResidualEncoderDecoder(width=width)
+        network = ResidualEncoderDecoder(width=width).train()
+    network.recompute = Recompute("on" if again else "off")
     if plain:
         for module in network.modules():
             if isinstance(module, NormReLU):
@@ -99,48 +140,90 @@ def count_saved(
         return tensor
 
     image = torch.empty(views, 1, *sides, device="meta")
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        if half:
-            with CudaAutocast():
-                network(image)
-        else:
-            network(image)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), casts(half):
+        network(image)
     return sum(storage.nbytes() for key, storage in kept.items() if key not in own)
 
 
-def measure_peak(sides: Sequence[int], *, plain: bool) -> int:
-    """Bytes at the peak of a forward and backward pass in bf16 on the GPU."""
-    network = build("cuda", WIDTH, plain)
+@contextmanager
+def casts(half: bool) -> Iterator[None]:
+    """CUDA's autocast, where a forward pass runs and where parts of it run again."""
+
+    def cast() -> AbstractContextManager[Any]:
+        return CudaAutocast() if half else nullcontext()
+
+    again = partial(checkpoint, context_fn=lambda: (nullcontext(), cast()))
+    with patch("models.recompute.checkpoint", again), cast():
+        yield
+
+
+def count_peak(
+    sides: Sequence[int],
+    *,
+    width: int = WIDTH,
+    views: int = VIEWS,
+    half: bool = True,
+    again: bool = False,
+) -> int:
+    """Most bytes that tensors take at once in both passes of a batch, parameters not counted."""
+    network = build("meta", width, plain=False, again=again)
+    image = torch.empty(views, 1, *sides, device="meta")
+    with Live() as live:
+        with casts(half):
+            outputs = network(image)
+        heads = [head for head in vars(outputs).values() if head is not None]
+        loss = torch.stack([head.float().mean() for head in heads]).sum()
+        del outputs, heads
+        loss.backward()
+    return live.peak
+
+
+def measure_peak(sides: Sequence[int], *, plain: bool, again: bool = False) -> int:
+    """Most bytes that a forward and backward pass of the whole batch takes on the GPU."""
+    network = build("cuda", WIDTH, plain, again)
     image = torch.rand(VIEWS, 1, *sides, device="cuda")
     torch.cuda.reset_peak_memory_stats()
-    with torch.autocast("cuda", BF16):
-        out = network(image)
-        heads = [out.logits, out.sdm, out.slice_logits, out.features]
-        loss = sum(head.float().square().mean() for head in heads if head is not None)
-    assert isinstance(loss, Tensor)
+    with torch.autocast("cuda", torch.bfloat16):
+        outputs = network(image)
+        heads = [head for head in vars(outputs).values() if head is not None]
+        loss = torch.stack([head.float().mean() for head in heads]).sum()
     loss.backward()
     return torch.cuda.max_memory_allocated()
 
 
-def table() -> list[str]:
-    """A line for each tumor stage at its cap."""
-    lines = [f"width {WIDTH}, {VIEWS} views; GiB that wait for the backward pass, counted:"]
-    lines.append(f"{'stage':14s}{'input':>16s}{'fp32':>8s}{'bf16, plain':>13s}{'bf16, ours':>12s}")
-    for name in ("tumor_coarse", "tumor_fine"):
-        cap = STAGES[name].max_voxels
-        sides = sides_of(cap)
-        sizes = [
-            count_saved(sides, plain=True, half=False),
-            count_saved(sides, plain=True),
-            count_saved(sides, plain=False),
-        ]
-        shown = "".join(f"{n / GIB:{w}.1f}" for n, w in zip(sizes, (8, 13, 12), strict=True))
-        lines.append(f"{name:14s}{'x'.join(map(str, sides)):>16s}{shown}")
+def measure(stages: Sequence[str] = ("tumor_coarse", "tumor_fine")) -> dict[str, float]:
+    """GiB of a step of two views at each stage's cap, width 32, by stage and kind."""
+    found: dict[str, float] = {}
+    network = build("meta", WIDTH, plain=False)
+    for name in stages:
+        sides = sides_of(STAGES[name].max_voxels)
+        voxels = sides[0] * sides[1] * sides[2]
+        planned = partial(step_bytes, voxels, VIEWS, network, 2)
+        sizes = {
+            "fp32": count_saved(sides, plain=True, half=False),
+            "bf16_plain": count_saved(sides, plain=True),
+            "bf16": count_saved(sides, plain=False),
+            "bf16_peak": count_peak(sides),
+            "bf16_again_peak": count_peak(sides, again=True),
+            "planned": planned(batch=VIEWS),
+            "planned_again": planned(batch=1, again=True),
+        }
         if torch.cuda.is_available():
-            peaks = [measure_peak(sides, plain=plain) / GIB for plain in (True, False)]
-            device = torch.cuda.get_device_name()
-            lines.append(f"  peak on {device}: plain {peaks[0]:.1f}, ours {peaks[1]:.1f}")
-    return lines
+            sizes["gpu_plain_peak"] = measure_peak(sides, plain=True)
+            sizes["gpu_peak"] = measure_peak(sides, plain=False)
+            sizes["gpu_again_peak"] = measure_peak(sides, plain=False, again=True)
+        found |= {f"{name}_{kind}_gib": size / GIB for kind, size in sizes.items()}
+    return found
+
+
+def table() -> list[str]:
+    """A line for each size."""
+    lines = [f"width {WIDTH}, {VIEWS} views at the caps, GiB"]
+    if torch.cuda.is_available():
+        lines.append(f"gpu: {torch.cuda.get_device_name()}")
+    return lines + [
+        f"{name.removesuffix('_gib'):32s}{size:6.1f}" for name, size in measure().items()
+    ]
 
 
 def draw(path: Path) -> None:

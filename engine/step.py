@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from data.dataset import Crop, Sample, load_on_device, make_sample, sample_seed
 from engine.checkpointing import Checkpointer, State
-from methods.base import Loss, Terms
+from methods.base import Loss, Method, Terms
 from utils.config import Config, StoppedError
 from utils.device import autocast
 from utils.errors import describe_error
+from utils.gradients import GradientAverage
 
 MIN_LOSS_SCALE = 1.0  # fp16: with gradients still infinite here, the scale is not the cause
 # Purposes of `sample_seed`: 0 is the crop's, from 2 on each forward pass has its dropout.
@@ -46,6 +48,8 @@ class TrainingStep:
         self._sums: dict[str, Tensor] = {}  # of the log, weighted by their shares
         self._norms: list[Tensor] = []
         self._updates = 0
+        self._backwards = 0
+        self._average: GradientAverage | None = None  # of gradients that travel already
 
     @property
     def lr(self) -> float:
@@ -104,7 +108,8 @@ class TrainingStep:
         Raises ValueError for a term that the method does not name.
         """
         total = weighted_sum(terms, self.state.method.weights)
-        self.state.scaler.scale(total * share).backward()
+        with self._averaging():
+            self.state.scaler.scale(total * share).backward()
         for name, term in {**terms, "total": total}.items():
             part = share if logged is None else logged
             self._sums[name] = self._sums.get(name, 0.0) + term.detach() * part
@@ -114,10 +119,13 @@ class TrainingStep:
 
         A gradient or term that is not finite ends the training.
         """
-        scaler = self.state.scaler
+        scaler, average, self._average = self.state.scaler, self._average, None
+        if average is not None:
+            average.finish()
         for each in self.optimizers if optimizer is None else [optimizer]:
-            parameters = [p for group in each.param_groups for p in group["params"]]
-            self.save.processes.average_gradients(parameters)
+            parameters = parameters_of(each)
+            if average is None:
+                self.save.processes.average_gradients(parameters)
             if not scaler.is_enabled() or scaler.get_scale() < MIN_LOSS_SCALE:
                 # the scaler of fp16 skips a step of infinite gradients and lowers the scale
                 gradients = [p.grad for p in parameters if p.grad is not None]
@@ -168,6 +176,21 @@ class TrainingStep:
         shared = self.save.processes.share(torch.stack(list(values.values()))).tolist()
         return dict(zip(values, shared, strict=True))
 
+    def _averaging(self) -> AbstractContextManager[None]:
+        """What sends gradients to the other processes while a backward pass makes them.
+
+        Only the last pass of a step can, and only the default step says which that is; a method's
+        own may do anything to gradients up to `update`, which then sends them.
+        """
+        self._backwards += 1
+        is_default = type(self.state.method).training_step is Method.training_step
+        size = self.save.processes.size
+        if size == 1 or not is_default or self._backwards < len(self.shapes):
+            return nullcontext()
+        parameters = [p for each in self.optimizers for p in parameters_of(each)]
+        self._average = GradientAverage(parameters, size)
+        return self._average.overlapped()
+
     @property
     def _decay(self) -> float:
         """Poly decay (Sec. IV-C)."""
@@ -190,6 +213,11 @@ class TrainingStep:
             f"{self.save.run.folder}: step {self.number}: loss or gradient is not finite at "
             f"{everywhere}; {kept}. Check that case, or lower --lr, or use --precision fp32"
         )
+
+
+def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """What an optimizer moves, in its order."""
+    return [p for group in optimizer.param_groups for p in group["params"]]
 
 
 def weighted_sum(terms: Terms, weights: dict[str, float]) -> Tensor:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -45,8 +46,10 @@ from engine.split_selection import (
 from engine.step import NonFiniteLossError, TrainingStep
 from engine.weight_average import WeightAverage
 from methods import EXTERNAL, Method, build_method, check_method
+from models.backbone import ResidualEncoderDecoder
+from models.recompute import Recompute
 from utils.config import Config, StoppedError
-from utils.device import select_device, select_precision
+from utils.device import select_device, select_precision, tune_convolutions
 from utils.distributed import Distributed, join_processes
 from utils.errors import describe_error, is_memory_error
 from utils.files import check_folder
@@ -130,7 +133,10 @@ def train_split(
 ) -> None:
     """Train one run to its end and mark it done."""
     device = select_device(config.device)
+    tune_convolutions(device, shapes_repeat=config.stage.roi == "volume")
     state = build_state(config, device, split.sources)
+    say = partial(_say, processes)
+    set_checkpointing(state.method, config.checkpointing, lambda text: say(f"{run.folder}: {text}"))
     cases, heldout = split_cases(split, prepared), heldout_cases(split, prepared)
     dataset = make_dataset(config, state.method, cases)
     stopping = EarlyStopping(config, heldout)
@@ -153,7 +159,7 @@ def train_split(
                 f"{run.folder}: {len(dataset)} cases, "
                 f"{total_steps(config, dataset, processes.size)} steps of "
                 f"{samples_per_step(config, dataset, processes.size)} samples, "
-                f"{config.precision} on {device}",
+                f"{config.precision} on {device}, checkpointing {config.checkpointing}",
             )
         save = Checkpointer(config, run, split, state, processes, signatures)
         try:
@@ -166,6 +172,14 @@ def train_split(
         if processes.first:
             mark_done(run.folder, written_by_training(run))
     processes.wait()
+
+
+def set_checkpointing(method: Method, mode: str, say: Callable[[str], None] | None = None) -> None:
+    """Let all backbones of a method compute activations again by one rule (`Recompute`)."""
+    rule = Recompute(mode, say=say)
+    for part in method.modules():
+        if isinstance(part, ResidualEncoderDecoder):
+            part.recompute = rule
 
 
 def make_dataset(config: Config, method: Method, cases: Sequence[PreparedCase]) -> StageDataset:
@@ -201,7 +215,7 @@ def train_steps(
     SIGTERM, SIGINT and SIGHUP save and exit with status 143, 130 and 129: after the step that they
     come in, and at once while held-out cases are measured.
     """
-    processes, method, device = save.processes, state.method, state.device
+    processes, method = save.processes, state.method
     steps = total_steps(config, dataset, processes.size)
     per_step = samples_per_step(config, dataset, processes.size)
     crops = load_crops(dataset, config, processes, state.step, steps)
@@ -211,7 +225,7 @@ def train_steps(
         if len(state.heldout_dsc) < stopping.count_due(state.step, per_step, len(dataset)):
             save(force=True)  # a measure can take longer than an epoch
             note_heldout(state, save, stopping, received)
-        number = processes.largest(received[0] if received else 0, device)
+        number = processes.largest(received[0] if received else 0)
         if number:
             save(force=True)
             say_ended(number, f"saved at step {state.step} of {steps}; the same command resumes")
@@ -284,6 +298,8 @@ def state_kept(step: TrainingStep) -> Iterator[None]:
                 f"; the largest crop of this step is {step.largest_crop}; take smaller ones by "
                 "--max-voxels (a new run, since the results change)"
             )
+            if step.config.checkpointing != "on":
+                reason += ", or resume with --checkpointing on, which needs less"
         message = f"{step.save.run.folder}: step {step.number}: {reason}; {step.keep_state()}"
         raise StoppedError(message) from error
 

@@ -22,6 +22,7 @@ from models.layers import (
     conv3d,
     head_std,
 )
+from models.recompute import TOGETHER, Recompute, has_hooks, run_level
 
 STRIDE = 8  # input voxels per voxel of the deepest features, on each axis
 
@@ -94,6 +95,8 @@ class ResidualEncoderDecoder(nn.Module):
             raise ValueError(f"width is {width}; give a positive multiple of {NORM_GROUPS}")
         super().__init__()
         self.width = width
+        self.recompute = Recompute()
+        self._levels_again = False
         self.upsample = Upsample(upsample)
         w1, w2, w3, w4 = width, 2 * width, 4 * width, 8 * width
         self.stem = WSConv3d(1, w1)
@@ -134,18 +137,29 @@ class ResidualEncoderDecoder(nn.Module):
     def encode(self, image: Tensor) -> Stages:
         """What stages 0 to 4 give; ValueError where the image is not as `forward` needs it."""
         self._check(image)
-        skip1 = self.stage0(self.stem(image))  # (b, width, z, y, x)
-        skip2 = self.stage1(self.down1(skip1))  # (b, 2 width, z/2, y/2, x/2)
-        skip3 = self.stage2(self.down2(skip2))  # (b, 4 width, z/4, y/4, x/4)
+        if self.training:
+            self._levels_again = self.recompute.levels_again(self, image)
+        skip1 = self._descend(self.stem, self.stage0, image)  # (b, width, z, y, x)
+        skip2 = self._descend(self.down1, self.stage1, skip1)  # (b, 2 width, z/2, y/2, x/2)
+        skip3 = self._descend(self.down2, self.stage2, skip2)  # (b, 4 width, z/4, y/4, x/4)
         middle = self.stage3(self.down3(skip3))  # (b, 8 width, z/8, y/8, x/8)
         return skip1, skip2, skip3, middle, self.stage4(middle)  # the deepest: as the middle
 
     def decode(self, stages: Stages) -> Levels:
         """What the three decoders give: (b, 2 width, z/4, y/4, x/4), then width at /2 and /1."""
         skip1, skip2, skip3, _, deep = stages
-        level3 = self.decoder3(self.upsample(self.bottleneck(deep)) + skip3)
-        level2 = self.decoder2(self.upsample(level3) + skip2)
-        return level3, level2, self.decoder1(self.upsample(level2) + skip1)
+        level3 = self.rise(self.decoder3, self.bottleneck(deep), skip3)
+        level2 = self.rise(self.decoder2, level3, skip2)
+        return level3, level2, self.rise(self.decoder1, level2, skip1)
+
+    def rise(self, decoder: nn.Module, below: Tensor, skip: Tensor) -> Tensor:
+        """`decoder` on the features from below at twice their size, plus those of the encoder."""
+        again = self.training and self._levels_again and not has_hooks(decoder)
+        return run_level(again, lambda x, kept: decoder(self.upsample(x) + kept), below, skip)
+
+    def _descend(self, down: nn.Module, stage: nn.Module, x: Tensor) -> Tensor:
+        again = self.training and self._levels_again and not has_hooks(down, stage)
+        return run_level(again, lambda features: stage(down(features)), x)
 
     def read_out(self, stages: Stages, levels: Levels) -> Outputs:
         """The heads on the deepest and on the finest features."""
@@ -180,14 +194,25 @@ class ResidualEncoderDecoder(nn.Module):
 
 
 def forward_views(network: nn.Module, views: Sequence[Tensor]) -> list[Outputs]:
-    """The network's outputs for each view, (1, 1, z, y, x).
+    """The outputs of a `ResidualEncoderDecoder` for each view, (1, 1, z, y, x).
 
-    Up to two views go through as one batch, as the paper trains. Of more, each goes through alone
-    and keeps its outputs only; its activations are computed again when its gradient is
-    accumulated. So memory does not grow with the number of views but for the outputs, every pair
-    still meets in the losses, and the gradient is that of one batch.
+    Up to two views go through as one batch, as the paper trains. Of more, each goes through alone;
+    where it is computed again as a whole, it keeps its outputs only, so that memory does not grow
+    with the number of views but for the outputs. Every pair still meets in the losses, and the
+    gradient is that of one batch.
     """
-    if len(views) <= 2:
-        batch = network(torch.cat(tuple(views)))
+    assert isinstance(network, ResidualEncoderDecoder)
+    rule = network.recompute
+    plan = rule.plan(network, views[0], len(views))
+
+    def forward(images: Tensor) -> Outputs:
+        with rule.fixed(plan.levels):
+            outputs: Outputs = network(images)
+            return outputs
+
+    if len(views) <= TOGETHER:
+        batch = forward(torch.cat(tuple(views)))
         return [batch.sample(index) for index in range(len(views))]
-    return [checkpoint(network, view, use_reentrant=False) for view in views]
+    if not plan.views:
+        return [forward(view) for view in views]
+    return [checkpoint(forward, view, use_reentrant=False) for view in views]

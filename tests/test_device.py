@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from tests.conftest import ROOT, start_script
-from utils.device import autocast, is_out_of_memory, select_device, select_precision
+from utils.device import (
+    autocast,
+    free_memory,
+    is_out_of_memory,
+    select_device,
+    select_precision,
+    tune_convolutions,
+)
 from utils.distributed import Distributed, join_processes
 
 CPU = torch.device("cpu")
@@ -108,15 +115,50 @@ def test_a_single_process_is_first_and_changes_nothing(monkeypatch: pytest.Monke
 
 TWO_PROCESSES = """
 import torch
+from utils import gradients
 from utils.distributed import join_processes
 cpu = torch.device("cpu")
 with join_processes(cpu) as processes:
     a, b = torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(1, 2))
+    c = torch.nn.Parameter(torch.zeros(3))
     a.grad = torch.tensor([1.0, 4.0]) * (processes.rank + 1)
     if processes.first:
         b.grad = torch.tensor([[6.0, 0.0]])
-    processes.average_gradients([a, b])
+    processes.average_gradients([a, b, c])
     assert a.grad.tolist() == [1.5, 6.0] and b.grad.tolist() == [[3.0, 0.0]], (a.grad, b.grad)
+    assert c.grad is None  # nobody's
+    assert processes.largest(processes.rank) == 1
+
+    # overlapped with the last of two passes, in which each process takes a path of its own
+    torch.manual_seed(0)
+    layers = torch.nn.ModuleList(torch.nn.Linear(5, 5) for _ in range(5))
+    path = [layers[1], layers[2 + processes.rank], layers[4]]  # the first is nobody's
+    def loss(batch):
+        for layer in path:
+            batch = layer(batch).tanh()
+        return batch.square().mean()
+    first, last = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(processes.rank))
+    parameters = list(layers.parameters())
+    loss(first).backward()
+    loss(last).backward()
+    mean = torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten()
+                      for p in parameters])
+    torch.distributed.all_reduce(mean)
+    mean /= 2
+    # bytes of a message: each parameter alone, two layers, all; what each process sends early
+    for size, early in ((1, (2, 4)), (240, (0, 1)), (10**6, (0, 0))):
+        layers.zero_grad()
+        gradients.MESSAGE_BYTES = size
+        loss(first).backward()
+        average = gradients.GradientAverage(parameters, 2)
+        with average.overlapped():
+            loss(last).backward()
+        assert len(average._sent) == early[processes.rank], (size, len(average._sent))
+        average.finish()
+        assert [p.grad is None for p in parameters] == [True] * 2 + [False] * 8
+        found = torch.cat([p.grad.flatten() for p in parameters[2:]])
+        assert torch.equal(found, mean[-len(found) :])
+    assert all(not p._post_accumulate_grad_hooks for p in parameters)
     assert processes.all_true(True, cpu) and not processes.all_true(processes.first, cpu)
     assert processes.share(torch.tensor([float(processes.rank)])).tolist() == [0.5]
     assert processes.from_first(f"of {processes.rank}") == "of 0"
@@ -134,3 +176,35 @@ def test_two_processes_average_agree_and_share(tmp_path: Path) -> None:
     shown, _ = process.communicate(timeout=120)
     assert process.returncode == 0, shown
     assert shown.count("right in") == 2
+
+
+def test_a_gpu_computes_float32_exactly_and_tries_algorithms_where_shapes_repeat(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What PyTorch is told, without a GPU; not what a GPU does with it."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for owner, name in (
+        (torch.backends.cudnn, "allow_tf32"),
+        (torch.backends.cudnn, "benchmark"),
+    ):
+        monkeypatch.setattr(owner, name, True)
+    torch.backends.cuda.matmul.allow_tf32 = True
+    gpu = select_device("auto")
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+    for repeat in (False, True):
+        tune_convolutions(gpu, shapes_repeat=repeat)
+        assert torch.backends.cudnn.benchmark == repeat
+    tune_convolutions(CPU, shapes_repeat=False)
+    assert torch.backends.cudnn.benchmark
+
+
+def test_free_is_what_the_driver_and_pytorch_itself_have_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (5, 24))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 10)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 3)
+    assert free_memory(torch.device("cuda", 0)) == 12
+    assert free_memory(CPU) is None

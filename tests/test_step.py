@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -153,6 +155,59 @@ def test_two_optimizers_train_under_a_loss_scale(tiny_config: MakeConfig, tmp_pa
     moved = [not torch.equal(fresh[k], v) for k, v in weights(half).items()]
     assert all(moved)
     assert all(value.dtype == torch.float32 for value in weights(half).values())
+
+
+# several processes
+
+
+class Recorder(Distributed):
+    """One of two processes that never talk: notes what would be sent."""
+
+    sent: ClassVar[list[str]] = []
+
+    def average_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        self.sent.append("behind")
+
+    def all_true(self, flag: bool, device: torch.device) -> bool:
+        return flag
+
+    def share(self, values: torch.Tensor) -> torch.Tensor:
+        return values
+
+
+class Travelling:
+    """Stands for `GradientAverage`."""
+
+    def __init__(self, parameters: Iterable[torch.nn.Parameter], size: int) -> None:
+        assert size == 2
+        assert len(list(parameters)) > 10
+
+    @contextmanager
+    def overlapped(self) -> Iterator[None]:
+        Recorder.sent.append("with the backward pass")
+        yield
+
+    def finish(self) -> None:
+        Recorder.sent.append("all there")
+
+
+@pytest.mark.parametrize(
+    ("method", "sent"),
+    [("bl", ["with the backward pass", "all there"]), ("two", ["behind", "behind"])],
+)
+def test_gradients_travel_with_the_last_backward_pass_of_the_default_step_alone(
+    method: str,
+    sent: list[str],
+    tiny_config: MakeConfig,
+    crops: list[Crop],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Recorder, "sent", [])
+    monkeypatch.setattr(NoFile, "processes", Recorder(0, 2))
+    monkeypatch.setattr("engine.step.GradientAverage", Travelling)
+    config = tiny_config("tumor_fine", method=method, accumulate=2)
+    take_step(build_state(config, CPU, SOURCES), config, crops[:2])
+    assert Recorder.sent == sent
 
 
 # an auxiliary network

@@ -27,6 +27,7 @@ MAX_WORKERS = 512
 TIME_RULE = "letters, digits, _, . and -, 64 at most, a . not first; it names a folder"
 SMALLEST_INPUT = 8**3  # voxels: the network halves each side three times
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
+CHECKPOINTING = ("auto", "on", "off")
 DEFAULT_METHOD = "ours"
 
 
@@ -159,6 +160,14 @@ class Config:
     )
     precision: str = setting(
         "auto", "auto: bf16 where the device computes it fast, else fp32", "-", PRECISIONS
+    )
+    checkpointing: str = setting(
+        "auto",
+        "compute activations again in the backward pass instead of keeping them; auto: where a GPU "
+        "has too little memory free, and those of more than two views on a CPU",
+        "-",
+        CHECKPOINTING,
+        affects_weights=False,
     )
     workers: int = setting(
         2,

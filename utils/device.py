@@ -1,4 +1,17 @@
-"""Which device, and which arithmetic on it."""
+"""Which device, which arithmetic on it, and what of its memory is free.
+
+What a GPU is told, and why; all of it is here. None of it was measured: no GPU was at hand.
+
+- Float32 is float32: no TF32, which keeps 10 bits, neither in products nor in convolutions. Views
+  and losses are float32 so that they are exact, and `--precision fp32` asks for it; the network
+  itself runs in 16 bits, which TF32 does not touch.
+- cuDNN tries its algorithms (`cudnn.benchmark`) only where input shapes repeat. It does so anew for
+  each shape, with all kernels of a step; jittered crops of one scan alone take some 200 shapes in
+  800 epochs of a fine stage, so most of what is tried would never pay.
+- Memory order stays (b, c, z, y, x). PyTorch's GroupNorm on a GPU takes no other: channels-last
+  would be a copy before and behind each of the network's norms, which is what cuDNN itself does
+  around its kernels where they want it.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +34,8 @@ def select_device(name: str, *, mps: bool = False) -> torch.device:
     """`auto`, `cpu`, `cuda` or `cuda:1` -> device; a GPU that is not there is a ValueError.
 
     Under `torchrun` `auto` and `cuda` mean the GPU of this process's local rank. `mps`: whether
-    `mps`, and for `auto` without CUDA, Apple's GPU may be taken: only for prediction.
+    `mps`, and for `auto` without CUDA, Apple's GPU may be taken: only for prediction. With a GPU,
+    float32 is exact from here on in the whole process (no TF32).
     """
     choices = f"cpu, cuda, cuda:N{', mps' if mps else ''} or auto"
     has_mps = mps and torch.backends.mps.is_available()
@@ -37,6 +51,8 @@ def select_device(name: str, *, mps: bool = False) -> torch.device:
             raise ValueError(
                 f"--device {name}: this machine shows {torch.cuda.device_count()} CUDA devices"
             )
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
         return torch.device("cuda", index)
     if device.type == "mps" and mps and not has_mps:
         raise ValueError(f"--device {name}: this machine shows no Apple GPU to PyTorch")
@@ -56,6 +72,20 @@ def select_precision(name: str, device: torch.device, *, training: bool) -> str:
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     return "bf16" if training and torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"
+
+
+def tune_convolutions(device: torch.device, *, shapes_repeat: bool) -> None:
+    """Let cuDNN try its algorithms where the inputs' shapes repeat; nothing on a CPU."""
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = shapes_repeat
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes of a GPU that are free, or that PyTorch holds without use; None where not known."""
+    if device.type != "cuda":
+        return None
+    free = torch.cuda.mem_get_info(device)[0]
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def device_name(device: torch.device, threads: int | None = None) -> str:

@@ -11,6 +11,8 @@ from datetime import timedelta
 import torch
 from torch import Tensor, distributed
 
+from utils.gradients import GradientAverage
+
 MAX_WAIT = timedelta(days=2)  # the others wait while the first process prepares all cases
 
 
@@ -27,25 +29,9 @@ class Distributed:
         return self.rank == 0
 
     def average_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Replace each gradient by its mean over the processes, in one message.
-
-        A parameter without a gradient counts as zero, so that a head which one process did not
-        use stays in step.
-        """
-        if self.size == 1:
-            return
-        parameters = list(parameters)
-        for parameter in parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-        distributed.all_reduce(flat)
-        flat /= self.size
-        start = 0
-        for gradient in gradients:
-            gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
-            start += gradient.numel()
+        """Replace each gradient by its mean over the processes (`GradientAverage`)."""
+        if self.size > 1:
+            GradientAverage(parameters, self.size).finish()
 
     def average_buffers(self, buffers: Iterable[Tensor]) -> None:
         """Replace each buffer by its mean over the processes; whole numbers by the first's."""
@@ -66,11 +52,11 @@ class Distributed:
         distributed.all_reduce(value, op=distributed.ReduceOp.MIN)
         return bool(value.item() > 0)
 
-    def largest(self, number: int, device: torch.device) -> int:
-        """The largest `number` of any process, in every process."""
+    def largest(self, number: int) -> int:
+        """The largest `number` of any process, in every process; no GPU waits for it."""
         if self.size == 1:
             return number
-        value = torch.tensor(number, device=device)
+        value = torch.tensor(number)
         distributed.all_reduce(value, op=distributed.ReduceOp.MAX)
         return int(value.item())
 
@@ -105,14 +91,18 @@ class Distributed:
 
 @contextmanager
 def join_processes(device: torch.device) -> Iterator[Distributed]:
-    """The processes of `torchrun`'s environment variables (NCCL or gloo), or of one process."""
+    """The processes of `torchrun`'s environment variables, or one process.
+
+    Tensors of a GPU travel by NCCL, those of the CPU by gloo: so a number that the CPU has, as a
+    signal's, makes no process wait for its GPU.
+    """
     size = int(os.environ.get("WORLD_SIZE", 1))
     if size == 1:
         yield Distributed()
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    backend = "nccl" if device.type == "cuda" else "gloo"
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     distributed.init_process_group(backend, timeout=MAX_WAIT)
     try:
         yield Distributed(distributed.get_rank(), size)

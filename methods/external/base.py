@@ -24,7 +24,7 @@ WHOLE, PANCREAS = "volume", "pancreas"  # what an input is cropped around, as `S
 # Settings of `Config` that belong to our loop and our network; an external system has its own.
 NOT_USED = (
     *("width", "upsample", "lr", "lr_power", "weight_decay", "validate_epochs", "patience"),
-    *("accumulate", "precision", "checkpoint_seconds", "tensorboard"),
+    *("accumulate", "precision", "checkpointing", "checkpoint_seconds", "tensorboard"),
     *("average_epochs", "snapshot_epochs"),
 )
 
