@@ -43,7 +43,7 @@ def dice_bce_loss(logits: Tensor, mask: Tensor, positive_weight: float = 1.0) ->
             f"logits {tuple(logits.shape)} and mask {tuple(mask.shape)} differ in shape"
         )
     logits, mask = logits.float(), mask.float()
-    weight = None if positive_weight == 1 else logits.new_tensor(positive_weight)
+    weight = None if positive_weight == 1 else logits.new_full((), positive_weight)
     cross_entropy = functional.binary_cross_entropy_with_logits(logits, mask, pos_weight=weight)
     return soft_dice_loss(torch.sigmoid(logits), mask) + cross_entropy
 

@@ -29,7 +29,8 @@ def bounding_box(mask: Tensor, margin: int = 0) -> BoxSlices | None:
     `margin`: voxels added on each side, as far as the array goes. Reads once from a GPU.
     """
     # A maximum of bytes is many times faster on a CPU than any() of bools.
-    filled = (mask if mask.dtype == torch.bool else mask != 0).view(torch.uint8)
+    is_byte = mask.dtype in (torch.bool, torch.uint8)
+    filled = (mask if is_byte else mask != 0).view(torch.uint8)
     plane = filled.amax(dim=0)
     profiles = torch.cat([filled.amax(dim=(1, 2)), plane.amax(dim=1), plane.amax(dim=0)]).cpu()
     box = []
