@@ -19,6 +19,7 @@ def info_nce_loss(
     temperature: float = TEMPERATURE,
     *,
     denominator: str = "negatives",
+    both_orders: bool = False,
 ) -> Tensor:
     """Eq. 8-9, L_con of the features given: sum over pairs i < j of one class, over 2 N_C.
 
@@ -30,8 +31,9 @@ def info_nce_loss(
     the usual mean over pairs: the released scripts' weight of 0.1 on the usual loss is 0.2 here.
 
     As printed, feature i of a pair i < j is the one compared with the negatives, so the order of
-    the features matters. Without a pair, or with one class only, the loss is zero, connected to
-    the graph. Returns a float32 scalar. Classes on the CPU spare a GPU's read.
+    the features matters; `both_orders`: the mean of the loss of this order and of the reverse one.
+    Without a pair, or with one class only, the loss is zero, connected to the graph. Returns a
+    float32 scalar. Classes on the CPU spare a GPU's read.
     """
     _check_info_nce(anchors, classes, temperature, denominator)
     counts = torch.unique(classes.cpu(), return_counts=True)[1]
@@ -44,11 +46,12 @@ def info_nce_loss(
         directions = _normalize(anchors.float())
         logits = directions @ directions.T / temperature  # (n, n)
     same = classes[:, None] == classes[None, :]
-    pairs = torch.triu(same, diagonal=1)
+    pairs = same.clone().fill_diagonal_(False) if both_orders else torch.triu(same, diagonal=1)
     negatives = torch.logsumexp(logits.masked_fill(same, -torch.inf), dim=1, keepdim=True)
     if denominator == "with_positive":
         negatives = torch.logaddexp(negatives, logits)
-    return torch.where(pairs, negatives - logits, 0.0).sum() / (2 * count)
+    total = torch.where(pairs, negatives - logits, 0.0).sum()
+    return total / ((4 if both_orders else 2) * count)
 
 
 def contrast_loss(  # noqa: PLR0913 - Eq. 8's three inputs and its four settings, all by name
@@ -82,9 +85,9 @@ def contrast_loss(  # noqa: PLR0913 - Eq. 8's three inputs and its four settings
     # (b, c, z, y, x) -> (b z y x, c), then the chosen rows only
     rows = [view.movedim(1, -1).flatten(0, -2)[voxels] for view in features]
     anchors = torch.cat(rows)  # (2 B views, c)
-    orders = [(anchors, classes), (anchors.flip(0), classes.flip(0))]
-    losses = [info_nce_loss(a, c, temperature, denominator=denominator) for a, c in orders]
-    return torch.stack(losses).mean()
+    return info_nce_loss(
+        anchors, classes, temperature, denominator=denominator, both_orders=True
+    )
 
 
 def _check_info_nce(anchors: Tensor, classes: Tensor, temperature: float, denominator: str) -> None:

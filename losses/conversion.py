@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from losses.segmentation import dice_bce_loss, soft_dice_loss
+from losses.segmentation import mean_dice_bce, soft_dice_loss, stack_views
 
 CONVERSION_MODES = ("sigmoid", "straight_through")
 
@@ -51,13 +51,10 @@ def conversion_loss(
         )
     if not sdm_pred:
         raise ValueError("conversion_loss needs the distance map of at least one view")
-    terms = []
-    for view in sdm_pred:
-        logits = sdm_to_logits(view, steepness)
-        if mode == "sigmoid":
-            terms.append(dice_bce_loss(logits, mask))
-        else:
-            terms.append(_straight_through_dice(logits, mask) + _cross_entropy(logits, mask))
+    logits = sdm_to_logits(stack_views(sdm_pred, mask), steepness)
+    if mode == "sigmoid":
+        return mean_dice_bce(logits, mask)
+    terms = [_straight_through_dice(view, mask) + _cross_entropy(view, mask) for view in logits]
     return torch.stack(terms).mean()
 
 

@@ -21,5 +21,4 @@ def distance_loss(sdm_pred: Sequence[Tensor], sdm: Tensor) -> Tensor:
             raise ValueError(
                 f"sdm_pred {tuple(view.shape)} and sdm {tuple(sdm.shape)} differ in shape"
             )
-    sdm = sdm.float()
-    return torch.stack([(view.float() - sdm).abs().mean() for view in sdm_pred]).mean()
+    return (torch.stack(tuple(sdm_pred)).float() - sdm.float()).abs().flatten(1).mean(dim=1).mean()

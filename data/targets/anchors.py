@@ -52,11 +52,12 @@ def anchor_masks(
         cells = tuple(slice(s.start // stride, -(-s.stop // stride)) for s in box)
         voxels = tuple(slice(s.start * stride, s.stop * stride) for s in cells)
         lesion = volume[voxels]
-        counts = _voxels_per_cell(lesion, stride)
-        reached = _voxels_per_cell(dilate_all(lesion, dilation), stride) > 0
-        found = torch.stack([_center_line(counts, stride**3), reached & (counts == 0)]).cpu()
+        counts, reached = torch.stack(
+            [_voxels_per_cell(lesion, stride), _reached_cells(lesion, dilation, stride)]
+        ).cpu()
         positive, negative = torch.zeros(2, *shape, dtype=torch.bool)
-        positive[cells], negative[cells] = found
+        positive[cells] = _center_line(counts.long(), stride**3)
+        negative[cells] = (reached > 0) & (counts == 0)
     return positive[None, None], negative[None, None]
 
 
@@ -99,10 +100,22 @@ def _any_in_window(mask: Tensor, axis: int, side: int) -> Tensor:
 
 
 def _voxels_per_cell(mask: Tensor, stride: int) -> Tensor:
-    """How many voxels of each cell are in the bool mask: (z, y, x) -> int64 (z/s, y/s, x/s)."""
+    """How many voxels of each cell are in the bool mask: (z, y, x) -> int32 (z/s, y/s, x/s)."""
     z, y, x = (n // stride for n in mask.shape)
     parts = mask.view(z, stride, y, stride, x, stride)
-    return parts.sum(dim=(1, 3, 5))
+    return parts.sum(dim=(1, 3, 5), dtype=torch.int32)
+
+
+def _reached_cells(mask: Tensor, sides: tuple[int, int, int], stride: int) -> Tensor:
+    """1 for each cell that holds a voxel of `dilate(mask, sides)`: (z, y, x) -> int32 of cells.
+
+    Per axis, the windows that the dilation brings to a cell overlap: one view, one reduction.
+    """
+    padding = [pad for side in sides[::-1] for pad in ((side - 1) // 2, side // 2)]
+    found = F.pad(mask, padding).view(torch.uint8)
+    for axis, side in enumerate(sides):
+        found = found.unfold(axis, stride + side - 1, stride).amax(dim=-1)
+    return found.int()
 
 
 def _center_line(counts: Tensor, voxels: int) -> Tensor:

@@ -135,7 +135,9 @@ def _signed_parts(
     inner = mask[box]
     everything = tuple(slice(0, n) for n in inner.shape)
     inside = _distances(~inner, everything, spacing)
-    inside.masked_fill_(inner & ~_erode(inner), 0.0)
+    # One voxel away: a face is shared. In mm another voxel may be nearer than one beyond a face.
+    boundary = inside <= 1 if spacing is None else inner & ~_erode(inner)
+    inside.masked_fill_(boundary, 0.0)
     return _distances(mask, own, spacing), inside, box
 
 
@@ -146,8 +148,14 @@ def _distances(sources: Tensor, box: Sequence[slice], spacing: Triple | None) ->
     region = sources[z, y, x]
     squared = torch.full(region.shape, torch.inf, device=sources.device)
     squared.masked_fill_(region, 0.0)
+    squares = [
+        _squares(part.start, part.stop - part.start, length, step)
+        for part, length, step in zip(box, sources.shape, steps, strict=True)
+    ]
+    sizes = [len(along) for along in squares]
+    on_device = torch.cat(squares).to(sources.device, non_blocking=True).split(sizes)
     for axis in _pass_order(squared.shape, sources.shape):
-        squared = _pass(squared, axis, box[axis].start, sources.shape[axis], steps[axis])
+        squared = _pass(squared, axis, on_device[axis], sources.shape[axis])
     return _square_root(squared)
 
 
@@ -182,44 +190,55 @@ def _pass_order(box: torch.Size, grid: torch.Size) -> tuple[int, ...]:
     return min(permutations(range(3)), key=cost)
 
 
-def _pass(squared: Tensor, axis: int, start: int, length: int, step: float) -> Tensor:
+def _pass(squared: Tensor, axis: int, squares: Tensor, length: int) -> Tensor:
     """One axis: (.., sources, ..) -> (.., length, ..), minimum over sources of squared + step^2.
 
-    Source i lies at place `start` + i of the `length` places, `step` apart.
+    `squares`: see `_squares`.
     """
-    count = squared.shape[axis]
-    lines = squared.movedim(axis, 0).reshape(count, -1)  # (sources, lines)
-    places = torch.arange(length, device=squared.device, dtype=torch.float32)
-    apart = (places[:, None] - places[None, start : start + count]).mul_(step).square_()
-    found = squared.new_empty(length, lines.shape[1])
-    if squared.device.type == "cpu":
-        _minimize_by_source(lines, apart, found)
-    else:
-        _minimize_at_once(lines, apart, found)
-    others = [n for i, n in enumerate(squared.shape) if i != axis]
-    return found.view(length, *others).movedim(0, axis)
+    lines = squared.movedim(axis, 0)
+    minimize = _minimize_by_source if squared.device.type == "cpu" else _minimize_at_once
+    found = minimize(lines.reshape(len(lines), -1), squares, length)
+    return found.view(length, *lines.shape[1:]).movedim(0, axis)
 
 
-def _minimize_by_source(lines: Tensor, apart: Tensor, found: Tensor) -> None:
-    """`found` (length, lines): the minimum over sources of `lines` (sources, lines) + `apart`
-    (length, sources). For a CPU: one source after the other, a block that caches hold.
+def _squares(start: int, count: int, length: int, step: float) -> Tensor:
+    """Squared lengths of all steps of a pass: at `place` + `count` - 1 - i that to source i.
+
+    Source i of `count` lies at place `start` + i of the `length` places, `step` apart.
     """
-    width = max(CPU_BLOCK // len(found), 1)
-    for column in range(0, lines.shape[1], width):
+    steps = torch.arange(length + count - 1, dtype=torch.float32) - (start + count - 1)
+    return steps.mul_(step).square_()
+
+
+def _minimize_by_source(lines: Tensor, squares: Tensor, length: int) -> Tensor:
+    """(sources, lines) -> (length, lines), the minimum over sources with the squared step added.
+
+    For a CPU: one source after the other, in blocks that caches hold.
+    """
+    count, total = lines.shape
+    found = lines.new_empty(length, total)
+    width = max(CPU_BLOCK // length, 1)
+    for column in range(0, total, width):
         nearest, part = found[:, column : column + width], lines[:, column : column + width]
-        torch.add(part[0], apart[:, :1], out=nearest)
         sums = torch.empty_like(nearest)
-        for i in range(1, len(lines)):
-            torch.add(part[i], apart[:, i : i + 1], out=sums)
-            torch.minimum(nearest, sums, out=nearest)
+        for i in range(count):
+            apart = squares[count - 1 - i :][:length, None]
+            torch.add(part[i], apart, out=sums if i else nearest)
+            if i:
+                torch.minimum(nearest, sums, out=nearest)
+    return found
 
 
-def _minimize_at_once(lines: Tensor, apart: Tensor, found: Tensor) -> None:
+def _minimize_at_once(lines: Tensor, squares: Tensor, length: int) -> Tensor:
     """The same numbers for a GPU: all sources at once, in as few blocks as memory allows."""
-    width = max(GPU_BLOCK // apart.numel(), 1)
-    for column in range(0, lines.shape[1], width):
-        sums = apart[:, :, None] + lines[None, :, column : column + width]
-        torch.amin(sums, dim=1, out=found[:, column : column + width])
+    count, total = lines.shape
+    found = lines.new_empty(length, total)
+    apart = squares.unfold(0, count, 1).flip(1)[:, :, None]  # (length, sources, 1)
+    width = max(GPU_BLOCK // (length * count), 1)
+    for column in range(0, total, width):
+        block = slice(column, column + width)
+        torch.amin(apart + lines[:, block], dim=1, out=found[:, block])
+    return found
 
 
 def _square_root(squared: Tensor) -> Tensor:
