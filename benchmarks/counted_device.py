@@ -49,6 +49,9 @@ NO_LAUNCH = {
     ATEN.new_empty_strided,
     ATEN._unsafe_view,
 }
+# Views that say how numbers are to be read, which a held tensor cannot: the copy that would come
+# later is made here, and is a launch.
+DONE_AT_ONCE = {ATEN._conj.default: torch.conj_physical, ATEN._neg_view.default: torch.neg}
 
 
 class Counts:
@@ -80,7 +83,7 @@ class Counts:
                 self.operations[kind, self.part, str(func)] += number
 
 
-_autocast = torch.library.Library("_", "IMPL")
+_registered: list[torch.library.Library] = []  # what is registered is gone with its library
 _counts: list[Counts] = []  # those that count now; backward passes may run in another thread
 
 
@@ -132,7 +135,8 @@ def counted_device() -> torch.device:
     module.manual_seed_all = lambda seed: None  # type: ignore[attr-defined]
     _setup_privateuseone_for_python_backend(NAME, module)
     # `CudaAutocast` makes the casts; without this line autocast would refuse every operation.
-    _autocast.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
+    _registered.append(torch.library.Library("_", "IMPL"))
+    _registered[0].fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
     # Optimizers take all parameters at once, as on a GPU.
     _foreach_utils._foreach_supported_types.append(CountedTensor)  # type: ignore[arg-type]
     optimizer_types.append(CountedTensor)
@@ -164,7 +168,7 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if func is ATEN._to_copy.default and on_device != bool(given):
         made = held_args[0].to(dtype=held_kwargs.get("dtype"), copy=True)
     else:
-        made = func(*held_args, **held_kwargs)
+        made = DONE_AT_ONCE.get(func, func)(*held_args, **held_kwargs)
     if (on_device or given) and _counts:
         _counts[-1].note(
             func, launches=_launches(func, made), waits=_waits(func, args, kwargs, given, leaves)
@@ -178,7 +182,8 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 def _launches(func: Any, made: Any) -> int:
     tensors = [leaf for leaf in tree_leaves(made) if isinstance(leaf, Tensor)]
     is_empty = bool(tensors) and not any(tensor.numel() for tensor in tensors)
-    return int(not (func.is_view or func.overloadpacket in NO_LAUNCH or is_empty))
+    is_view = func.is_view and func not in DONE_AT_ONCE
+    return int(not (is_view or func.overloadpacket in NO_LAUNCH or is_empty))
 
 
 def _waits(

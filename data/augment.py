@@ -219,7 +219,9 @@ def _resize_label(label: Tensor, axis: int, new: int) -> Tensor:
     below = (centers - 1) // (2 * new)  # another voxel only where the center falls between two
     mirrored = places.flip(0)
     lower = torch.where(places < mirrored, places % 2 == 0, mirrored % 2 == 1)
-    taken = label.index_select(axis, torch.where(lower, below, above).to(label.device, non_blocking=True))
+    taken = label.index_select(
+        axis, torch.where(lower, below, above).to(label.device, non_blocking=True)
+    )
     middle = new // 2
     if new % 2 == 1 and below[middle] != above[middle]:
         # No voxel is the right one, seen from both ends: the higher class of the two.

@@ -168,7 +168,9 @@ class Convolver:
         if reach not in self._spectra:
             padded = F.pad(self.volume, (reach, 0) * 3)
             self._spectra[reach] = torch.fft.rfftn(padded, s=shape)
-        transfer = F.pad(weight.to(self.volume.device, non_blocking=True), [reach - weight.shape[0] // 2] * 6)
+        transfer = F.pad(
+            weight.to(self.volume.device, non_blocking=True), [reach - weight.shape[0] // 2] * 6
+        )
         # The kernel's own transform, each axis only once it has to be long.
         transfer = torch.fft.rfft(transfer, n=shape[2], dim=2)
         for axis in (1, 0):

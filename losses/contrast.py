@@ -85,9 +85,7 @@ def contrast_loss(  # noqa: PLR0913 - Eq. 8's three inputs and its four settings
     # (b, c, z, y, x) -> (b z y x, c), then the chosen rows only
     rows = [view.movedim(1, -1).flatten(0, -2)[voxels] for view in features]
     anchors = torch.cat(rows)  # (2 B views, c)
-    return info_nce_loss(
-        anchors, classes, temperature, denominator=denominator, both_orders=True
-    )
+    return info_nce_loss(anchors, classes, temperature, denominator=denominator, both_orders=True)
 
 
 def _check_info_nce(anchors: Tensor, classes: Tensor, temperature: float, denominator: str) -> None:
