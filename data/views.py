@@ -124,7 +124,8 @@ class Convolver:
 
     With one channel a convolution is far from what the libraries' kernels are made for. A small
     kernel is on a CPU a sum of shifted copies; others are a product of Fourier transforms, where
-    the volume's own is kept for the next kernel. Float32 throughout, autocast and TF32 do not touch it.
+    the volume's own is kept for the next kernel. Float32 throughout, autocast and TF32 do not
+    touch it.
     """
 
     def __init__(self, volume: Tensor) -> None:

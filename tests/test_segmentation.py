@@ -161,3 +161,19 @@ def test_a_positive_weight_counts_the_voxels_of_the_mask_in_the_cross_entropy_on
     more = dice_bce_loss(logits, mask, 10.0) - dice_bce_loss(logits, mask)
     expected = 9 * (mask * torch.nn.functional.softplus(-logits)).mean()
     torch.testing.assert_close(more, expected)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_views_at_once_have_the_gradients_of_each_alone_to_the_bit(count: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    views = [
+        torch.randn(1, 1, 3, 40, 50, generator=generator).requires_grad_() for _ in range(count)
+    ]
+    mask = (torch.rand(1, 1, 3, 40, 50, generator=generator) > 0.7).float()
+    at_once = segmentation_loss(views, mask)
+    alone = torch.stack([dice_bce_loss(view, mask) for view in views]).sum()
+    assert at_once.item() == pytest.approx(alone.item(), rel=1e-6)
+    for ours, usual in zip(
+        torch.autograd.grad(at_once, views), torch.autograd.grad(alone, views), strict=True
+    ):
+        assert torch.equal(ours, usual)
