@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
+
+from losses.views import mean_over_views
 
 
 def distance_loss(sdm_pred: Sequence[Tensor], sdm: Tensor) -> Tensor:
@@ -21,4 +22,5 @@ def distance_loss(sdm_pred: Sequence[Tensor], sdm: Tensor) -> Tensor:
             raise ValueError(
                 f"sdm_pred {tuple(view.shape)} and sdm {tuple(sdm.shape)} differ in shape"
             )
-    return (torch.stack(tuple(sdm_pred)).float() - sdm.float()).abs().flatten(1).mean(dim=1).mean()
+    sdm = sdm.float()
+    return mean_over_views(lambda views: (views.float() - sdm).abs().mean(), sdm_pred)

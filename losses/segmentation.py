@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from losses.views import mean_over_views
+
 MIN_DENOMINATOR = 1e-12  # only where every probability of a sample is 0.0 and its mask is empty
 
 
@@ -35,31 +37,12 @@ def dice_bce_loss(logits: Tensor, mask: Tensor, positive_weight: float = 1.0) ->
     is per sample, then averaged. `positive_weight`: what a voxel of the mask counts in the
     cross-entropy. Returns a float32 scalar. Raises ValueError on other shapes.
     """
-    if logits.shape != mask.shape:
-        raise ValueError(
-            f"logits {tuple(logits.shape)} and mask {tuple(mask.shape)} differ in shape"
-        )
+    check_logits([logits], mask)
     return mean_dice_bce(logits[None], mask, positive_weight)
 
 
-def stack_views(views: Sequence[Tensor], mask: Tensor) -> Tensor:
-    """What views predict, each of the shape of the mask that they share: (views, *mask.shape).
-
-    Raises ValueError for another shape.
-    """
-    for view in views:
-        if view.shape != mask.shape:
-            raise ValueError(
-                f"logits {tuple(view.shape)} and mask {tuple(mask.shape)} differ in shape"
-            )
-    return torch.stack(tuple(views))
-
-
 def mean_dice_bce(logits: Tensor, mask: Tensor, positive_weight: float = 1.0) -> Tensor:
-    """`dice_bce_loss`, the mean over views: `logits` (v, b, ...), `mask` (b, ...) of them all.
-
-    All views at once: a GPU is given as little to do as for one.
-    """
+    """`dice_bce_loss`, the mean over views: `logits` (v, b, ...), `mask` (b, ...) of them all."""
     logits, mask = logits.float().flatten(2), mask.float().flatten(1)  # (v, b, n), (b, n)
     weight = None if positive_weight == 1 else logits.new_full((), positive_weight)
     cross_entropy = functional.binary_cross_entropy_with_logits(
@@ -93,9 +76,23 @@ def segmentation_loss(
         raise ValueError("segmentation_loss needs the logits of at least one view")
     if (slice_logits is None) != (slice_labels is None):
         raise ValueError("give slice_logits and slice_labels together, or neither")
-    loss = mean_dice_bce(stack_views(logits, mask), mask)
+    loss = _mean_over_views(logits, mask)
     if slice_logits is not None and slice_labels is not None:
         if len(slice_logits) != len(logits):
             raise ValueError(f"{len(slice_logits)} slice_logits for {len(logits)} views")
-        loss = loss + mean_dice_bce(stack_views(slice_logits, slice_labels), slice_labels)
+        loss = loss + _mean_over_views(slice_logits, slice_labels)
     return len(logits) * loss
+
+
+def check_logits(logits: Sequence[Tensor], mask: Tensor) -> None:
+    """Raise ValueError where the shape of a view's logits is not the mask's."""
+    for view in logits:
+        if view.shape != mask.shape:
+            raise ValueError(
+                f"logits {tuple(view.shape)} and mask {tuple(mask.shape)} differ in shape"
+            )
+
+
+def _mean_over_views(logits: Sequence[Tensor], mask: Tensor) -> Tensor:
+    check_logits(logits, mask)
+    return mean_over_views(lambda views: mean_dice_bce(views, mask), logits)
