@@ -26,12 +26,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 import utils.script_start  # noqa: F401 - a signal ends it in one line
+from benchmarks.cuda_autocast import CudaAutocast
 from models.backbone import ResidualEncoderDecoder
 from models.layers import NormReLU
 from models.recompute import Recompute, step_bytes
@@ -41,28 +41,7 @@ from utils.stages import STAGES
 GIB = 2**30
 VIEWS = 2
 WIDTH = 32
-BF16, FP32 = torch.bfloat16, torch.float32
-# What CUDA's autocast runs in the lower precision, and what in float32, of what the network calls.
-LOWER = {torch.conv3d, torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.nn.functional.linear}
-FLOAT32 = {torch.group_norm, torch.nn.functional.group_norm, torch.layer_norm}
-
-
-class CudaAutocast(TorchFunctionMode):
-    """The casts of `torch.autocast("cuda", torch.bfloat16)`, on any device."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        dtype = BF16 if func in LOWER else FP32 if func in FLOAT32 else None
-        if dtype is not None:
-            args = tuple(_cast(value, dtype) for value in args)
-            kwargs = {key: _cast(value, dtype) for key, value in (kwargs or {}).items()}
-        return func(*args, **(kwargs or {}))
-
-
-def _cast(value: Any, dtype: torch.dtype) -> Any:
-    is_float = isinstance(value, Tensor) and value.is_floating_point()
-    return value.to(dtype) if is_float else value
+BF16 = torch.bfloat16
 
 
 class PlainNormReLU(NormReLU):

@@ -128,7 +128,8 @@ def augment(
     if chance[6] < settings.gamma_probability:
         image = image.clamp(0, 1) ** _between(settings.gamma_range, gamma)
     if chance[7] < settings.noise_probability:
-        noise = torch.randn(image.shape, generator=generator).to(image.device)
+        noise = torch.randn(image.shape, generator=generator, pin_memory=image.is_cuda)
+        noise = noise.to(image.device, non_blocking=True)
         image = image.add(noise, alpha=settings.noise_std * std)
     return image.clamp(0, 1), label
 
@@ -179,15 +180,18 @@ def apply_affine(
     """
     everything = [slice(0, n) for n in image.shape[2:]]
     mapped_image = _sample(image, matrix, everything, "bilinear", displacement)
+    target = everything
+    if displacement is None and label.device.type == "cpu":  # a GPU would wait to know the box
+        box = bounding_box(label[0, 0])
+        if box is None:
+            return mapped_image, torch.zeros_like(label)
+        target = _image_of_box(box, torch.linalg.inv(matrix), label.shape[2:])
+    sampled = _sample(label.float(), matrix, target, "nearest", displacement).to(label.dtype)
+    if target == everything:
+        return mapped_image, sampled
     mapped_label = torch.zeros_like(label)
-    box = bounding_box(label[0, 0] > 0)
-    if box is not None:
-        target = everything
-        if displacement is None:
-            target = _image_of_box(box, torch.linalg.inv(matrix), label.shape[2:])
-        sampled = _sample(label.float(), matrix, target, "nearest", displacement)
-        z, y, x = target
-        mapped_label[:, :, z, y, x] = sampled.to(label.dtype)
+    z, y, x = target
+    mapped_label[:, :, z, y, x] = sampled
     return mapped_image, mapped_label
 
 
@@ -215,7 +219,9 @@ def _resize_label(label: Tensor, axis: int, new: int) -> Tensor:
     below = (centers - 1) // (2 * new)  # another voxel only where the center falls between two
     mirrored = places.flip(0)
     lower = torch.where(places < mirrored, places % 2 == 0, mirrored % 2 == 1)
-    taken = label.index_select(axis, torch.where(lower, below, above).to(label.device))
+    taken = label.index_select(
+        axis, torch.where(lower, below, above).to(label.device, non_blocking=True)
+    )
     middle = new // 2
     if new % 2 == 1 and below[middle] != above[middle]:
         # No voxel is the right one, seen from both ends: the higher class of the two.
@@ -258,12 +264,14 @@ def _sample(
     shape = volume.shape[2:]
     # grid_sample counts in half sides, x first: offset v of n voxels is 2 v / n.
     steps = (2 * matrix / torch.tensor(shape, dtype=torch.float64)[:, None]).flip(0)
-    z, y, x = (
+    places = [
         ((torch.arange(s.start, s.stop) - (n - 1) / 2)[:, None] * steps[:, axis]).float()
         for axis, (s, n) in enumerate(zip(box, shape, strict=True))
-    )  # (n, 3) each: what the place along one axis adds to the coordinates
-    plane = (y[:, None] + x).flatten(1).to(volume.device)  # (y, x 3)
-    slices = z.repeat(1, len(x)).to(volume.device)  # (z, x 3)
+    ]  # (n, 3) each: what the place along one axis adds to the coordinates
+    on_device = torch.cat(places).to(volume.device, non_blocking=True)
+    z, y, x = on_device.split([len(along) for along in places])
+    plane = (y[:, None] + x).flatten(1)  # (y, x 3)
+    slices = z.repeat(1, len(x))  # (z, x 3)
     sampled = volume.new_empty(1, 1, len(z), len(y), len(x))
     if sampled.numel() == 0:
         return sampled
@@ -274,7 +282,7 @@ def _sample(
         if displacement is not None:
             first = box[0].start + start
             part = displacement[:, first : first + grid.shape[1], box[1], box[2]]
-            halves = torch.tensor(shape, device=part.device)[:, None, None, None] / 2
+            halves = torch.tensor(shape).to(part.device, non_blocking=True)[:, None, None, None] / 2
             grid += (part / halves).flip(0).permute(1, 2, 3, 0)
         sampled[:, :, start : start + slab] = F.grid_sample(
             volume, grid, mode=mode, padding_mode="zeros", align_corners=False

@@ -21,7 +21,7 @@ from data.intensity import PAD_HU, window_hu
 from data.prepare.prepared_case import PreparedCase
 from data.roi import STRIDE, central_window, jitter_box, network_input
 from data.targets.anchors import anchor_masks
-from data.targets.sdm import signed_distance_map
+from data.targets.sdm import bounding_box, signed_distance_map
 from data.targets.slices import slice_labels
 from utils.stages import Stage
 
@@ -61,8 +61,8 @@ class Sample:
 
     `label`: uint8, 0 background, 1 pancreas, 2 tumor. `domain`: index of the case's center among
     the sources. `sdm`, `slice_labels` (1, z) and the stride-8 anchor masks `positive` and
-    `negative` are None unless the method's `targets` name them. `spacing`: mm, (z, y, x). `index`:
-    the sample's running number, which decides all that is random in it.
+    `negative` (on the CPU) are None unless the method's `targets` name them. `spacing`: mm,
+    (z, y, x). `index`: the sample's running number, which decides all that is random in it.
     """
 
     image: Tensor
@@ -228,12 +228,14 @@ def make_sample(
     mask = target_mask(label, stage.target)
     target = mask.float()
     made: dict[str, Tensor] = {}
+    # Read once for all targets: augmentation has moved the mask, so no worker could know its box.
+    boxes = [bounding_box(mask[0, 0])] if {"sdm", "anchors"} & set(targets) else None
     if "sdm" in targets:
-        made["sdm"] = signed_distance_map(mask)
+        made["sdm"] = signed_distance_map(mask, boxes=boxes)
     if "slices" in targets:
         made["slice_labels"] = slice_labels(target)
     if "anchors" in targets:
-        made["positive"], made["negative"] = anchor_masks(mask)
+        made["positive"], made["negative"] = anchor_masks(mask, boxes=boxes)
     return Sample(
         image=image,
         mask=target,

@@ -115,17 +115,17 @@ def _rescale(view: Tensor) -> Tensor:
     """Minimum to 0 and maximum to 1; a constant view stays as it is."""
     low, high = torch.aminmax(view)
     span = high - low
-    varies = span > MIN_SPAN
-    low, span = torch.where(varies, low, 0.0), torch.where(varies, span, 1.0)
-    return view.sub_(low).div_(span)
+    is_constant = span <= MIN_SPAN
+    return view.sub_(low.masked_fill_(is_constant, 0.0)).div_(span.masked_fill_(is_constant, 1.0))
 
 
 class Convolver:
     """Convolutions of one volume, float32 (z, y, x), as `F.conv3d` with zero padding "same".
 
     With one channel a convolution is far from what the libraries' kernels are made for. A small
-    kernel is a sum of shifted copies; a larger one a product of Fourier transforms, where the
-    volume's own is kept for the next kernel. Float32 throughout, autocast and TF32 do not touch it.
+    kernel is on a CPU a sum of shifted copies; others are a product of Fourier transforms, where
+    the volume's own is kept for the next kernel. Float32 throughout, autocast and TF32 do not
+    touch it.
     """
 
     def __init__(self, volume: Tensor) -> None:
@@ -140,7 +140,7 @@ class Convolver:
         size = weight.shape[0]
         if size == 1:
             return self.volume * weight.item()
-        if size <= LARGEST_SHIFT_KERNEL:
+        if size <= LARGEST_SHIFT_KERNEL and self.volume.device.type == "cpu":
             return self._sum_of_shifts(weight)
         return self._fourier(weight)
 
@@ -148,12 +148,12 @@ class Convolver:
         """Each shift is one offset into the flattened, padded volume; a slab stays in the cache."""
         size = weight.shape[0]
         padded = F.pad(self.volume, [size // 2] * 6)
-        depth, height, width = padded.shape
+        height, width = padded.shape[1:]
         plane = height * width
-        result = torch.zeros(self.volume.shape[0], height, width, device=padded.device)
+        result = torch.zeros(self.volume.shape[0], height, width)
         flat = padded.view(-1)
         taps = list(product(range(size), repeat=3))
-        slab = max(CPU_SLAB // plane, 1) if padded.device.type == "cpu" else depth
+        slab = max(CPU_SLAB // plane, 1)
         for z in range(0, len(result), slab):
             part = result[z : z + slab].view(-1)
             for (dz, dy, dx), value in zip(taps, weight.flatten().tolist(), strict=True):
@@ -169,7 +169,9 @@ class Convolver:
         if reach not in self._spectra:
             padded = F.pad(self.volume, (reach, 0) * 3)
             self._spectra[reach] = torch.fft.rfftn(padded, s=shape)
-        transfer = F.pad(weight.to(self.volume.device), [reach - weight.shape[0] // 2] * 6)
+        transfer = F.pad(
+            weight.to(self.volume.device, non_blocking=True), [reach - weight.shape[0] // 2] * 6
+        )
         # The kernel's own transform, each axis only once it has to be long.
         transfer = torch.fft.rfft(transfer, n=shape[2], dim=2)
         for axis in (1, 0):

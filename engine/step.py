@@ -47,6 +47,7 @@ class TrainingStep:
         self._forwards: dict[int, int] = {}
         self._sums: dict[str, Tensor] = {}  # of the log, weighted by their shares
         self._norms: list[Tensor] = []
+        self._shared: dict[str, float] | None = None  # the log's values, where they are read
         self._updates = 0
         self._backwards = 0
         self._average: GradientAverage | None = None  # of gradients that travel already
@@ -113,6 +114,7 @@ class TrainingStep:
         for name, term in {**terms, "total": total}.items():
             part = share if logged is None else logged
             self._sums[name] = self._sums.get(name, 0.0) + term.detach() * part
+        self._shared = None
 
     def update(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Step one optimizer (None: each) with its gradients averaged over the processes.
@@ -130,6 +132,7 @@ class TrainingStep:
                 # the scaler of fp16 skips a step of infinite gradients and lowers the scale
                 gradients = [p.grad for p in parameters if p.grad is not None]
                 self._norms.append(nn.utils.get_total_norm(gradients))
+                self._shared = None
             self._check_finite()
             for group in each.param_groups:
                 group["lr"] = group["initial_lr"] * self._decay
@@ -172,9 +175,7 @@ class TrainingStep:
                 "give a term of 0 where there is nothing to learn, or leave it out by --weights"
             )
         self.state.scaler.update()
-        values = self._values()
-        shared = self.save.processes.share(torch.stack(list(values.values()))).tolist()
-        return dict(zip(values, shared, strict=True))
+        return self._read()
 
     def _averaging(self) -> AbstractContextManager[None]:
         """What sends gradients to the other processes while a backward pass makes them.
@@ -200,12 +201,20 @@ class TrainingStep:
         norm = {"grad_norm": torch.stack(self._norms).norm()} if self._norms else {}
         return {**self._sums, **norm}
 
+    def _read(self) -> dict[str, float]:
+        """The log's values, averaged over the processes: one read from a GPU until they change."""
+        if self._shared is None:
+            values = self._values()
+            shared = self.save.processes.share(torch.stack(list(values.values()))).tolist()
+            self._shared = dict(zip(values, shared, strict=True))
+        return self._shared
+
     def _check_finite(self) -> None:
         """Stop the run where a term or gradient of any process is not finite."""
-        values, processes = self._values(), self.save.processes
-        own_finite = bool(torch.stack(list(values.values())).isfinite().all())
-        if processes.all_true(own_finite, self.state.device):
+        # A mean over the processes is finite where each of its values is.
+        if all(math.isfinite(value) for value in self._read().values()):
             return
+        values, processes = self._values(), self.save.processes
         kept = self.keep_state()
         shown = ", ".join(f"{name} {float(term):g}" for name, term in values.items())
         everywhere = "; ".join(processes.gather(f"{', '.join(self.cases)} ({shown})"))

@@ -19,6 +19,7 @@ def info_nce_loss(
     temperature: float = TEMPERATURE,
     *,
     denominator: str = "negatives",
+    both_orders: bool = False,
 ) -> Tensor:
     """Eq. 8-9, L_con of the features given: sum over pairs i < j of one class, over 2 N_C.
 
@@ -30,23 +31,27 @@ def info_nce_loss(
     the usual mean over pairs: the released scripts' weight of 0.1 on the usual loss is 0.2 here.
 
     As printed, feature i of a pair i < j is the one compared with the negatives, so the order of
-    the features matters. Without a pair, or with one class only, the loss is zero, connected to
-    the graph. Returns a float32 scalar.
+    the features matters; `both_orders`: the mean of the loss of this order and of the reverse one.
+    Without a pair, or with one class only, the loss is zero, connected to the graph. Returns a
+    float32 scalar. Classes on the CPU spare a GPU's read.
     """
     _check_info_nce(anchors, classes, temperature, denominator)
+    counts = torch.unique(classes.cpu(), return_counts=True)[1]
+    count = int((counts * (counts - 1) // 2).sum())
+    if count == 0 or len(counts) == 1:
+        return _connected_zero([anchors])
+    classes = classes.to(anchors.device, non_blocking=True)
     # Under autocast the product would be taken in 16 bits, too coarse for a division by 0.05.
     with torch.autocast(anchors.device.type, enabled=False):
         directions = _normalize(anchors.float())
         logits = directions @ directions.T / temperature  # (n, n)
     same = classes[:, None] == classes[None, :]
-    pairs = torch.triu(same, diagonal=1)
-    count = pairs.sum()
-    if not bool((count > 0) & ~same.all()):
-        return _connected_zero([anchors])
+    pairs = same.clone().fill_diagonal_(False) if both_orders else torch.triu(same, diagonal=1)
     negatives = torch.logsumexp(logits.masked_fill(same, -torch.inf), dim=1, keepdim=True)
     if denominator == "with_positive":
         negatives = torch.logaddexp(negatives, logits)
-    return torch.where(pairs, negatives - logits, 0.0).sum() / (2 * count)
+    total = torch.where(pairs, negatives - logits, 0.0).sum()
+    return total / ((4 if both_orders else 2) * count)
 
 
 def contrast_loss(  # noqa: PLR0913 - Eq. 8's three inputs and its four settings, all by name
@@ -66,21 +71,21 @@ def contrast_loss(  # noqa: PLR0913 - Eq. 8's three inputs and its four settings
     most; all views are read at the same voxels. Of more candidates than B, `generator` chooses;
     without one they are taken evenly spaced. Eq. 8 is averaged over both orders of the features,
     so that no view comes first. Without a positive or without a negative (no tumor in the crop)
-    the loss is zero, finite, and connected to the graph. Returns a float32 scalar.
+    the loss is zero, finite, and connected to the graph. Returns a float32 scalar. Candidates on
+    the CPU, as `data.targets.anchors` gives them, spare two reads from a GPU.
     """
     _check_contrast(features, positive, negative, max_anchors)
-    candidates = [torch.nonzero(c.flatten()).squeeze(1) for c in (positive, negative)]
+    candidates = [torch.nonzero(c.flatten().cpu()).squeeze(1) for c in (positive, negative)]
     size = min(len(candidates[0]), len(candidates[1]), max_anchors)
     if size == 0:
         return _connected_zero(features)
     voxels = torch.cat([_choose(c, size, generator) for c in candidates])
+    classes = (torch.arange(len(voxels)) < size).repeat(len(features))
+    voxels = voxels.to(features[0].device, non_blocking=True)
     # (b, c, z, y, x) -> (b z y x, c), then the chosen rows only
     rows = [view.movedim(1, -1).flatten(0, -2)[voxels] for view in features]
     anchors = torch.cat(rows)  # (2 B views, c)
-    classes = (torch.arange(len(voxels), device=voxels.device) < size).repeat(len(features))
-    orders = [(anchors, classes), (anchors.flip(0), classes.flip(0))]
-    losses = [info_nce_loss(a, c, temperature, denominator=denominator) for a, c in orders]
-    return torch.stack(losses).mean()
+    return info_nce_loss(anchors, classes, temperature, denominator=denominator, both_orders=True)
 
 
 def _check_info_nce(anchors: Tensor, classes: Tensor, temperature: float, denominator: str) -> None:
@@ -117,10 +122,10 @@ def _choose(candidates: Tensor, size: int, generator: torch.Generator | None) ->
     """`size` of the candidates, in random order, or evenly spaced without a generator."""
     count = len(candidates)
     if generator is None:
-        keep = torch.arange(size, device=candidates.device) * count // size
+        keep = torch.arange(size) * count // size
     else:
-        keep = torch.randperm(count, generator=generator, device=generator.device)[:size]
-    return candidates[keep.to(candidates.device)]
+        keep = torch.randperm(count, generator=generator, device=generator.device)[:size].cpu()
+    return candidates[keep]
 
 
 def _normalize(anchors: Tensor) -> Tensor:

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from losses.segmentation import dice_bce_loss, soft_dice_loss
+from losses.segmentation import check_logits, mean_dice_bce, soft_dice_loss
+from losses.views import mean_over_views
 
 CONVERSION_MODES = ("sigmoid", "straight_through")
 
@@ -51,13 +52,13 @@ def conversion_loss(
         )
     if not sdm_pred:
         raise ValueError("conversion_loss needs the distance map of at least one view")
-    terms = []
-    for view in sdm_pred:
-        logits = sdm_to_logits(view, steepness)
-        if mode == "sigmoid":
-            terms.append(dice_bce_loss(logits, mask))
-        else:
-            terms.append(_straight_through_dice(logits, mask) + _cross_entropy(logits, mask))
+    check_logits(sdm_pred, mask)
+    if mode == "sigmoid":
+        return mean_over_views(
+            lambda views: mean_dice_bce(sdm_to_logits(views, steepness), mask), sdm_pred
+        )
+    logits = [sdm_to_logits(view, steepness) for view in sdm_pred]
+    terms = [_straight_through_dice(view, mask) + _cross_entropy(view, mask) for view in logits]
     return torch.stack(terms).mean()
 
 

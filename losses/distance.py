@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
+
+from losses.views import mean_over_views
 
 
 def distance_loss(sdm_pred: Sequence[Tensor], sdm: Tensor) -> Tensor:
@@ -22,4 +23,4 @@ def distance_loss(sdm_pred: Sequence[Tensor], sdm: Tensor) -> Tensor:
                 f"sdm_pred {tuple(view.shape)} and sdm {tuple(sdm.shape)} differ in shape"
             )
     sdm = sdm.float()
-    return torch.stack([(view.float() - sdm).abs().mean() for view in sdm_pred]).mean()
+    return mean_over_views(lambda views: (views.float() - sdm).abs().mean(), sdm_pred)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from losses.views import mean_over_views
+
 MIN_DENOMINATOR = 1e-12  # only where every probability of a sample is 0.0 and its mask is empty
 
 
@@ -24,10 +26,7 @@ def soft_dice_loss(prob: Tensor, mask: Tensor) -> Tensor:
     """
     if prob.shape != mask.shape:
         raise ValueError(f"prob {tuple(prob.shape)} and mask {tuple(mask.shape)} differ in shape")
-    prob, mask = prob.float().flatten(1), mask.float().flatten(1)
-    overlap = (prob * mask).sum(dim=1)
-    total = prob.sum(dim=1) + mask.sum(dim=1)
-    return (1.0 - 2.0 * overlap / total.clamp_min(MIN_DENOMINATOR)).mean()
+    return _soft_dice(prob.float().flatten(1)[None], mask.float().flatten(1))
 
 
 def dice_bce_loss(logits: Tensor, mask: Tensor, positive_weight: float = 1.0) -> Tensor:
@@ -38,14 +37,25 @@ def dice_bce_loss(logits: Tensor, mask: Tensor, positive_weight: float = 1.0) ->
     is per sample, then averaged. `positive_weight`: what a voxel of the mask counts in the
     cross-entropy. Returns a float32 scalar. Raises ValueError on other shapes.
     """
-    if logits.shape != mask.shape:
-        raise ValueError(
-            f"logits {tuple(logits.shape)} and mask {tuple(mask.shape)} differ in shape"
-        )
-    logits, mask = logits.float(), mask.float()
-    weight = None if positive_weight == 1 else logits.new_tensor(positive_weight)
-    cross_entropy = functional.binary_cross_entropy_with_logits(logits, mask, pos_weight=weight)
-    return soft_dice_loss(torch.sigmoid(logits), mask) + cross_entropy
+    check_logits([logits], mask)
+    return mean_dice_bce(logits[None], mask, positive_weight)
+
+
+def mean_dice_bce(logits: Tensor, mask: Tensor, positive_weight: float = 1.0) -> Tensor:
+    """`dice_bce_loss`, the mean over views: `logits` (v, b, ...), `mask` (b, ...) of them all."""
+    logits, mask = logits.float().flatten(2), mask.float().flatten(1)  # (v, b, n), (b, n)
+    weight = None if positive_weight == 1 else logits.new_full((), positive_weight)
+    cross_entropy = functional.binary_cross_entropy_with_logits(
+        logits, mask.expand_as(logits), pos_weight=weight
+    )
+    return _soft_dice(torch.sigmoid(logits), mask) + cross_entropy
+
+
+def _soft_dice(prob: Tensor, mask: Tensor) -> Tensor:
+    """`soft_dice_loss`, the mean over views: float32 prob (v, b, n), mask (b, n)."""
+    overlap = (prob * mask).sum(dim=2)
+    total = prob.sum(dim=2) + mask.sum(dim=1)
+    return (1.0 - 2.0 * overlap / total.clamp_min(MIN_DENOMINATOR)).mean()
 
 
 def segmentation_loss(
@@ -66,9 +76,23 @@ def segmentation_loss(
         raise ValueError("segmentation_loss needs the logits of at least one view")
     if (slice_logits is None) != (slice_labels is None):
         raise ValueError("give slice_logits and slice_labels together, or neither")
-    terms = [dice_bce_loss(view, mask) for view in logits]
+    loss = _mean_over_views(logits, mask)
     if slice_logits is not None and slice_labels is not None:
         if len(slice_logits) != len(logits):
             raise ValueError(f"{len(slice_logits)} slice_logits for {len(logits)} views")
-        terms += [dice_bce_loss(view, slice_labels) for view in slice_logits]
-    return torch.stack(terms).sum()
+        loss = loss + _mean_over_views(slice_logits, slice_labels)
+    return len(logits) * loss
+
+
+def check_logits(logits: Sequence[Tensor], mask: Tensor) -> None:
+    """Raise ValueError where the shape of a view's logits is not the mask's."""
+    for view in logits:
+        if view.shape != mask.shape:
+            raise ValueError(
+                f"logits {tuple(view.shape)} and mask {tuple(mask.shape)} differ in shape"
+            )
+
+
+def _mean_over_views(logits: Sequence[Tensor], mask: Tensor) -> Tensor:
+    check_logits(logits, mask)
+    return mean_over_views(lambda views: mean_dice_bce(views, mask), logits)

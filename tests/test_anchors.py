@@ -6,6 +6,7 @@ import torch
 from skimage.morphology import dilation
 
 from data.targets.anchors import anchor_masks, dilate
+from data.targets.sdm import bounding_box
 
 
 def box_mask(*boxes: tuple[slice, slice, slice]) -> torch.Tensor:
@@ -105,6 +106,14 @@ def test_without_lesion_there_are_no_anchors_and_a_full_crop_has_no_negatives() 
     assert not negative.any()
 
 
+def test_a_box_that_is_known_changes_nothing() -> None:
+    lesion = box_mask((slice(4, 20), slice(8, 31), slice(16, 53)))
+    for mask in (lesion, torch.zeros_like(lesion)):
+        known = anchor_masks(mask, boxes=[bounding_box(mask[0, 0])])
+        for ours, usual in zip(known, anchor_masks(mask), strict=True):
+            assert torch.equal(ours, usual)
+
+
 def test_a_shape_that_the_stride_does_not_divide_is_refused() -> None:
     with pytest.raises(ValueError, match="divisible by 8"):
         anchor_masks(torch.zeros(1, 1, 16, 20, 16, dtype=torch.bool))
@@ -116,4 +125,4 @@ def test_a_gpu_gives_the_same_anchors() -> None:
         (slice(4, 20), slice(8, 31), slice(16, 53)), (slice(2, 5), slice(40, 44), slice(3, 6))
     )
     for ours, theirs in zip(anchor_masks(mask), anchor_masks(mask.cuda()), strict=True):
-        assert torch.equal(ours, theirs.cpu())
+        assert torch.equal(ours, theirs)  # both are on the CPU

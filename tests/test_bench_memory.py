@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.bench_memory import GIB, CudaAutocast, count_saved, sides_of
+from benchmarks.bench_memory import GIB, count_saved, sides_of
+from benchmarks.cuda_autocast import CudaAutocast
 from utils.stages import STAGES
 
 

@@ -174,6 +174,20 @@ def test_contrast_reads_the_same_voxels_of_every_view() -> None:
     assert loss.item() == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize("denominator", ["negatives", "with_positive"])
+def test_both_orders_at_once_are_the_mean_of_each_within_1e_6(denominator: str) -> None:
+    anchors, classes = some_anchors(15).requires_grad_(), torch.arange(12) % 3 == 0
+    each = [
+        info_nce_loss(a, c, 0.5, denominator=denominator)
+        for a, c in ((anchors, classes), (anchors.flip(0), classes.flip(0)))
+    ]
+    both = info_nce_loss(anchors, classes, 0.5, denominator=denominator, both_orders=True)
+    mean = (each[0] + each[1]) / 2
+    assert both.item() == pytest.approx(mean.item(), rel=1e-6)
+    grads = [torch.autograd.grad(loss, anchors)[0] for loss in (both, mean)]
+    torch.testing.assert_close(*grads, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("views", [2, 3])
 def test_contrast_does_not_know_which_view_is_first(views: int) -> None:
     features = some_features(7, views)

@@ -105,8 +105,6 @@ def test_a_single_process_is_first_and_changes_nothing(monkeypatch: pytest.Monke
         parameter.grad = torch.tensor([1.0, 2.0])
         processes.average_gradients([parameter])
         assert parameter.grad.tolist() == [1.0, 2.0]
-        assert processes.all_true(True, CPU)
-        assert not processes.all_true(False, CPU)
         assert processes.share(torch.tensor([3.0])).tolist() == [3.0]
         assert processes.from_first("x") == "x"
         assert processes.gather("x") == ["x"]
@@ -159,7 +157,6 @@ with join_processes(cpu) as processes:
         found = torch.cat([p.grad.flatten() for p in parameters[2:]])
         assert torch.equal(found, mean[-len(found) :])
     assert all(not p._post_accumulate_grad_hooks for p in parameters)
-    assert processes.all_true(True, cpu) and not processes.all_true(processes.first, cpu)
     assert processes.share(torch.tensor([float(processes.rank)])).tolist() == [0.5]
     assert processes.from_first(f"of {processes.rank}") == "of 0"
     assert processes.gather(f"of {processes.rank}") == ["of 0", "of 1"]

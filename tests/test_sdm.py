@@ -6,6 +6,7 @@ import torch
 from scipy.ndimage import distance_transform_edt
 from skimage.segmentation import find_boundaries
 
+import data.targets.sdm
 from data.targets.sdm import bounding_box, distance_transform, signed_distance, signed_distance_map
 
 SPACING = (2.5, 0.7, 0.9)
@@ -150,6 +151,25 @@ def test_a_wrong_shape_and_a_transform_without_source_are_refused() -> None:
         signed_distance_map(torch.zeros(2, 2))
     with pytest.raises(ValueError, match="at least one"):
         distance_transform(torch.zeros(2, 2, 2, dtype=torch.bool))
+
+
+def test_a_box_that_is_known_changes_nothing() -> None:
+    masks = torch.from_numpy(np.stack([blob_mask(0), np.zeros((9, 17, 14), bool)]))[:, None]
+    boxes = [bounding_box(mask[0]) for mask in masks]
+    assert torch.equal(signed_distance_map(masks, boxes=boxes), signed_distance_map(masks))
+
+
+@pytest.mark.parametrize("block", [1, 1 << 10, 1 << 26])
+def test_all_sources_of_a_pass_at_once_give_the_same_bits(
+    block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mask = torch.from_numpy(blob_mask(2))
+    expected = [signed_distance(mask, spacing) for spacing in (None, SPACING)]
+    monkeypatch.setattr(data.targets.sdm, "GPU_BLOCK", block)
+    at_once = data.targets.sdm._minimize_at_once
+    monkeypatch.setattr(data.targets.sdm, "_minimize_by_source", at_once)
+    for spacing, distance in zip((None, SPACING), expected, strict=True):
+        assert torch.equal(signed_distance(mask, spacing), distance)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

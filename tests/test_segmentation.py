@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from losses.segmentation import (
     dice_bce_loss,
@@ -161,3 +162,26 @@ def test_a_positive_weight_counts_the_voxels_of_the_mask_in_the_cross_entropy_on
     more = dice_bce_loss(logits, mask, 10.0) - dice_bce_loss(logits, mask)
     expected = 9 * (mask * torch.nn.functional.softplus(-logits)).mean()
     torch.testing.assert_close(more, expected)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_sum_over_views_is_that_of_torchs_own_losses_to_the_bit(count: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    views = [torch.randn(1, 1, 3, 40, 50, generator=generator) for _ in range(count)]
+    mask = (torch.rand(1, 1, 3, 40, 50, generator=generator) > 0.7).float()
+    for view in views:
+        view.requires_grad_()
+    prob = [torch.sigmoid(view).flatten() for view in views]
+    alone = [
+        1.0
+        - 2.0 * (p * mask.flatten()).sum() / (p.sum() + mask.sum())
+        + functional.binary_cross_entropy_with_logits(view, mask)
+        for p, view in zip(prob, views, strict=True)
+    ]
+    loss = segmentation_loss(views, mask)
+    total = torch.stack(alone).sum()
+    torch.testing.assert_close(loss, total, rtol=0, atol=0)
+    for ours, usual in zip(
+        torch.autograd.grad(loss, views), torch.autograd.grad(total, views), strict=True
+    ):
+        torch.testing.assert_close(ours, usual, rtol=0, atol=0)

@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -167,9 +167,6 @@ class Recorder(Distributed):
 
     def average_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         self.sent.append("behind")
-
-    def all_true(self, flag: bool, device: torch.device) -> bool:
-        return flag
 
     def share(self, values: torch.Tensor) -> torch.Tensor:
         return values
@@ -346,6 +343,31 @@ def test_a_share_of_the_log_changes_the_log_and_not_the_gradient(
         assert step._sums["total"] == 2 * noted
         assert weight.grad is not None
         assert bool((weight.grad == 0.5).all())
+
+
+@dataclass(frozen=True)
+class Counted(Distributed):
+    """Notes how often values are shared, behind which they are read."""
+
+    shared: list[int] = field(default_factory=list)
+
+    def share(self, values: torch.Tensor) -> torch.Tensor:
+        self.shared.append(len(values))
+        return super().share(values)
+
+
+@pytest.mark.parametrize(("method", "reads"), [("bl", 1), ("two", 2)])
+def test_the_logs_values_are_read_once_for_each_update(
+    method: str, reads: int, tiny_config: MakeConfig, crops: list[Crop]
+) -> None:
+    config = tiny_config("tumor_fine", method=method)
+    state = build_state(config, CPU, SOURCES)
+    step = one_step(state, config, iter(crops))
+    step.save.processes = Counted()
+    state.method.training_step(step.samples, step)  # type: ignore[attr-defined]
+    values = step.finish()
+    assert step.save.processes.shared[-1] == len(values)
+    assert len(step.save.processes.shared) == reads
 
 
 def test_a_step_knows_its_place_and_what_gradients_are_multiplied_by(

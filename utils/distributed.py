@@ -44,14 +44,6 @@ class Distributed:
             else:
                 distributed.broadcast(buffer, src=0)
 
-    def all_true(self, flag: bool, device: torch.device) -> bool:
-        """Whether `flag` holds in every process."""
-        if self.size == 1:
-            return flag
-        value = torch.tensor(float(flag), device=device)
-        distributed.all_reduce(value, op=distributed.ReduceOp.MIN)
-        return bool(value.item() > 0)
-
     def largest(self, number: int) -> int:
         """The largest `number` of any process, in every process; no GPU waits for it."""
         if self.size == 1:

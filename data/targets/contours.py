@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from data.targets.anchors import dilate
+from data.targets.anchors import dilate_all
 from data.targets.sdm import bounding_box
 
 
@@ -31,4 +31,4 @@ def contour_and_ring(mask: Tensor, ring_width: int = 5) -> tuple[Tensor, Tensor]
 
 def _spread(mask: Tensor) -> Tensor:
     """The mask and its four neighbors in each slice, (z, y, x)."""
-    return dilate(mask, (1, 3, 1)) | dilate(mask, (1, 1, 3))
+    return dilate_all(mask, (1, 3, 1)) | dilate_all(mask, (1, 1, 3))

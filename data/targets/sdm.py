@@ -4,10 +4,13 @@ The transform is separable: the squared distance to the nearest source is the mi
 after the other, of what is known so far plus the squared step along that axis. A lesion fills a
 small box of its crop, so each pass only looks at the sources inside that box. Squared distances
 in voxels are whole numbers, which float32 holds exactly: the result is scipy's to the last bit.
+
+A GPU is asked for the box once, and may be told it: a read waits for all that it was given to do.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import permutations
 
 import torch
@@ -17,26 +20,35 @@ Triple = tuple[float, float, float]
 BoxSlices = tuple[slice, slice, slice]
 
 CPU_BLOCK = 1 << 20  # elements of a block of lines that one pass works on, so that caches hold it
+GPU_BLOCK = 1 << 26  # sums that one pass holds at once on a GPU: 256 MiB
 
 
 def bounding_box(mask: Tensor, margin: int = 0) -> BoxSlices | None:
     """Slices of the smallest box that holds all of `mask` (z, y, x); None where it is empty.
 
-    `margin`: voxels added on each side, as far as the array goes.
+    `margin`: voxels added on each side, as far as the array goes. Reads once from a GPU.
     """
-    plane = mask.any(dim=0)
-    rows, columns = plane.any(dim=1).nonzero(), plane.any(dim=0).nonzero()
-    if len(rows) == 0:
-        return None
-    y = slice(int(rows[0]), int(rows[-1]) + 1)
-    x = slice(int(columns[0]), int(columns[-1]) + 1)
-    slices = mask[:, y, x].flatten(1).any(dim=1).nonzero()
-    z = slice(int(slices[0]), int(slices[-1]) + 1)
-    grown = [
+    # A maximum of bytes is many times faster on a CPU than any() of bools.
+    is_byte = mask.dtype in (torch.bool, torch.uint8)
+    filled = (mask if is_byte else mask != 0).view(torch.uint8)
+    plane = filled.amax(dim=0)
+    profiles = torch.cat([filled.amax(dim=(1, 2)), plane.amax(dim=1), plane.amax(dim=0)]).cpu()
+    box = []
+    for profile in profiles.split(list(mask.shape)):
+        places = profile.nonzero()
+        if len(places) == 0:
+            return None
+        box.append(slice(int(places[0]), int(places[-1]) + 1))
+    return grow_box((box[0], box[1], box[2]), margin, mask.shape)
+
+
+def grow_box(box: BoxSlices, margin: int, shape: Sequence[int]) -> BoxSlices:
+    """The box with `margin` voxels more on each side, as far as an array of `shape` goes."""
+    z, y, x = (
         slice(max(s.start - margin, 0), min(s.stop + margin, n))
-        for s, n in zip((z, y, x), mask.shape, strict=True)
-    ]
-    return grown[0], grown[1], grown[2]
+        for s, n in zip(box, shape, strict=True)
+    )
+    return z, y, x
 
 
 @torch.no_grad()
@@ -49,12 +61,7 @@ def distance_transform(sources: Tensor, spacing: Triple | None = None) -> Tensor
     box = bounding_box(sources)
     if box is None:
         raise ValueError("distance_transform needs at least one True voxel")
-    steps = (1.0, 1.0, 1.0) if spacing is None else spacing
-    squared = torch.full(sources[box].shape, torch.inf, device=sources.device)
-    squared.masked_fill_(sources[box], 0.0)
-    for axis in _pass_order(squared.shape, sources.shape):
-        squared = _pass(squared, axis, box[axis].start, sources.shape[axis], steps[axis])
-    return _square_root(squared)
+    return _distances(sources, box, spacing)
 
 
 @torch.no_grad()
@@ -77,17 +84,27 @@ def signed_distance(mask: Tensor, spacing: Triple | None = None) -> Tensor:
 
 
 @torch.no_grad()
-def signed_distance_map(mask: Tensor, spacing: Triple | None = None) -> Tensor:
+def signed_distance_map(
+    mask: Tensor,
+    spacing: Triple | None = None,
+    boxes: Sequence[BoxSlices | None] | None = None,
+) -> Tensor:
     """Eq. 4, normalized: what the tanh head learns, float32 of the shape of `mask`.
 
     `mask`: bool (or 0 and not 0), (z, y, x) or (b, 1, z, y, x). Outside, `signed_distance` is
     divided by its largest value, inside by the largest depth, so that each part fills [0, 1] and
     [-1, 0] (released scripts); the inner boundary is 0. An empty mask is 1 everywhere, a full one
-    -1. `spacing`: mm (z, y, x), or None for distances in voxels.
+    -1. `spacing`: mm (z, y, x), or None for distances in voxels. `boxes`: each mask's own
+    `bounding_box`, where it is known.
     """
     if mask.dim() == 5 and mask.shape[1] == 1:
-        return torch.stack([signed_distance_map(m[0], spacing)[None] for m in mask])
-    parts = _signed_parts(mask, spacing)
+        known = [None] * len(mask) if boxes is None else [[box] for box in boxes]
+        maps = [
+            signed_distance_map(m[0], spacing, box)[None]
+            for m, box in zip(mask, known, strict=True)
+        ]
+        return torch.stack(maps)
+    parts = _signed_parts(mask, spacing, boxes)
     if parts is None:
         return _edgeless(mask, spacing).sign_()
     outside, inside, box = parts
@@ -98,7 +115,9 @@ def signed_distance_map(mask: Tensor, spacing: Triple | None = None) -> Tensor:
     return outside
 
 
-def _signed_parts(mask: Tensor, spacing: Triple | None) -> tuple[Tensor, Tensor, BoxSlices] | None:
+def _signed_parts(
+    mask: Tensor, spacing: Triple | None, boxes: Sequence[BoxSlices | None] | None = None
+) -> tuple[Tensor, Tensor, BoxSlices] | None:
     """Distances outside, depths inside a box, and that box; None where there is no boundary.
 
     Depth is distance to the nearest voxel outside, and zero on the inner boundary.
@@ -106,13 +125,38 @@ def _signed_parts(mask: Tensor, spacing: Triple | None) -> tuple[Tensor, Tensor,
     if mask.dim() != 3:
         raise ValueError(f"mask must be (z, y, x) or (b, 1, z, y, x), not {tuple(mask.shape)}")
     mask = mask if mask.dtype == torch.bool else mask != 0
-    box = bounding_box(mask, margin=1)  # the nearest voxel outside lies no further than this
-    if box is None or bool(mask[box].all()):
+    own = bounding_box(mask) if boxes is None else boxes[0]
+    if own is None:
         return None
+    touches_all = own == tuple(slice(0, n) for n in mask.shape)
+    if touches_all and bool(mask.all()):
+        return None
+    box = grow_box(own, 1, mask.shape)  # the nearest voxel outside lies no further than this
     inner = mask[box]
-    inside = distance_transform(~inner, spacing)
-    inside.masked_fill_(inner & ~_erode(inner), 0.0)
-    return distance_transform(mask, spacing), inside, box
+    everything = tuple(slice(0, n) for n in inner.shape)
+    inside = _distances(~inner, everything, spacing)
+    # One voxel away: a face is shared. In mm another voxel may be nearer than one beyond a face.
+    boundary = inside <= 1 if spacing is None else inner & ~_erode(inner)
+    inside.masked_fill_(boundary, 0.0)
+    return _distances(mask, own, spacing), inside, box
+
+
+def _distances(sources: Tensor, box: Sequence[slice], spacing: Triple | None) -> Tensor:
+    """`distance_transform` of sources, one at least, that all lie in `box`."""
+    z, y, x = box
+    steps = (1.0, 1.0, 1.0) if spacing is None else spacing
+    region = sources[z, y, x]
+    squared = torch.full(region.shape, torch.inf, device=sources.device)
+    squared.masked_fill_(region, 0.0)
+    squares = [
+        _squares(part.start, part.stop - part.start, length, step)
+        for part, length, step in zip(box, sources.shape, steps, strict=True)
+    ]
+    sizes = [len(along) for along in squares]
+    on_device = torch.cat(squares).to(sources.device, non_blocking=True).split(sizes)
+    for axis in _pass_order(squared.shape, sources.shape):
+        squared = _pass(squared, axis, on_device[axis], sources.shape[axis])
+    return _square_root(squared)
 
 
 def _edgeless(mask: Tensor, spacing: Triple | None) -> Tensor:
@@ -146,32 +190,62 @@ def _pass_order(box: torch.Size, grid: torch.Size) -> tuple[int, ...]:
     return min(permutations(range(3)), key=cost)
 
 
-def _pass(squared: Tensor, axis: int, start: int, length: int, step: float) -> Tensor:
+def _pass(squared: Tensor, axis: int, squares: Tensor, length: int) -> Tensor:
     """One axis: (.., sources, ..) -> (.., length, ..), minimum over sources of squared + step^2.
 
-    Source i lies at place `start` + i of the `length` places, `step` apart.
+    `squares`: see `_squares`.
     """
-    count = squared.shape[axis]
-    lines = squared.movedim(axis, 0).reshape(count, -1)  # (sources, lines)
-    places = torch.arange(length, device=squared.device, dtype=torch.float32)
-    apart = (places[:, None] - places[None, start : start + count]).mul_(step).square_()
-    found = squared.new_empty(length, lines.shape[1])
-    on_cpu = squared.device.type == "cpu"
-    width = max(CPU_BLOCK // length, 1) if on_cpu else lines.shape[1]
-    for column in range(0, lines.shape[1], width):
+    lines = squared.movedim(axis, 0)
+    minimize = _minimize_by_source if squared.device.type == "cpu" else _minimize_at_once
+    found = minimize(lines.reshape(len(lines), -1), squares, length)
+    return found.view(length, *lines.shape[1:]).movedim(0, axis)
+
+
+def _squares(start: int, count: int, length: int, step: float) -> Tensor:
+    """Squared lengths of all steps of a pass: at `place` + `count` - 1 - i that to source i.
+
+    Source i of `count` lies at place `start` + i of the `length` places, `step` apart.
+    """
+    steps = torch.arange(length + count - 1, dtype=torch.float32) - (start + count - 1)
+    return steps.mul_(step).square_()
+
+
+def _minimize_by_source(lines: Tensor, squares: Tensor, length: int) -> Tensor:
+    """(sources, lines) -> (length, lines), the minimum over sources with the squared step added.
+
+    For a CPU: one source after the other, in blocks that caches hold.
+    """
+    count, total = lines.shape
+    found = lines.new_empty(length, total)
+    width = max(CPU_BLOCK // length, 1)
+    for column in range(0, total, width):
         nearest, part = found[:, column : column + width], lines[:, column : column + width]
-        torch.add(part[0], apart[:, :1], out=nearest)
         sums = torch.empty_like(nearest)
-        for i in range(1, count):
-            torch.add(part[i], apart[:, i : i + 1], out=sums)
-            torch.minimum(nearest, sums, out=nearest)
-    others = [n for i, n in enumerate(squared.shape) if i != axis]
-    return found.view(length, *others).movedim(0, axis)
+        for i in range(count):
+            apart = squares[count - 1 - i :][:length, None]
+            torch.add(part[i], apart, out=sums if i else nearest)
+            if i:
+                torch.minimum(nearest, sums, out=nearest)
+    return found
+
+
+def _minimize_at_once(lines: Tensor, squares: Tensor, length: int) -> Tensor:
+    """The same numbers for a GPU: all sources at once, in as few blocks as memory allows."""
+    count, total = lines.shape
+    found = lines.new_empty(length, total)
+    apart = squares.unfold(0, count, 1).flip(1)[:, :, None]  # (length, sources, 1)
+    width = max(GPU_BLOCK // (length * count), 1)
+    for column in range(0, total, width):
+        block = slice(column, column + width)
+        torch.amin(apart + lines[:, block], dim=1, out=found[:, block])
+    return found
 
 
 def _square_root(squared: Tensor) -> Tensor:
     """Correctly rounded, which float32's own vectorized root on a CPU is not."""
-    root = torch.empty(squared.shape, device=squared.device)
+    if squared.device.type != "cpu":
+        return squared.double().sqrt_().float()
+    root = torch.empty(squared.shape)
     for plane, square in zip(root, squared, strict=True):
         plane.copy_(square.double().sqrt_())
     return root

@@ -1,0 +1,272 @@
+"""How often a training step makes the host wait for the GPU, and how much it launches there.
+
+    python benchmarks/bench_step.py
+    python benchmarks/bench_step.py --detail losses
+
+Counted without a GPU, on a device that holds its numbers in the CPU's memory
+(benchmarks/counted_device.py says what is a launch and what a wait), by part of the step, for BL
+and Ours in all four stages: in bf16 by CUDA's autocast rules, with a crop that is resized,
+everything that augmentation does by default, and the largest kernel in the views. The status is 1
+where a step waits more than 4 times, or the sample and its losses, forward and backward, launch
+more than 400 times. Where there is a GPU, PyTorch's own counts of a step are printed too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+import utils.script_start  # noqa: F401 - a signal ends it in one line
+from benchmarks.counted_device import NAME, Counts, counted_device, counting
+from benchmarks.cuda_autocast import CudaAutocast
+from data.dataset import Crop
+from engine.checkpointing import NoCheckpoints, State, build_state
+from engine.step import TrainingStep
+from methods import make_config
+from models.backbone import Outputs
+from utils.arguments import Count
+from utils.config import Config
+from utils.scripts import ArgumentParser
+from utils.stages import STAGES
+
+METHODS = ("bl", "ours")
+MOST_WAITS, MOST_LAUNCHES = 4, 400
+SOURCES = ("A", "B")
+WIDTH = 8  # of the network: its launches do not depend on it
+# Of the crops, voxels (z, y, x): no count but that of the distance map's blocks depends on it.
+SHAPE = (24, 24, 24)
+SPACING = (1.5, 0.8, 0.8)
+EVERYTHING = {f"augment.{name}_probability": 1.0 for name in ("rotation", "mirror", "noise")}
+PARTS = {  # name -> whether it belongs to the sample and its losses
+    "sample": True,
+    "augmentation": True,
+    "views": True,
+    "network forward": False,
+    "losses": True,
+    "losses backward": True,
+    "network backward": False,
+    "optimizer": False,
+    "log": False,
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method in a stage, as it was counted."""
+
+    stage: str
+    method: str
+    counts: Counts
+
+    @property
+    def waits(self) -> int:
+        """Of the whole step."""
+        return sum(self.counts.waits.values())
+
+    @property
+    def launches(self) -> int:
+        """Of the sample and its losses."""
+        return sum(self.counts.launches[part] for part, counted in PARTS.items() if counted)
+
+
+def make_crops(shape: Sequence[int]) -> Iterator[Crop]:
+    """Crops without end: noise, in it a pancreas with a tumor; each is resized to `shape`."""
+    rng = np.random.default_rng(0)
+    z, y, x = shape
+    read = (z, y + 8, x - 8)
+    distance = np.linalg.norm(
+        [(n - size / 2) / (size / 2) for n, size in zip(np.indices(read), read, strict=True)],
+        axis=0,
+    )
+    label = torch.from_numpy((distance < 0.8).astype(np.uint8) + (distance < 0.45))
+    for index in itertools.count():
+        hu = torch.from_numpy(rng.integers(-200, 300, read, dtype=np.int16))
+        center = SOURCES[index % len(SOURCES)]
+        yield Crop(hu, label, SPACING, (z, y, x), f"case_{index}", center, index)
+
+
+def configure(stage: str, method: str) -> Config:
+    """A configuration that does in each step all that its defaults do in some."""
+    changes: dict[str, Any] = dict(EVERYTHING)
+    views = getattr(make_config(STAGES[stage], method).settings, "views", None)
+    if views is not None:
+        changes["views.kernel_sizes"] = (max(views.kernel_sizes),)
+    return make_config(
+        STAGES[stage], method, changes, width=WIDTH, spacing=SPACING, device="cpu", precision="bf16"
+    )
+
+
+def count_step(config: Config, shape: Sequence[int]) -> Counts:
+    """The second step of a training: the first also makes the optimizer's state."""
+    crops = make_crops(shape)
+    with counting() as counts, CudaAutocast(NAME):
+        state = build_state(config, counted_device(), SOURCES)
+        watch_parts(state, counts)
+        take_step(config, state, crops, counts)
+        for counted in (counts.launches, counts.waits, counts.operations):
+            counted.clear()
+        take_step(config, state, crops, counts)
+    return counts
+
+
+def take_step(config: Config, state: State, crops: Iterator[Crop], counts: Counts) -> None:
+    """One step as the loop takes it."""
+    step = TrainingStep(config, state, NoCheckpoints(), 100)  # type: ignore[arg-type]
+    step.backward = within(counts, "losses backward", step.backward)  # type: ignore[method-assign]
+    step.update = within(counts, "optimizer", step.update)  # type: ignore[method-assign]
+    state.method.train()
+    with counts.at("sample"):
+        samples = step.take(crops, 1)
+    with counts.at("losses"):
+        state.method.training_step(samples, step)
+    with counts.at("log"):
+        step.finish()
+    state.step += 1
+
+
+def within(counts: Counts, part: str, function: Any) -> Any:
+    """The function, counted as that part."""
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        with counts.at(part):
+            return function(*args, **kwargs)
+
+    return counted
+
+
+def watch_parts(state: State, counts: Counts) -> None:
+    """Have the method's hooks and its network counted as parts of their own."""
+    method: Any = state.method
+    method.augment = within(counts, "augmentation", method.augment)
+    if hasattr(method, "make_views"):
+        method.make_views = within(counts, "views", method.make_views)
+    method.network.forward = within(counts, "network forward", method.network.forward)
+
+    def begin_backward(gradient: Tensor) -> None:
+        counts.part = "network backward"  # until step.backward ends
+
+    def watch_outputs(module: Any, inputs: Any, outputs: Outputs) -> None:
+        for field in fields(outputs):
+            value = getattr(outputs, field.name)
+            if isinstance(value, Tensor) and value.requires_grad:
+                value.register_hook(begin_backward)
+
+    method.network.register_forward_hook(watch_outputs)
+
+
+def count_all(shape: Sequence[int]) -> list[Row]:
+    """Every stage and method."""
+    return [
+        Row(stage, method, count_step(configure(stage, method), shape))
+        for stage, method in itertools.product(STAGES, METHODS)
+    ]
+
+
+def exceeded(rows: Sequence[Row]) -> list[str]:
+    """What is above the limits."""
+    return [
+        f"{row.stage} {row.method}: {number} {what}, at most {most} are allowed"
+        for row in rows
+        for what, number, most in (
+            ("waits in a step", row.waits, MOST_WAITS),
+            ("launches for the sample and its losses", row.launches, MOST_LAUNCHES),
+        )
+        if number > most
+    ]
+
+
+def to_lines(rows: Sequence[Row]) -> list[str]:
+    """A column for each row: launches by part, and waits behind a slash where there are any."""
+    width = 18
+    lines = [
+        f"{'':18}" + "".join(f"{row.stage:>{width}}" for row in rows),
+        f"{'launches/waits':18}" + "".join(f"{row.method:>{width}}" for row in rows),
+    ]
+    for part in PARTS:
+        cells = []
+        for row in rows:
+            launches, waits = row.counts.launches[part], row.counts.waits[part]
+            cells.append(f"{launches}/{waits}" if waits else str(launches))
+        lines.append(f"{part:18}" + "".join(f"{cell:>{width}}" for cell in cells))
+    for name, values in (
+        ("sample, losses", [row.launches for row in rows]),
+        ("waits", [row.waits for row in rows]),
+    ):
+        lines.append(f"{name:18}" + "".join(f"{value:>{width}}" for value in values))
+    return lines
+
+
+def measure_on_gpu(config: Config, shape: Sequence[int]) -> tuple[int, int]:
+    """What PyTorch itself counts in a step on the GPU: warnings of waits, and kernels."""
+    state = build_state(config, torch.device("cuda"), SOURCES)
+    pinned = (
+        replace(crop, image_hu=crop.image_hu.pin_memory(), label=crop.label.pin_memory())
+        for crop in make_crops(shape)
+    )
+    unused = Counts()
+    take_step(config, state, pinned, unused)
+    torch.cuda.synchronize()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            take_step(config, state, pinned, unused)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    waits = sum("synchroniz" in str(warning.message) for warning in caught)
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        take_step(config, state, pinned, unused)
+        torch.cuda.synchronize()
+    kernels = [event for event in profiler.events() if event.device_type.name == "CUDA"]
+    return waits, len(kernels)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the counts; 1 where one is above its limit."""
+    parser = ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--shape", type=Count, nargs=3, default=SHAPE, help="z y x of the crops")
+    parser.add_argument("--detail", choices=tuple(PARTS), help="name the operations of this part")
+    args = parser.parse_args(argv)
+    rows = count_all(args.shape)
+    print(*to_lines(rows), sep="\n")
+    for row in rows if args.detail else ():
+        print(f"\n{row.stage} {row.method}: {args.detail}")
+        named = Counter(
+            {
+                (kind, name): number
+                for (kind, part, name), number in row.counts.operations.items()
+                if part == args.detail
+            }
+        )
+        for (kind, name), number in named.most_common():
+            print(f"{number:6} {kind:7} {name}")
+    if torch.cuda.is_available():
+        for stage, method in itertools.product(STAGES, METHODS):
+            waits, kernels = measure_on_gpu(configure(stage, method), args.shape)
+            name = torch.cuda.get_device_name()
+            print(f"{name}, {stage} {method}: {waits} waits, {kernels} kernels and copies")
+    else:
+        print("no GPU here: PyTorch's own counts are not measured")
+    above = exceeded(rows)
+    print(*above, sep="\n")
+    return int(bool(above))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
