@@ -101,14 +101,16 @@ def conv3d(
         result = torch.mkldnn_convolution(x, weight, bias, padding, stride, dilation, 1)
     else:
         result = F.conv3d(x, weight.to(x.dtype), bias, *geometry)
-    return result.contiguous() if few and not last else result
+    if last:
+        return result.contiguous(memory_format=CHANNELS_LAST)  # one channel is in either order
+    return result.contiguous() if few else result
 
 
 def _stays_channels_last(x: Tensor, weight: Tensor) -> bool:
     """Whether a CPU's result stays in that order, so that the next layers are in it, too.
 
     Not with few voxels, where copies cost little and the norm's calls count; nor with more
-    channels, whose weights PyTorch would copy. The stem's one channel is in either order.
+    channels, whose weights PyTorch would copy.
     """
     channels_out, channels_in = weight.shape[:2]
     if channels_out not in LAST_CHANNELS or not (channels_in == 1 or channels_in in LAST_CHANNELS):
