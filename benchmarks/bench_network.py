@@ -172,6 +172,7 @@ def measure(
     torch.manual_seed(0)
     network = backbone.ResidualEncoderDecoder(width=width).to(device).eval()
     image = torch.rand(shape[0], 1, *shape[1:], device=device)
+    lines: dict[str, tuple[torch.nn.Module, str, str]]
     lines = {name: (network, *line) for name, line in LINES.items()}
     if importlib.util.find_spec("dynamic_network_architectures"):
         lines[NNUNET] = (NNUNet(width).to(device).eval(), "bf16", "")

@@ -274,7 +274,8 @@ def _group_statistics(image: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     """Mean and biased variance of each channel's group, (c,) each, of `image` (1, c, z, y, x)."""
     count = image.shape[1]
     dtype = torch.promote_types(image.dtype, torch.float32)  # of the results, as of what is given
-    mean, var = torch.batch_norm_update_stats(image, *torch.zeros(2, count, dtype=dtype), 0.0)
+    unused, also = torch.zeros(2, count, dtype=dtype)
+    mean, var = torch.batch_norm_update_stats(image, unused, also, 0.0)
     group_mean = _group_sums(mean, groups) * groups / count
     return group_mean, _group_sums(var + (mean - group_mean).square(), groups) * groups / count
 

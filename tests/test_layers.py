@@ -286,7 +286,7 @@ def test_the_channels_last_norm_and_its_gradients_are_those_of_group_norm_and_re
     cotangent = torch.randn_like(found)
     ours = torch.autograd.grad(found, [x, norm.weight, norm.bias], cotangent)
     exact = [part.detach().double().requires_grad_() for part in (x, norm.weight, norm.bias)]
-    expected = F.group_norm(exact[0].contiguous(), 8, *exact[1:], norm.eps).relu()
+    expected = F.group_norm(exact[0].contiguous(), 8, exact[1], exact[2], norm.eps).relu()
     theirs = torch.autograd.grad(expected, exact, cotangent.double())
     tolerance = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float64: 1e-12}[dtype]
     for one, other in zip((found, *ours), (expected, *theirs), strict=True):
@@ -315,7 +315,7 @@ def test_a_large_convolution_stays_channels_last_with_32_channels_or_more_but_12
 def test_a_1x1x1_convolution_of_a_channels_last_tensor_is_pytorchs_with_its_gradients() -> None:
     x = torch.randn(2, 32, 3, 4, 5).contiguous(memory_format=CHANNELS_LAST).requires_grad_()
     conv = SameConv3d(32, 2)
-    parts = [x, conv.weight, conv.bias]
+    parts = [x, *conv.parameters()]
     found, expected = conv(x), F.conv3d(x, conv.weight, conv.bias)
     cotangent = torch.randn_like(expected)
     torch.testing.assert_close(found, expected)
