@@ -177,7 +177,7 @@ class ResidualEncoderDecoder(nn.Module):
         heads = [h for h in (self.segmentation_head, self.distance_head) if h is not None]
         weight = torch.cat([head.weight for head in heads])
         bias = torch.cat([head.bias for head in heads if head.bias is not None])
-        voxels = conv3d(x, weight, bias)
+        voxels = conv3d(x, weight, bias).contiguous()
         return voxels[:, :1], voxels[:, 1:].tanh() if len(heads) == 2 else None
 
     @staticmethod

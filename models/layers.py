@@ -9,7 +9,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
+
+from utils.allocation import keep_freed_memory
 
 NORM_GROUPS = 8
 WS_EPS = 1e-12  # added to the variance, under the root
@@ -20,7 +22,13 @@ UPSAMPLING = ("trilinear", "nearest")
 # (benchmarks/bench_primitive_cache.py).
 PRIMITIVE_CACHE = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 os.environ.setdefault(PRIMITIVE_CACHE, "8192")
-MANY_CHANNELS = 16  # in and out: from here on a CPU's convolution keeps the usual memory order
+CHANNELS_LAST = torch.channels_last_3d
+# Of a CPU's convolutions, in and out (benchmarks/bench_network.py): with fewer channels it runs
+# channels-last and returns the usual order; with these, and many voxels, channels-last stays.
+FEW_CHANNELS = 16
+LAST_CHANNELS = range(32, 128)
+LAST_VOXELS = 4096
+keep_freed_memory()
 
 
 def standardize_weight(weight: Tensor) -> Tensor:
@@ -41,11 +49,11 @@ class _ChannelsLast(torch.autograd.Function):
     """The same tensor in memory order (b, z, y, x, c); its gradient returns as (b, c, z, y, x)."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
-        return x.contiguous(memory_format=torch.channels_last_3d)
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.contiguous(memory_format=CHANNELS_LAST)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         return grad.contiguous()
 
 
@@ -58,35 +66,63 @@ def conv3d(
     padding: tuple[int, ...] = (0, 0, 0),
     dilation: tuple[int, ...] = (1, 1, 1),
 ) -> Tensor:
-    """`F.conv3d` of `x` (b, c, z, y, x), contiguous, in the memory order that suits the device.
+    """`F.conv3d` of `x` (b, c, z, y, x), in the memory order that suits the device.
 
     `weight` may be float32 where `x` is not; `bias` is of either dtype under autocast, else of x's.
 
     On a CPU (benchmarks/bench_network.py measures each of these):
 
     - in float32 it is oneDNN's that runs; with few channels or few voxels PyTorch's own choice
-      falls to one that is up to ten times slower. A 1x1x1 convolution is left to PyTorch.
-    - with fewer than `MANY_CHANNELS` on either side it alone runs channels-last: with 8 it is
-      faster that way (its weight gradient most of all), while GroupNorm there is many times slower.
-      With more channels the change of order costs more than it saves.
+      falls to one that is up to ten times slower. A 1x1x1 convolution is left to PyTorch, or is a
+      matrix product where `x` is channels-last.
+    - where `_stays_channels_last` the result is channels-last, (b, z, y, x, c) in memory, else
+      contiguous: then oneDNN copies neither input, output nor gradients.
+    - with fewer than `FEW_CHANNELS` on either side it alone runs channels-last: with 8 it is
+      faster that way (its weight gradient most of all), while norms there are slower.
     """
     geometry = (stride, padding, dilation)
     if x.device.type != "cpu":
         return F.conv3d(x, weight.to(x.dtype), bias, *geometry)
     exact = x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    if is_channels_last(x) and max(*weight.shape[2:], *stride) == 1 and not any(padding):
+        voxels = F.linear(x.permute(0, 2, 3, 4, 1), weight.flatten(1).to(x.dtype), bias)
+        return voxels.permute(0, 4, 1, 2, 3)
     if exact and (max(weight.shape[2:]) == 1 or not torch.backends.mkldnn.enabled):
-        return F.conv3d(x, weight, bias, *geometry)
+        return F.conv3d(x.contiguous(), weight, bias, *geometry)
     if not exact and _needs_float32(x, stride):
         with torch.autocast("cpu", enabled=False):
             return F.conv3d(x.float(), weight.float(), bias, *geometry)
-    few = min(weight.shape[:2]) < MANY_CHANNELS
-    if few:
-        x = _ChannelsLast.apply(x)
+    few, last = min(weight.shape[:2]) < FEW_CHANNELS, _stays_channels_last(x, weight)
+    if last:
+        x = x.contiguous(memory_format=CHANNELS_LAST)
+    else:
+        x = _ChannelsLast.apply(x) if few else x.contiguous()
     if exact:
         result = torch.mkldnn_convolution(x, weight, bias, padding, stride, dilation, 1)
     else:
         result = F.conv3d(x, weight.to(x.dtype), bias, *geometry)
+    if last:
+        return result.contiguous(memory_format=CHANNELS_LAST)  # one channel is in either order
     return result.contiguous() if few else result
+
+
+def _stays_channels_last(x: Tensor, weight: Tensor) -> bool:
+    """Whether a CPU's result stays in that order, so that the next layers are in it, too.
+
+    Not with few voxels, where copies cost little and the norm's calls count; nor with more
+    channels, whose weights PyTorch would copy.
+    """
+    channels_out, channels_in = weight.shape[:2]
+    if channels_out not in LAST_CHANNELS or not (channels_in == 1 or channels_in in LAST_CHANNELS):
+        return False
+    return len(x) * x[0, 0].numel() >= LAST_VOXELS
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether a CPU's tensor (b, c, z, y, x) is (b, z, y, x, c) in memory, and not both."""
+    if x.device.type != "cpu" or x.ndim != 5 or x.is_contiguous():
+        return False
+    return x.is_contiguous(memory_format=CHANNELS_LAST)
 
 
 def _needs_float32(x: Tensor, stride: tuple[int, ...]) -> bool:
@@ -130,7 +166,7 @@ class Upsample(nn.Module):
 
     "trilinear" (corners not aligned) runs as one small matrix product per axis: the same numbers
     as `F.interpolate`, several times faster, and with a gradient that does not depend on the order
-    of atomic additions. "nearest" is `F.interpolate`.
+    of atomic additions. Channels-last on a CPU, and "nearest", is `F.interpolate`.
     """
 
     def __init__(self, mode: str) -> None:
@@ -142,6 +178,8 @@ class Upsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.mode == "nearest":
             return F.interpolate(x, scale_factor=2, mode="nearest")
+        if is_channels_last(x):
+            return F.interpolate(x, scale_factor=2, mode="trilinear")
         z, y, width = (_doubling_matrix(n, x) for n in x.shape[2:])
         x = z @ (y @ (x @ width.T)).flatten(3)  # (b, c, 2z, 2y * 2x)
         return x.unflatten(3, (y.shape[0], width.shape[0]))
@@ -183,6 +221,84 @@ class HalfNormReLU(torch.autograd.Function):
         return (None if grads[0] is None else grads[0].to(x.dtype), *grads[1:], None, None)
 
 
+class ChannelsLastNormReLU(torch.autograd.Function):
+    """GroupNorm and ReLU of a CPU's channels-last tensor, in 16 bits or 32, statistics in float32.
+
+    PyTorch's GroupNorm is slow in that memory order, its batch normalization is not. A group's
+    mean and variance follow from those of its channels; then the norm is, for each image, a batch
+    normalization with given statistics.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float
+    ) -> Tensor:
+        out = torch.empty_like(x)
+        statistics: list[Tensor] = []
+        for image, result in zip(x.split(1), out.split(1), strict=True):
+            mean, var = _group_statistics(image, groups)
+            _normalize_into(result, image, (weight, bias, mean, var), eps)
+            statistics += [mean, var]
+        out.relu_()
+        ctx.save_for_backward(x, out, weight, *statistics)
+        ctx.groups, ctx.eps = groups, eps
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, out, weight, *statistics = ctx.saved_tensors
+        grad = grad.contiguous(memory_format=CHANNELS_LAST)
+        passed = torch.ops.aten.threshold_backward(grad, out, 0)
+        grad_x = torch.empty_like(x)
+        sums = torch.zeros(2, len(weight), dtype=weight.dtype)
+        count = x[0, 0].numel() * (len(weight) // ctx.groups)
+        images = zip(*(part.split(1) for part in (x, passed, grad_x)), strict=True)
+        for index, (image, arrived, result) in enumerate(images):
+            mean, var = statistics[2 * index : 2 * index + 2]
+            # By the value itself; then by scale and shift, which the statistics' share needs too.
+            direct, *parts = torch.ops.aten.native_batch_norm_backward(
+                *(arrived, image, weight, mean, var, None, None),
+                *(False, ctx.eps, [True, True, True]),
+            )
+            both = torch.stack(parts)
+            sums += both
+            shares = _group_sums(weight * both, ctx.groups) / count
+            slope, constant = -shares * (var + ctx.eps).rsqrt()
+            _normalize_into(result, image, (slope, constant, mean, var), ctx.eps)
+            result += direct
+        return grad_x, *sums, None, None
+
+
+def _group_statistics(image: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of each channel's group, (c,) each, of `image` (1, c, z, y, x)."""
+    count = image.shape[1]
+    dtype = torch.promote_types(image.dtype, torch.float32)  # of the results, as of what is given
+    unused, also = torch.zeros(2, count, dtype=dtype)
+    mean, var = torch.batch_norm_update_stats(image, unused, also, 0.0)
+    group_mean = _group_sums(mean, groups) * groups / count
+    return group_mean, _group_sums(var + (mean - group_mean).square(), groups) * groups / count
+
+
+def _group_sums(values: Tensor, groups: int) -> Tensor:
+    """The sum over each channel's group, at each of its channels: (..., c) to (..., c)."""
+    by_group = values.unflatten(-1, (groups, -1))
+    return by_group.sum(-1, keepdim=True).expand_as(by_group).flatten(-2)
+
+
+def _normalize_into(
+    result: Tensor, image: Tensor, terms: tuple[Tensor, Tensor, Tensor, Tensor], eps: float
+) -> None:
+    """`result` = (`image` - mean) / sqrt(var + eps) * scale + shift, each float32 of its channel.
+
+    `terms`: scale, shift, mean, var.
+    """
+    unused = image.new_empty(0, dtype=terms[0].dtype)
+    torch.ops.aten.native_batch_norm.out(
+        *(image, *terms, False, 0.0, eps), out=result, save_mean=unused, save_invstd=unused.clone()
+    )
+
+
 class NormReLU(nn.GroupNorm):
     """GroupNorm with 8 groups, then ReLU: the pre-activation of every convolution but the stem."""
 
@@ -190,9 +306,14 @@ class NormReLU(nn.GroupNorm):
         super().__init__(NORM_GROUPS, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type == "cpu" or x.dtype not in HALF_TYPES:
+        fused: type[torch.autograd.Function]
+        if is_channels_last(x):
+            fused = ChannelsLastNormReLU
+        elif x.device.type == "cpu" or x.dtype not in HALF_TYPES:
             return super().forward(x).relu_()  # a CPU keeps 16 bits by itself
-        result: Tensor = HalfNormReLU.apply(x, self.weight, self.bias, self.num_groups, self.eps)
+        else:
+            fused = HalfNormReLU
+        result: Tensor = fused.apply(x, self.weight, self.bias, self.num_groups, self.eps)
         return result
 
 

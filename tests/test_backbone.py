@@ -3,8 +3,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models import layers
 from models.backbone import Outputs, ResidualEncoderDecoder
-from models.layers import WSConv3d
+from models.layers import WSConv3d, is_channels_last
 
 SIZE = (16, 24, 32)
 
@@ -207,3 +208,28 @@ def test_a_width_that_is_no_multiple_of_eight_is_refused(width: int) -> None:
 def test_an_unknown_upsampling_is_refused() -> None:
     with pytest.raises(ValueError, match="choose from trilinear, nearest"):
         ResidualEncoderDecoder(width=8, upsample="linear")
+
+
+def test_a_channels_last_network_is_the_plain_one_within_1e_5_with_its_gradients(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(2)
+    network = ResidualEncoderDecoder(width=32).eval()
+    image = torch.rand(1, 1, 16, 16, 16)
+
+    def run() -> tuple[Tensor, tuple[Tensor, ...]]:
+        outputs = network(image)
+        loss = outputs.logits.square().mean() + outputs.sdm.square().mean()
+        parts = [network.stem.weight, network.decoder1.norm1.weight, network.decoder2.conv1.weight]
+        return outputs.logits.detach(), torch.autograd.grad(loss, parts)
+
+    seen: list[bool] = []
+    handle = network.stage0.register_forward_hook(lambda _, __, y: seen.append(is_channels_last(y)))
+    logits, gradients = run()
+    handle.remove()
+    assert seen == [True]
+    monkeypatch.setattr(layers, "LAST_CHANNELS", range(0))
+    expected, expected_gradients = run()
+    assert (logits - expected).norm() <= 1e-5 * expected.norm()
+    for ours, plain in zip(gradients, expected_gradients, strict=True):
+        assert (ours - plain).norm() <= 1e-4 * plain.norm()

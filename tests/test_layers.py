@@ -4,6 +4,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from models.layers import (
+    CHANNELS_LAST,
+    ChannelsLastNormReLU,
     HalfNormReLU,
     NormReLU,
     ResidualBlock,
@@ -11,6 +13,7 @@ from models.layers import (
     Upsample,
     WSConv3d,
     conv3d,
+    is_channels_last,
     standardize_weight,
     voxel_head,
 )
@@ -252,7 +255,6 @@ def test_a_float32_convolution_of_any_size_is_the_double_ones_with_its_gradients
     weight = torch.randn(channels[1], channels[0], 3, 3, 3, requires_grad=True)
     steps, sides = (stride,) * 3, (dilation,) * 3
     found = conv3d(x, weight, stride=steps, padding=sides, dilation=sides)
-    assert found.is_contiguous()
     expected = F.conv3d(x.double(), weight.double(), None, steps, sides, sides)
     cotangent = torch.randn_like(found)
     pairs = zip(
@@ -262,3 +264,62 @@ def test_a_float32_convolution_of_any_size_is_the_double_ones_with_its_gradients
     )
     for ours, exact in pairs:
         torch.testing.assert_close(ours.double(), exact.double(), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("channels", [8, 32])
+def test_the_channels_last_norm_and_its_gradients_are_those_of_group_norm_and_relu(
+    dtype: torch.dtype, channels: int
+) -> None:
+    torch.manual_seed(4)
+    norm = NormReLU(channels)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    x = (torch.randn(2, channels, 3, 4, 5) * 3 + 20).to(dtype, memory_format=CHANNELS_LAST)
+    x.requires_grad_()
+    if dtype == torch.float64:
+        norm.double()
+    found = norm(x)
+    assert found.grad_fn.name().startswith(ChannelsLastNormReLU.__name__)
+    assert found.dtype == dtype
+    assert is_channels_last(found)
+    cotangent = torch.randn_like(found)
+    ours = torch.autograd.grad(found, [x, norm.weight, norm.bias], cotangent)
+    exact = [part.detach().double().requires_grad_() for part in (x, norm.weight, norm.bias)]
+    expected = F.group_norm(exact[0].contiguous(), 8, exact[1], exact[2], norm.eps).relu()
+    theirs = torch.autograd.grad(expected, exact, cotangent.double())
+    tolerance = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float64: 1e-12}[dtype]
+    for one, other in zip((found, *ours), (expected, *theirs), strict=True):
+        assert (one.double() - other).norm() <= tolerance * other.norm()
+
+
+@pytest.mark.parametrize(
+    ("channels", "last"),
+    [((1, 32), True), ((32, 64), True), ((8, 32), False), ((16, 16), False), ((32, 128), False)],
+)
+def test_a_large_convolution_stays_channels_last_with_32_channels_or_more_but_128(
+    channels: tuple[int, int], last: bool
+) -> None:
+    weight = torch.randn(channels[1], channels[0], 3, 3, 3)
+    x = torch.randn(1, channels[0], 16, 16, 16)
+    sides = (1, 1, 1)
+    expected = F.conv3d(x, weight, padding=1)
+    for order in (torch.contiguous_format, CHANNELS_LAST):
+        found = conv3d(x.contiguous(memory_format=order), weight, padding=sides)
+        assert is_channels_last(found) == last
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    small = conv3d(x[:, :, :8], weight, padding=sides)
+    assert small.is_contiguous()
+
+
+def test_a_1x1x1_convolution_of_a_channels_last_tensor_is_pytorchs_with_its_gradients() -> None:
+    x = torch.randn(2, 32, 3, 4, 5).contiguous(memory_format=CHANNELS_LAST).requires_grad_()
+    conv = SameConv3d(32, 2)
+    parts = [x, *conv.parameters()]
+    found, expected = conv(x), F.conv3d(x, conv.weight, conv.bias)
+    cotangent = torch.randn_like(expected)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(found, parts, cotangent),
+        torch.autograd.grad(expected, parts, cotangent),
+    )
