@@ -9,15 +9,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from data.dataset import target_mask
+from data.dataset import sample_seed, target_mask
 from data.prepare.prepared_case import PreparedCase
-from engine.inference import Predictor, input_box, predict_box
+from data.prior import spoil_mask
+from data.roi import Box, paste
+from engine.crops import input_box
+from engine.inference import Predictor, predict_box
 from methods import Method
 from utils.config import Config
 from utils.files import write_text
 from utils.metrics import dsc
 from utils.postprocess import keep_components
+from utils.stages import NONE
+
+HELD_OUT = 2_000_000  # purpose of `sample_seed`, above those of training
 
 
 class EarlyStopping:
@@ -61,17 +68,28 @@ class EarlyStopping:
         predictor = Predictor(config, method, device, config.precision)
         method.eval()
         by_center: dict[str, list[float]] = {}
-        for case in self.cases:
+        for number, case in enumerate(self.cases):
             assert case.label is not None
             around = None if stage.roi == "volume" else case.boxes[stage.roi]
-            box = input_box(stage, case.image_hu.shape, around)
+            box = input_box(stage, case.image_hu.shape, around, case.spacing)
             pred = np.zeros(case.image_hu.shape, bool)
-            prob, _ = predict_box(predictor, case.image_hu, box)
+            prob, _ = predict_box(predictor, case.image_hu, box, self._spoiled(case, box, number))
             pred[box.slices] = prob > stage.threshold
             dice = dsc(keep_components(pred), target_mask(case.label, stage.target))
             by_center.setdefault(case.center, []).append(dice)
         method.train()
         return float(np.mean([np.mean(values) for values in by_center.values()]))
+
+    def _spoiled(self, case: PreparedCase, box: Box, number: int) -> np.ndarray | None:
+        """For a stage with a second channel, the label as in training, spoiled (data/prior.py)."""
+        if self.config.stage.second_channel == NONE:
+            return None
+        assert case.label is not None
+        label = target_mask(np.array(case.label[box.slices]), self.config.stage.target)
+        seed = sample_seed(self.config.seed, number, HELD_OUT)
+        generator = torch.Generator().manual_seed(seed)
+        spoiled = spoil_mask(torch.from_numpy(label)[None, None], case.spacing, generator)
+        return paste(spoiled[0, 0].numpy(), box, case.image_hu.shape)
 
     def has_plateaued(self, history: Sequence[float]) -> bool:
         """Whether the last `patience` measures brought nothing better than the best before them."""

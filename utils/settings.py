@@ -92,6 +92,14 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
+def later(item: Any) -> Any:
+    """A field made by `setting` whose default is what every run did before there was the setting.
+
+    At its default it is no part of `weights_part`, so that such a run is still recognized.
+    """
+    return field(default=item.default, metadata={**item.metadata, "later": True})
+
+
 def separate() -> Any:
     """A field that holds settings of another kind, which are not listed with its owner's."""
     return field(metadata={"separate": True})
@@ -216,11 +224,15 @@ def from_plain(cls: type[Settings], values: Any) -> Settings:
 
 
 def weights_part(owner: Any) -> dict[str, Any]:
-    """`to_plain` without the settings that leave a training's weights as they are."""
+    """`to_plain` without the settings that leave a training's weights as they are.
+
+    Nor those that came `later` and have their default.
+    """
     plain = to_plain(owner)
     for item in fields(owner):
         value = getattr(owner, item.name)
-        if not item.metadata.get("affects_weights", True):
+        as_before = item.metadata.get("later", False) and value == item.default
+        if as_before or not item.metadata.get("affects_weights", True):
             del plain[item.name]
         elif dataclasses.is_dataclass(value):
             plain[item.name] = weights_part(value)
