@@ -6,7 +6,7 @@ several processes, sees the same samples as an unbroken one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -109,15 +109,19 @@ class StageDataset(Dataset[Crop]):
         seed: int,
         sampling: str = SHUFFLED,
         sources: Sequence[str] = (),
+        around: Mapping[tuple[str, str], Box] | None = None,
     ) -> None:
-        """Raise ValueError where no case, or none of a source, holds what the stage learns."""
+        """`around`: by (center, case) what is cropped around; None: the label.
+
+        Raise ValueError where no case, or none of a source, holds what the stage learns.
+        """
         needed = "tumor" if stage.target == "tumor" else "pancreas"
         usable = [case.has_label and needed in case.boxes for case in cases]
         self.cases = [case for case, use in zip(cases, usable, strict=True) if use]
         self.left_out = [case.case_id for case, use in zip(cases, usable, strict=True) if not use]
         if not self.cases:
             raise ValueError(f"{stage.name}: none of {len(cases)} training cases has a {needed}")
-        self.stage, self.seed = stage, seed
+        self.stage, self.seed, self.around = stage, seed, around
         self._orders = [self.cases]
         if sampling == ONE_PER_CENTER:
             self._orders = [[c for c in self.cases if c.center == name] for name in sources]
@@ -153,7 +157,10 @@ class StageDataset(Dataset[Crop]):
         if stage.roi == "volume":
             box = central_window(case.image_hu.shape, stage.window_voxels, stage.stride)
         else:
-            box = training_box(stage, case.boxes[stage.roi], case, rng)
+            around = case.boxes[stage.roi]
+            if self.around is not None:
+                around = self.around[case.center, case.case_id]
+            box = training_box(stage, around, case, rng)
         image_hu, _ = network_input(case.image_hu, box, stage.stride, value=PAD_HU)
         label_crop, _ = network_input(label, box, stage.stride)
         resize_to = _new_shape(image_hu.shape, stage, rng)

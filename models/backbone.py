@@ -125,7 +125,7 @@ class ResidualEncoderDecoder(nn.Module):
                 nn.init.normal_(head.weight, std=head_std(self.width))
 
     def take_channels(self, channels: int) -> ResidualEncoderDecoder:
-        """The network with an input of so many channels, its first convolution new; itself for 1."""
+        """The network with so many input channels, its first convolution new; itself for 1."""
         if channels != self.channels:
             self.channels, self.stem = channels, WSConv3d(channels, self.width)
         return self

@@ -149,8 +149,8 @@ class Stage:
     second_channel: str = later(
         setting(
             NONE,
-            "a second input channel: the mask that the coarse stage found, smoothed; in training the "
-            "label, spoiled at random",
+            "a second input channel: the mask that the coarse stage found, smoothed; in training "
+            "the label, spoiled at random",
             "docs/method.md",
             (NONE, COARSE),
         )
