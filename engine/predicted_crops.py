@@ -113,13 +113,14 @@ def note_predictions(run: Run, results: dict[str, Result]) -> None:
 
 
 def _newest(config: Config, others: tuple[str, ...]) -> Run | None:
-    """The newest finished coarse run of exactly these sources, of the same seed if there is one."""
+    """The finished coarse run of exactly these sources: of this timestamp, of this seed, newest."""
     runs = [
         run
         for run in find_runs(config.checkpoints, COARSE, method=config.method, fold=None)
         if run.done and set(run.sources) == set(others)
     ]
-    return next((run for run in runs if run.seed == config.seed), runs[0] if runs else None)
+    runs.sort(key=lambda run: (run.time == config.time, run.seed == config.seed), reverse=True)
+    return runs[0] if runs else None
 
 
 def _evaluation(config: Config, name: str, others: tuple[str, ...]) -> Evaluation:
