@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -129,7 +130,11 @@ def test_a_fixed_crop_kept_in_the_pancreas_is_the_protocols(
 ) -> None:
     predictor, stage = network
     rng = np.random.default_rng(6)
-    values = {"crop": "fixed", "crop_mm": (20.0, 30.0, 30.0), "crop_middle": "pancreas"}
+    values: dict[str, Any] = {
+        "crop": "fixed",
+        "crop_mm": (20.0, 30.0, 30.0),
+        "crop_middle": "pancreas",
+    }
     changed = replace(predictor.stage, margin_voxels=(1, 2, 2), **values)
     stage.settings |= {"margin_voxels": (1, 2, 2), **values}
     for _ in range(20):
