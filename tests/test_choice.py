@@ -90,3 +90,9 @@ def test_a_trial_of_the_fine_stage_is_compared_there_and_not_at_the_coarse_one_b
         trials.append(Trial(name, OTHER, "", make_rows(found, CENTERS)))
     lines = [line for _, _, line in compare_trials(trials, "ours", RESERVED)]
     assert [line.ours for line in lines] == pytest.approx([50, 54, 50, 54])
+
+
+def test_trials_that_differ_in_few_cases_are_compared_without_a_test() -> None:
+    first, second = trial("a", [10, 20, 30], [5, 6, 7]), trial("b", [10, 20, 30], [5, 6, 7])
+    lines = [line for _, _, line in compare_trials([first, second], "ours", RESERVED)]
+    assert [(line.gain, line.p) for line in lines if line.gain is not None] == [(0, None)] * 2

@@ -55,7 +55,7 @@ def compare_trials(
         for trial in trials:
             parts = _parts(trial, method, place)
             line = make_line(("target", trial.name, MEAN, "dsc"), parts, base, None)
-            if line.note and "cases differ" in line.note:
+            if (line.note or "").startswith("cases differ"):
                 raise ValueError(f"{trial.name}, {place}: {line.note}")
             found.append((place, trial.name, line))
             base = parts if base is None else base
