@@ -6,7 +6,7 @@ several processes, sees the same samples as an unbroken one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -19,11 +19,11 @@ from data.augment import resize
 from data.case import LABEL_PANCREAS, LABEL_TUMOR
 from data.intensity import PAD_HU, window_hu
 from data.prepare.prepared_case import PreparedCase
-from data.roi import STRIDE, central_window, jitter_box, network_input
+from data.roi import STRIDE, Box, central_window, fixed_box, jitter_box, network_input
 from data.targets.anchors import anchor_masks
 from data.targets.sdm import bounding_box, signed_distance_map
 from data.targets.slices import slice_labels
-from utils.stages import Stage
+from utils.stages import FIXED, Stage
 
 # What a method can ask for beside the mask, and the fields of `Sample` that it fills.
 TARGETS = {"sdm": ("sdm",), "slices": ("slice_labels",), "anchors": ("positive", "negative")}
@@ -116,15 +116,19 @@ class StageDataset(Dataset[Crop]):
         seed: int,
         sampling: str = SHUFFLED,
         sources: Sequence[str] = (),
+        around: Mapping[tuple[str, str], Box] | None = None,
     ) -> None:
-        """Raise ValueError where no case, or none of a source, holds what the stage learns."""
+        """`around`: by (center, case) what is cropped around; None: the label.
+
+        Raise ValueError where no case, or none of a source, holds what the stage learns.
+        """
         needed = "tumor" if stage.target == "tumor" else "pancreas"
         usable = [case.has_label and needed in case.boxes for case in cases]
         self.cases = [case for case, use in zip(cases, usable, strict=True) if use]
         self.left_out = [case.case_id for case, use in zip(cases, usable, strict=True) if not use]
         if not self.cases:
             raise ValueError(f"{stage.name}: none of {len(cases)} training cases has a {needed}")
-        self.stage, self.seed = stage, seed
+        self.stage, self.seed, self.around = stage, seed, around
         self._orders = [self.cases]
         if sampling == ONE_PER_CENTER:
             self._orders = [[c for c in self.cases if c.center == name] for name in sources]
@@ -160,13 +164,10 @@ class StageDataset(Dataset[Crop]):
         if stage.roi == "volume":
             box = central_window(case.image_hu.shape, stage.window_voxels, stage.stride)
         else:
-            box = jitter_box(
-                case.boxes[stage.roi],
-                case.image_hu.shape,
-                rng,
-                z_fraction=stage.jitter_z_fraction,
-                yx_voxels=stage.jitter_voxels,
-            )
+            around = case.boxes[stage.roi]
+            if self.around is not None:
+                around = self.around[case.center, case.case_id]
+            box = training_box(stage, around, case, rng)
         image_hu, _ = network_input(case.image_hu, box, stage.stride, value=PAD_HU)
         label_crop, _ = network_input(label, box, stage.stride)
         resize_to = _new_shape(image_hu.shape, stage, rng)
@@ -184,6 +185,24 @@ class StageDataset(Dataset[Crop]):
             case.center,
             index,
         )
+
+
+def training_box(stage: Stage, around: Box, case: PreparedCase, rng: np.random.Generator) -> Box:
+    """The training crop of a case around a box: random margins, or a fixed size shifted at random.
+
+    (`--crop`.)
+    """
+    if stage.crop == FIXED:
+        shift = rng.uniform(-1, 1, size=3) * stage.shift_mm
+        shape = case.image_hu.shape
+        return fixed_box(around, stage.crop_mm, case.spacing, shape, shift_mm=shift.tolist())
+    return jitter_box(
+        around,
+        case.image_hu.shape,
+        rng,
+        z_fraction=stage.jitter_z_fraction,
+        yx_voxels=stage.jitter_voxels,
+    )
 
 
 def _new_shape(

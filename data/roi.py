@@ -8,6 +8,7 @@ in inference. Everything is in voxels, (z, y, x).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -97,6 +98,61 @@ def expand_box(
     start = [a - m for a, m in zip(box.start, margins, strict=True)]
     stop = [b + m for b, m in zip(box.stop, margins, strict=True)]
     return _fit(start, stop, shape, multiple)
+
+
+def fixed_box(
+    box: Box,
+    size_mm: Sequence[float],
+    spacing: Sequence[float],
+    shape: Sequence[int],
+    *,
+    shift_mm: Sequence[float] = (0.0, 0.0, 0.0),
+) -> Box:
+    """Crop of one physical size around the middle of a box, so that it does not tell the box's.
+
+    `size_mm`, `spacing`: mm, (z, y, x); `shape`: the volume's. `shift_mm` moves the middle first,
+    rounded to voxels. Sides are rounded up to multiples of `STRIDE` and shifted into the volume as
+    in `expand_box`; a box that is longer than the size is held whole on that axis, unless shifted.
+    Raises ValueError for a box outside the volume.
+    """
+    _check_inside(box, shape)
+    start, stop = [], []
+    for low, high, size, step, shift in zip(
+        box.start, box.stop, size_mm, spacing, shift_mm, strict=True
+    ):
+        side = max(math.ceil(size / step - 1e-6), high - low)  # 56 mm is 16 voxels of 3.5 mm
+        first = (low + high - side) // 2 + round(shift / step)
+        start.append(first)
+        stop.append(first + side)
+    return _fit(start, stop, shape, STRIDE)
+
+
+def move_middle(box: Box, within: Box, shape: Sequence[int]) -> Box:
+    """`box`, moved by as little as brings its middle voxel into `within`; its sides stay.
+
+    `shape`: the volume's, which it does not leave: near a border its middle can stay outside.
+    Raises ValueError for a box outside the volume.
+    """
+    _check_inside(box, shape)
+    start = []
+    for low, high, first, last, n in zip(
+        box.start, box.stop, within.start, within.stop, shape, strict=True
+    ):
+        middle = (low + high) // 2
+        moved = low + min(max(middle, first), last - 1) - middle
+        start.append(min(max(moved, 0), n - (high - low)))
+    stop = [a + side for a, side in zip(start, box.shape, strict=True)]
+    return Box(_triple(start, "start"), _triple(stop, "stop"))
+
+
+def largest_move_mm(before: Box, after: Box, spacing: Sequence[float]) -> float:
+    """By how much the side that moves most moves between two boxes, mm; `spacing` (z, y, x)."""
+    moves = [
+        abs(a - b) * step
+        for ends in ((before.start, after.start), (before.stop, after.stop))
+        for a, b, step in zip(*ends, spacing, strict=True)
+    ]
+    return max(moves)
 
 
 def jitter_box(

@@ -19,9 +19,10 @@ from data.prepare.prepared_case import (
     to_prepared_mask,
 )
 from data.roi import Box, bounding_box
+from engine.crops import NOTHING, Found
 from engine.inference import Predictor, PreparedPrediction, predict_prepared
 from utils.postprocess import keep_components
-from utils.stages import STAGES, Stage
+from utils.stages import NONE, PANCREAS, STAGES, Stage
 
 WHOLE_VOLUME = "whole volume"
 GIVEN_PANCREAS = "given pancreas"
@@ -132,7 +133,11 @@ def segment(
             prepared[spacing] = prepare_case(image, PrepareSettings(spacing=spacing))
         earlier = find_earlier(masks, prepared[spacing])
         found[name] = segment_stage(
-            predictors[name], prepared[spacing], earlier, thresholds.get(name)
+            predictors[name],
+            prepared[spacing],
+            earlier,
+            thresholds.get(name),
+            find_more(predictors[name].stage, masks, prepared[spacing]),
         )
         masks.insert(0, (name, found[name].mask))
         if after_stage is not None:
@@ -150,35 +155,54 @@ def find_earlier(masks: Sequence[tuple[str, np.ndarray]], prepared: PreparedCase
     return earlier
 
 
+def find_more(
+    stage: Stage, masks: Sequence[tuple[str, np.ndarray]], prepared: PreparedCase
+) -> Found:
+    """What more the stage's settings read of earlier masks, nearest stage first (`Found`)."""
+    pancreas = None
+    if stage.crop_middle == PANCREAS:
+        of_pancreas = [(source, mask) for source, mask in masks if not _is_of_tumor(source)]
+        pancreas = next((box for _, box in find_earlier(of_pancreas, prepared) if box), None)
+    if stage.second_channel == NONE:
+        return Found(pancreas)
+    return Found(pancreas, to_prepared_mask(masks[0][1], prepared))
+
+
+def _is_of_tumor(source: str) -> bool:
+    return source in STAGES and STAGES[source].target == "tumor"
+
+
 def segment_stage(
     predictor: Predictor,
     prepared: PreparedCase,
     earlier: Sequence[Earlier],
     threshold: float | None = None,
+    found: Found = NOTHING,
 ) -> Prediction:
     """One stage of the cascade: crop around what was found before, predict, bring back, threshold.
 
     `earlier`: the masks of the stages before, the nearest first, as `mask_box` gives them.
-    `threshold`: None is the stage's own.
+    `threshold`: None is the stage's own. `found`: what more its settings read, as `find_more`
+    gives it.
     """
     started = time.monotonic()
     threshold = predictor.stage.threshold if threshold is None else threshold
     roi = choose_roi(predictor.stage, earlier)
-    found = predict_prepared(predictor, prepared.image_hu, roi.box, threshold)
-    mask = keep_components(restore_mask(found.crop_prob, prepared, threshold, found.box))
+    on_grid = predict_prepared(predictor, prepared.image_hu, roi.box, threshold, found)
+    mask = keep_components(restore_mask(on_grid.crop_prob, prepared, threshold, on_grid.box))
     return Prediction(
         stage=predictor.stage.name,
         target=predictor.stage.target,
         mask=mask,
         roi=roi,
-        box=found.box,
-        rounds=found.rounds,
-        windows=found.windows,
+        box=on_grid.box,
+        rounds=on_grid.rounds,
+        windows=on_grid.windows,
         precision=predictor.precision,
         threshold=threshold,
         seconds=time.monotonic() - started,
         prepared=prepared,
-        on_prepared=found,
+        on_prepared=on_grid,
     )
 
 

@@ -9,16 +9,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from data.dataset import target_mask
+from data.dataset import sample_seed, target_mask
 from data.prepare.prepared_case import PreparedCase
-from engine.inference import Predictor, input_box, predict_box
+from data.prior import spoil_mask
+from data.roi import Box, paste
+from engine.crops import input_box
+from engine.inference import Predictor, predict_box
 from methods import Method
 from utils.config import Config
 from utils.files import write_text
 from utils.metrics import dsc
 from utils.postprocess import keep_components
-from utils.stages import Stage
+from utils.stages import NONE, Stage
+
+HELD_OUT = 2_000_000  # purpose of `sample_seed`, above those of training
 
 
 def without_mirrors(config: Config) -> Config:
@@ -31,20 +37,33 @@ def can_measure(case: PreparedCase, stage: Stage) -> bool:
     return case.has_label and stage.target in case.boxes
 
 
-def dice_around_label(predictor: Predictor, case: PreparedCase) -> float:
+def dice_around_label(predictor: Predictor, case: PreparedCase, number: int) -> float:
     """Dice (%) of one prediction in a crop around the label, at the stage's threshold.
 
     The region of interest is the label's, so that no other stage has a part in it. The case must
-    have one (`can_measure`).
+    have one (`can_measure`). `number`: of the case among those that are measured, for the random
+    numbers of a second channel.
     """
     stage = predictor.stage
     assert case.label is not None
     around = None if stage.roi == "volume" else case.boxes[stage.roi]
-    box = input_box(stage, case.image_hu.shape, around)
+    box = input_box(stage, case.image_hu.shape, around, case.spacing)
     pred = np.zeros(case.image_hu.shape, bool)
-    prob, _ = predict_box(predictor, case.image_hu, box)
+    spoiled = _spoiled(predictor.config, case, box, number)
+    prob, _ = predict_box(predictor, case.image_hu, box, spoiled)
     pred[box.slices] = prob > stage.threshold
     return float(dsc(keep_components(pred), target_mask(case.label, stage.target)))
+
+
+def _spoiled(config: Config, case: PreparedCase, box: Box, number: int) -> np.ndarray | None:
+    """For a stage with a second channel, the label as in training, spoiled (data/prior.py)."""
+    if config.stage.second_channel == NONE:
+        return None
+    assert case.label is not None
+    label = target_mask(np.array(case.label[box.slices]), config.stage.target)
+    generator = torch.Generator().manual_seed(sample_seed(config.seed, number, HELD_OUT))
+    spoiled = spoil_mask(torch.from_numpy(label)[None, None], case.spacing, generator)
+    return paste(spoiled[0, 0].numpy(), box, case.image_hu.shape)
 
 
 class EarlyStopping:
@@ -87,8 +106,9 @@ class EarlyStopping:
         predictor = Predictor(config, method, device, config.precision)
         method.eval()
         by_center: dict[str, list[float]] = {}
-        for case in self.cases:
-            by_center.setdefault(case.center, []).append(dice_around_label(predictor, case))
+        for number, case in enumerate(self.cases):
+            dice = dice_around_label(predictor, case, number)
+            by_center.setdefault(case.center, []).append(dice)
         method.train()
         return float(np.mean([np.mean(values) for values in by_center.values()]))
 

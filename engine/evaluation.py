@@ -19,7 +19,7 @@ from data.centers import load_centers
 from data.dataset import target_mask
 from data.prepare.duplicates import keep_unseen
 from data.prepare.prepare_centers import prepare_centers
-from data.prepare.prepared_case import PreparedCase, PrepareSettings
+from data.prepare.prepared_case import PreparedCase, PrepareSettings, to_prepared_mask
 from data.readers import load_label
 from data.readers.masks import read_mask, write_mask
 from data.roi import Box
@@ -33,6 +33,7 @@ from engine.case_metrics import (
     write_cases,
     write_summary,
 )
+from engine.crops import Found, input_box
 from engine.external import (
     ExternalPredictor,
     check_evaluation,
@@ -41,7 +42,7 @@ from engine.external import (
     pancreas_summary,
     segment_external,
 )
-from engine.inference import Predictor, input_box, load_predictor, load_released_predictor
+from engine.inference import Predictor, load_predictor, load_released_predictor
 from engine.provenance import describe_origin, kept_rows, written_by_evaluation
 from engine.released_runs import record_released_run
 from engine.results import Result, find_previous, pick_runs, result_folder, threshold_source
@@ -54,7 +55,7 @@ from utils.device import device_name, peak_memory_mib, reset_peak_memory
 from utils.files import check_folder, sha256_of
 from utils.leftovers import remove_leftovers
 from utils.progress import Progress
-from utils.stages import Stage, stage_named
+from utils.stages import NONE, PANCREAS, Stage, stage_named
 
 PANCREAS_LABEL = "pancreas label"
 
@@ -231,7 +232,8 @@ def evaluate_case(work: Work, item: PreparedCase) -> Row:
     started = time.monotonic()
     reset_peak_memory(work.predictor.device)
     earlier = read_earlier(work, item)
-    prediction = segment_stage(work.predictor, item, earlier, work.threshold)
+    found = read_found(work, item, work.predictor.stage)
+    prediction = segment_stage(work.predictor, item, earlier, work.threshold, found)
     mask_path = work.result.mask_path(item.case_id)
     write_mask(mask_path, prediction.mask, item.grid)
     seconds = time.monotonic() - started
@@ -305,12 +307,23 @@ def read_earlier(work: Work, item: PreparedCase) -> list[Earlier]:
     return earlier
 
 
+def read_found(work: Work, item: PreparedCase, stage: Stage) -> Found:
+    """What more the stage's settings read of the stages before it (`Found`)."""
+    pancreas = pancreas_box(work, item) if stage.crop_middle == PANCREAS else None
+    before = work.result.previous
+    if stage.second_channel == NONE or before is None:
+        return Found(pancreas)
+    before.check_mask(item.case_id)
+    mask = read_mask(before.mask_path(item.case_id), item.grid)
+    return Found(pancreas, to_prepared_mask(mask, item))
+
+
 def measure_detection(
     work: Work, item: PreparedCase, prediction: Prediction, mask: np.ndarray | None
 ) -> Row:
     """How sure the stage is of a tumor in the pancreas, and which lesions of the label it hits."""
     around = pancreas_box(work, item)
-    roi = input_box(work.predictor.stage, item.shape, around)
+    roi = input_box(work.predictor.stage, item.shape, around, item.spacing)
     found = measure_findings(prediction.mask, mask, item.original_spacing, prediction.highest_at)
     return {"roi_max_prob": prediction.highest_in(roi), **found}
 

@@ -29,6 +29,7 @@ from methods import Method
 from models.folding import fold_weights
 from utils.about import LICENSE, NAME, NOTICE, VERSION
 from utils.files import sha256_of, write_atomic, write_text
+from utils.stages import NONE
 
 OPSET = 18
 RUNNER = "run_onnx.py"
@@ -68,6 +69,11 @@ def export_onnx(checkpoint: Path, path: Path, *, stage: str | None = None) -> di
         raise ValueError(f"{path}: give a name that ends in .onnx")
     need_packages("onnx", "onnxscript", "onnxruntime")
     predictor = load_predictor(checkpoint, "cpu", "fp32", stage=stage)
+    if predictor.stage.second_channel != NONE:
+        raise ValueError(
+            f"{checkpoint}: reads the coarse stage's result as a second channel, which the ONNX "
+            "runner does not make; export the cascade as a MONAI bundle"
+        )
     metadata = describe_stage(predictor, sha256_of(checkpoint))
     content = _checked_onnx(checkpoint, StageNetwork(predictor.method), metadata)
     write_atomic(path, lambda handle: handle.write(content))
@@ -106,6 +112,10 @@ def describe_stage(predictor: Predictor, checkpoint_sha256: str) -> dict[str, An
         "threshold": stage.threshold,
         "rounds": stage.rounds,
         "agreement_dice": stage.agreement_dice,
+        "crop": stage.crop,
+        "crop_mm": list(stage.crop_mm),
+        "settled_slices": stage.settled_slices,
+        "crop_middle": stage.crop_middle,
         "min_round_voxels": stage.min_round_voxels,
     }
 

@@ -27,7 +27,7 @@ from data.splits import Split, split_from_plain
 from engine.cascade import Earlier, Roi, choose_roi
 from engine.case_metrics import Row, measure_case, read_cases, summarize, write_cases
 from engine.checkpointing import load_checkpoint, save_checkpoint
-from engine.inference import input_box
+from engine.crops import input_box
 from engine.run_folders import Run, environment, locked, mark_done
 from engine.split_selection import heldout_cases, split_cases
 from methods import ExternalMethod, build_external, config_from_plain
@@ -180,7 +180,7 @@ def segment_external(
         labels = _predict(predictor, Scan(scan.image_hu, scan.spacing))
         return ExternalPrediction(labels, Roi(None), None)
     roi = choose_roi(stage, earlier)
-    box = input_box(stage, item.shape, roi.box)
+    box = input_box(stage, item.shape, roi.box, item.spacing)
     scan = Scan(np.array(crop(item.image_hu, box)), item.spacing)
     return ExternalPrediction(_restore(_predict(predictor, scan), box, item), roi, box)
 

@@ -14,9 +14,11 @@ from torch import Tensor
 
 from data.intensity import PAD_HU, window_hu
 from data.prepare.signature import Signature, from_plain
-from data.roi import STRIDE, Box, bounding_box, central_window, expand_box, network_input, paste
+from data.prior import smooth_mask
+from data.roi import STRIDE, Box, bounding_box, network_input, paste
 from data.splits import Split, split_from_plain
 from engine.checkpointing import load_checkpoint
+from engine.crops import NOTHING, Found, has_settled, input_box
 from engine.weight_average import predicting_weights
 from methods import Method, MethodSettings, build_method, config_from_plain
 from models.backbone import ResidualEncoderDecoder
@@ -26,7 +28,7 @@ from utils.device import autocast, is_out_of_memory, select_device, select_preci
 from utils.errors import first_line
 from utils.metrics import dsc
 from utils.postprocess import keep_components
-from utils.stages import STAGES, Stage
+from utils.stages import NONE, STAGES, Stage
 
 WINDOW_OVERLAP = 0.25
 MIN_WINDOW_VOXELS = 32**3  # below this, memory that runs out cannot be helped
@@ -56,7 +58,7 @@ class Predictor:
         return self.config.stage
 
     def predict(self, image: Tensor) -> Tensor:
-        """Image (1, 1, z, y, x) in [0, 1] -> probability of the target, float32, same shape."""
+        """Image (1, channels, z, y, x) in [0, 1] -> probability, float32, (1, 1, z, y, x)."""
         return self.method.predict(image)
 
 
@@ -157,44 +159,57 @@ def load_released_predictor(
 
 
 def predict_prepared(
-    predictor: Predictor, image_hu: np.ndarray, around: Box | None, threshold: float
+    predictor: Predictor,
+    image_hu: np.ndarray,
+    around: Box | None,
+    threshold: float,
+    found: Found = NOTHING,
 ) -> PreparedPrediction:
     """Predict a prepared image (int16 HU, (z, y, x)) in the crop around the box `around`.
 
     None stands for the central window of the whole volume. A stage with several rounds crops
     around its own result at `threshold` and predicts again, until two rounds agree (Sec. III-D,
-    its ref. [23]).
+    its ref. [23]) or what is cropped around has settled (`--settled-slices`).
     """
-    stage, shape = predictor.stage, image_hu.shape
-    box = input_box(stage, shape, around)
+    stage, shape, spacing = predictor.stage, image_hu.shape, predictor.config.spacing
+    box = input_box(stage, shape, around, spacing, found.pancreas)
     before: np.ndarray | None = None
     for number in range(1, stage.rounds + 1):
-        prob, windows = predict_box(predictor, image_hu, box)
+        prob, windows = predict_box(predictor, image_hu, box, found.mask)
         if number == stage.rounds:
             break
         pred = paste(keep_components(prob > threshold), box, shape)
-        following = box
+        new, following = around, box
         if np.count_nonzero(pred) >= stage.min_round_voxels:
-            following = input_box(stage, shape, bounding_box(pred))
+            new = bounding_box(pred)
+            following = input_box(stage, shape, new, spacing, found.pancreas)
         agrees = before is not None and dsc(pred, before) >= 100 * stage.agreement_dice
-        if agrees or following == box:
+        if agrees or following == box or has_settled(stage, around, new, spacing):
             break
-        before, box = pred, following
+        before, around, box = pred, new, following
     return PreparedPrediction(prob, box, shape, number, windows)
 
 
-def input_box(stage: Stage, shape: tuple[int, ...], around: Box | None) -> Box:
-    """The crop that the stage sees: `around` with its margin, or the central window."""
-    if stage.roi == "volume" or around is None:
-        return central_window(shape, stage.window_voxels, stage.stride)
-    return expand_box(around, stage.margin_voxels, shape)
+def predict_box(
+    predictor: Predictor, image_hu: np.ndarray, box: Box, mask: np.ndarray | None = None
+) -> tuple[np.ndarray, int]:
+    """Probability in `box`, float32 of its shape, the mean over the 8 mirrored inputs; windows.
 
-
-def predict_box(predictor: Predictor, image_hu: np.ndarray, box: Box) -> tuple[np.ndarray, int]:
-    """Probability in `box`, float32 of its shape, the mean over the 8 mirrored inputs; windows."""
+    `mask`: the second channel, bool (z, y, x) like the image. Raises ValueError where the stage
+    reads one and there is none.
+    """
     stride = predictor.stage.stride
     crop_hu, inner = network_input(image_hu, box, stride, value=PAD_HU)
     image = window_hu(torch.from_numpy(crop_hu).to(predictor.device))[None, None]
+    if predictor.stage.second_channel != NONE:
+        if mask is None:
+            raise ValueError(
+                f"{predictor.stage.name} was trained with --second-channel "
+                f"{predictor.stage.second_channel}; give the mask of {predictor.stage.previous}"
+            )
+        seen, _ = network_input(mask, box, stride)
+        prior = smooth_mask(torch.from_numpy(seen).to(predictor.device)[None, None])
+        image = torch.cat([image, prior], 1)
     prob, windows = predict_mirrored(predictor, image)
     for axis in (2, 3, 4):
         prob = upsample_axis(prob, axis, stride)
@@ -204,7 +219,7 @@ def predict_box(predictor: Predictor, image_hu: np.ndarray, box: Box) -> tuple[n
 def predict_mirrored(predictor: Predictor, image: Tensor) -> tuple[Tensor, int]:
     """Mean probability over all mirror combinations, (1, 1, z, y, x), and the windows of a pass.
 
-    Where memory runs out it is tried again with smaller windows.
+    `image`: (1, channels, z, y, x). Where memory runs out it is tried again with smaller windows.
     """
     limit = predictor.window_voxels
     while True:
@@ -227,7 +242,7 @@ def _mean_over_mirrors(
 ) -> tuple[Tensor, int]:
     mirrors = mirror_combinations(predictor.stage.mirror_axes)
     with torch.inference_mode(), autocast(predictor.device, predictor.precision):
-        prob = torch.zeros_like(image)
+        prob = torch.zeros_like(image[:, :1])
         for axes in mirrors:
             mirrored, windows = predict_windows(predictor, image.flip(axes), limit)
             prob += mirrored.flip(axes) / len(mirrors)

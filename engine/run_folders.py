@@ -257,7 +257,8 @@ def mark_done(folder: Path, written: Iterable[Path] = ()) -> None:
 
 def written_by_training(run: Run) -> list[Path]:
     """The files of a finished training that must stay as they are."""
-    return [run.checkpoint, *(run.folder / name for name in ("config.json", "run.json", "log.csv"))]
+    names = ("config.json", "run.json", "log.csv")
+    return [run.checkpoint, *(run.folder / name for name in names), *run.folder.glob("crops.json")]
 
 
 def refuse_changed(run: Run) -> None:

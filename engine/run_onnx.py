@@ -59,35 +59,42 @@ class OnnxStage:
         }
 
     def predict(
-        self, image_hu: np.ndarray, around: np.ndarray | None = None
+        self,
+        image_hu: np.ndarray,
+        around: np.ndarray | None = None,
+        pancreas: np.ndarray | None = None,
     ) -> tuple[np.ndarray, Slices]:
         """Probability of the target, float32, in the crop of a volume, and the crop's place.
 
         `image_hu`: (z, y, x) HU on the stage's voxel size; `around`: mask of the same shape, None
-        for the central window. A stage with several rounds crops around what it found and
-        predicts again, until two rounds agree.
+        for the central window; `pancreas`: mask of it, which a stage of `crop_middle` "pancreas"
+        needs. A stage with several rounds crops around what it found and predicts again, until two
+        rounds agree, or what is cropped around has settled.
         """
-        settings = self.settings
-        if around is not None and (around.shape != image_hu.shape or not around.any()):
-            raise ValueError(
-                f"the mask to crop around has {np.count_nonzero(around)} voxels in {around.shape}, "
-                f"the image is {image_hu.shape}; give a mask on the image's grid"
-            )
-        crop = self.crop_around(image_hu.shape, around)
+        settings, shape = self.settings, image_hu.shape
+        for name, mask in (("mask to crop around", around), ("pancreas", pancreas)):
+            if mask is not None and (mask.shape != shape or not mask.any()):
+                raise ValueError(
+                    f"the {name} has {np.count_nonzero(mask)} voxels in {mask.shape}, the image is "
+                    f"{shape}; give a mask on the image's grid"
+                )
+        if settings.get("crop_middle") == "pancreas" and pancreas is None:
+            raise ValueError("this stage keeps its crops in the pancreas; give --pancreas MASK")
+        crop = self.crop_around(shape, around, pancreas)
         before: np.ndarray | None = None
         for number in range(1, settings["rounds"] + 1):
             prob = self.predict_crop(image_hu[crop])
             if number == settings["rounds"]:
                 break
-            found = np.zeros(image_hu.shape, bool)
+            found = np.zeros(shape, bool)
             found[crop] = keep_components(prob > settings["threshold"])
-            following = crop
+            new, following = around, crop
             if np.count_nonzero(found) >= settings["min_round_voxels"]:
-                following = self.crop_around(image_hu.shape, found)
+                new, following = found, self.crop_around(shape, found, pancreas)
             agree = before is not None and _dice(found, before) >= settings["agreement_dice"]
-            if agree or following == crop:
+            if agree or following == crop or self.has_settled(around, new):
                 break
-            before, crop = found, following
+            before, around, crop = found, new, following
         return prob, crop
 
     def predict_crop(self, crop_hu: np.ndarray) -> np.ndarray:
@@ -111,8 +118,26 @@ class OnnxStage:
             prob = _upsample(prob, axis, stride)
         return prob[inner]
 
-    def crop_around(self, shape: Sequence[int], around: np.ndarray | None) -> Slices:
-        """Where the stage looks in a volume: the mask's box with its margin, or the center."""
+    def has_settled(self, before: np.ndarray | None, after: np.ndarray | None) -> bool:
+        """Whether no side of the masks' boxes moves by `settled_slices` slices."""
+        slices, spacing = self.settings.get("settled_slices", 0), self.settings["spacing_mm"]
+        if not slices or before is None or after is None:
+            return False
+        ends = zip(_extents(before), _extents(after), spacing, strict=True)
+        moves = [
+            abs(a - b) * step
+            for (_, old), (_, new), step in ends
+            for a, b in zip(old, new, strict=True)
+        ]
+        return max(moves) < slices * spacing[0]
+
+    def crop_around(
+        self,
+        shape: Sequence[int],
+        around: np.ndarray | None,
+        pancreas: np.ndarray | None = None,
+    ) -> Slices:
+        """Where the stage looks in a volume: around the mask's box, or the center."""
         settings = self.settings
         if around is None or settings["roi"] == "volume":
             sizes = (shape[0], *settings["window_voxels"])
@@ -120,20 +145,51 @@ class OnnxStage:
             step = settings["stride"]
             starts = [(n - s) // 2 // step * step for n, s in zip(shape, sides, strict=True)]
             return tuple(slice(a, a + s) for a, s in zip(starts, sides, strict=True))
-        crop = []
-        for axis, (n, margin) in enumerate(zip(shape, settings["margin_voxels"], strict=True)):
-            filled = np.flatnonzero(around.any(axis=tuple(a for a in range(3) if a != axis)))
-            start, stop = int(filled[0]) - margin, int(filled[-1]) + 1 + margin
-            missing = -(stop - start) % settings["multiple_of"]
-            side = stop - start + missing
-            start = min(max(start - missing // 2, 0), max(n - side, 0))
-            crop.append(slice(start, min(start + side, n)))
+        if settings.get("crop") == "fixed":
+            crop = [self._fixed(axis, *ends, shape[axis]) for axis, ends in _extents(around)]
+        else:
+            crop = [self._margin(axis, *ends, shape[axis]) for axis, ends in _extents(around)]
+        if settings.get("crop_middle") != "pancreas" or pancreas is None:
+            return tuple(crop)
+        for axis, ends in _extents(pancreas):
+            part, n = crop[axis], shape[axis]
+            within = self._margin(axis, *ends, n)
+            middle = (part.start + part.stop) // 2
+            side = part.stop - part.start
+            moved = part.start + min(max(middle, within.start), within.stop - 1) - middle
+            start = min(max(moved, 0), n - side)
+            crop[axis] = slice(start, start + side)
         return tuple(crop)
+
+    def _margin(self, axis: int, start: int, stop: int, n: int) -> slice:
+        margin = self.settings["margin_voxels"][axis]
+        return self._fit(start - margin, stop + margin, n)
+
+    def _fixed(self, axis: int, start: int, stop: int, n: int) -> slice:
+        voxels = self.settings["crop_mm"][axis] / self.settings["spacing_mm"][axis]
+        side = max(int(np.ceil(voxels - 1e-6)), stop - start)
+        first = (start + stop - side) // 2
+        return self._fit(first, first + side, n)
+
+    def _fit(self, start: int, stop: int, n: int) -> slice:
+        missing = -(stop - start) % self.settings["multiple_of"]
+        side = stop - start + missing
+        start = min(max(start - missing // 2, 0), max(n - side, 0))
+        return slice(start, min(start + side, n))
 
     def _run(self, image: np.ndarray) -> np.ndarray:
         """One pass, (z, y, x) in [0, 1] with sides of multiples of 8 -> probability."""
         inputs = {"image": np.ascontiguousarray(image[None, None])}
         return self.session.run(["probability"], inputs)[0][0, 0]
+
+
+def _extents(mask: np.ndarray) -> list[tuple[int, tuple[int, int]]]:
+    """Each axis with the first index that the mask fills and the one behind its last."""
+    extents = []
+    for axis in range(3):
+        filled = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+        extents.append((axis, (int(filled[0]), int(filled[-1]) + 1)))
+    return extents
 
 
 def keep_components(mask: np.ndarray) -> np.ndarray:
@@ -282,10 +338,11 @@ def _run_files(arguments: argparse.Namespace) -> int:
             raise ValueError(f"{path}: unknown format; give a .npy, .nii or .nii.gz file")
         if path is not None and path.suffix != ".npy" and place is None:
             raise ValueError(f"{path}: an image from a .npy has no grid; write .npy, too")
-    around = None
-    if arguments.around is not None:
-        around = read_volume(arguments.around, spacing, orientation)[0] > 0
-    part, crop = stage.predict(image, around)
+    around, pancreas = (
+        None if path is None else read_volume(path, spacing, orientation)[0] > 0
+        for path in (arguments.around, arguments.pancreas)
+    )
+    part, crop = stage.predict(image, around, pancreas)
     prob = np.zeros(image.shape, np.float32)
     prob[crop] = part
     text = f"{settings['name']} {settings['version']} {settings['checkpoint_sha256'][:12]}: "
@@ -305,6 +362,7 @@ def _parse(given: Sequence[str] | None) -> argparse.Namespace:
     add("stage", type=Path, help="an exported stage, .onnx")
     add("image", type=Path, nargs="?", help=".npy or NIfTI, HU on the stage's voxel size")
     add("--around", type=Path, metavar="MASK", help="crop around this mask, on the image's grid")
+    add("--pancreas", type=Path, metavar="MASK", help="for a stage that keeps its crops in it")
     add("--out", type=Path, metavar="FILE", help="the probability, .npy or NIfTI")
     add("--mask", type=Path, metavar="FILE", help="also the mask, .npy or NIfTI")
     add("--threads", type=int, default=0, help="of onnxruntime (default: its own choice)")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -15,7 +15,8 @@ from data.centers import load_centers
 from data.dataset import StageDataset
 from data.prepare.prepared_case import PreparedCase
 from data.prepare.signature import signatures_of
-from data.splits import Split
+from data.roi import Box
+from data.splits import CaseName, Split
 from engine.checkpointing import (
     Checkpointer,
     State,
@@ -26,6 +27,7 @@ from engine.checkpointing import (
 from engine.early_stopping import EarlyStopping
 from engine.external import check_training, train_external
 from engine.loading import load_crops
+from engine.predicted_crops import find_predictions, note_predictions, predicted_boxes
 from engine.run_folders import (
     Run,
     folder_name,
@@ -115,6 +117,7 @@ def check_split(config: Config, split: Split, prepared: dict[str, list[PreparedC
     cases = split_cases(split, prepared)
     with torch.device("meta"):
         make_dataset(config, build_method(config, split.sources), cases)
+    find_predictions(config, split)
     EarlyStopping(config, heldout_cases(split, prepared))
     for case in cases:
         if min(case.shape) < config.stage.stride:
@@ -138,7 +141,8 @@ def train_split(
     say = partial(_say, processes)
     set_checkpointing(state.method, config.checkpointing, lambda text: say(f"{run.folder}: {text}"))
     cases, heldout = split_cases(split, prepared), heldout_cases(split, prepared)
-    dataset = make_dataset(config, state.method, cases)
+    predictions = find_predictions(config, split)
+    dataset = make_dataset(config, state.method, cases, predicted_boxes(predictions, cases))
     stopping = EarlyStopping(config, heldout)
     if config.average_epochs > 0:
         per_epoch = len(dataset) / samples_per_step(config, dataset, processes.size)
@@ -150,6 +154,7 @@ def train_split(
     with lock, noted_signals() as received:
         if processes.first:
             remove_leftovers(run.folder, alone=True)
+            note_predictions(run, predictions)
         if has_state(run):
             load_state(state, run, processes)
             _say(processes, f"{run.folder}: resumes from step {state.step}")
@@ -182,9 +187,18 @@ def set_checkpointing(method: Method, mode: str, say: Callable[[str], None] | No
             part.recompute = rule
 
 
-def make_dataset(config: Config, method: Method, cases: Sequence[PreparedCase]) -> StageDataset:
-    """The training samples of a method, in the order that its `sampling` asks for."""
-    return StageDataset(cases, config.stage, config.seed, method.sampling, method.sources)
+def make_dataset(
+    config: Config,
+    method: Method,
+    cases: Sequence[PreparedCase],
+    around: Mapping[CaseName, Box] | None = None,
+) -> StageDataset:
+    """The training samples of a method, in the order that its `sampling` asks for.
+
+    `around`: what each case is cropped around; None: its label.
+    """
+    sampling, sources = method.sampling, method.sources
+    return StageDataset(cases, config.stage, config.seed, sampling, sources, around)
 
 
 def samples_per_step(config: Config, dataset: StageDataset, process_count: int) -> int:

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from data.augment import AugmentSettings, augment
 from data.dataset import ONE_PER_CENTER, SAMPLINGS, SHUFFLED, TARGETS, Sample
+from data.prior import smooth_mask, spoil_mask
 from losses.segmentation import segmentation_loss
 from models.backbone import ResidualEncoderDecoder
 from utils.config import Config
 from utils.settings import is_number, setting
-from utils.stages import Stage
+from utils.stages import NONE, Stage
 
 __all__ = ["ONE_PER_CENTER", "SHUFFLED", "Method", "MethodSettings", "Step", "Terms"]
 
@@ -104,6 +105,8 @@ class Method(nn.Module):
     - `table5`, `table6`: the rows of the paper's tables that it stands for. `table6_note`: what a
       reader of Table VI must know, as why its cost is not the printed one. `extra_row`: its name in
       a row that the paper does not have, which Table VI shows for reference.
+    - `takes_second_channel`: whether its network has `channels` inputs and its loss gives them by
+      `add_channel`, for `--second-channel`.
     """
 
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
@@ -115,6 +118,7 @@ class Method(nn.Module):
     table6: ClassVar[str | None] = None
     table6_note: ClassVar[str] = ""
     extra_row: ClassVar[str | None] = None
+    takes_second_channel: ClassVar[bool] = False
 
     network: nn.Module
     auxiliary: nn.Module | None
@@ -138,6 +142,11 @@ class Method(nn.Module):
                 f"{len(self.sources)} ({', '.join(self.sources)}): it learns from how they differ"
             )
         self.settings = config.settings
+        if self.stage.second_channel != NONE and not self.takes_second_channel:
+            raise ValueError(
+                f"--second-channel {self.stage.second_channel}: method {config.method} takes the "
+                "image alone; leave it out, or train bl, ours or a row of Table V between them"
+            )
         self.weights = check_weights(config.method, self.terms, self.settings.weights)
         self.targets = self.needed_targets()
         _check_choices(f"method {config.method}: target", self.targets, tuple(TARGETS))
@@ -167,7 +176,7 @@ class Method(nn.Module):
             slices=False,
             projection=False,
             upsample=self.config.upsample,
-        )
+        ).take_channels(self.channels)
 
     def build_auxiliary(self) -> nn.Module | None:
         """What only trains: a metric network, an edge head; never used by `predict`."""
@@ -192,9 +201,27 @@ class Method(nn.Module):
         mirror_axes = self.stage.mirror_axes
         return augment(image, label, spacing, self.settings.augment, generator, mirror_axes)
 
+    @property
+    def channels(self) -> int:
+        """Of the network's input: the image, and the coarse result where the stage reads it."""
+        return 1 if self.stage.second_channel == NONE else 2
+
+    def add_channel(
+        self, images: Sequence[Tensor], sample: Sample, generator: torch.Generator
+    ) -> list[Tensor]:
+        """The sample's images (1, 1, z, y, x) as the network takes them, (1, channels, z, y, x).
+
+        The second channel is the label, spoiled at random (data/prior.py), the same for each image.
+        """
+        if self.channels == 1:
+            return list(images)
+        prior = smooth_mask(spoil_mask(sample.mask, sample.spacing, generator))
+        return [torch.cat([image, prior.to(image)], 1) for image in images]
+
     def loss(self, sample: Sample, generator: torch.Generator) -> Terms:
         """Loss terms by name (keys of `terms`), each a float32 scalar with a gradient."""
-        outputs = self.network(sample.image)
+        (image,) = self.add_channel([sample.image], sample, generator)
+        outputs = self.network(image)
         return {"seg": segmentation_loss([outputs.logits], sample.mask)}
 
     def training_step(self, samples: Sequence[Sample], step: Step) -> None:
@@ -210,7 +237,7 @@ class Method(nn.Module):
         """Called when all samples of an epoch have been seen."""
 
     def predict(self, image: Tensor) -> Tensor:
-        """Image (b, 1, z, y, x) in [0, 1] -> probability of the target, float32, same shape."""
+        """Image (b, channels, z, y, x) in [0, 1] -> probability, float32, (b, 1, z, y, x)."""
         return torch.sigmoid(self.network(image).logits.float())
 
     def uses(self, term: str) -> bool:

@@ -12,6 +12,7 @@ from methods.base import Method
 class Baseline(Method):
     """Row BL of Table V, row BigAug of Table VI."""
 
+    takes_second_channel = True
     table5 = "BL"
     table6 = "BigAug"
     table6_note = "Table V's BL, the same run; the two are identical in all 12 numbers in the paper"

@@ -92,6 +92,7 @@ class Ours(Method):
     table6_note: ClassVar[str] = (
         "945.44 has the slice head in both stages; the coarse one trains without it"
     )
+    takes_second_channel: ClassVar[bool] = True
     settings: OursSettings
 
     @classmethod
@@ -132,11 +133,12 @@ class Ours(Method):
             slices=self.settings.slices,
             projection=self.uses("con"),
             upsample=self.config.upsample,
-        )
+        ).take_channels(self.channels)
 
     def loss(self, sample: Sample, generator: torch.Generator) -> Terms:
         """The terms of Eq. 11 that are in use."""
         settings, views = self.settings, self.make_views(sample.image, generator)
+        views = self.add_channel(views, sample, generator)
         outputs = forward_views(self.network, views)
         logits = [view.logits for view in outputs]
         sdm_pred = [view.sdm for view in outputs if view.sdm is not None]

@@ -99,6 +99,7 @@ class ResidualEncoderDecoder(nn.Module):
         self._levels_again = False
         self.upsample = Upsample(upsample)
         w1, w2, w3, w4 = width, 2 * width, 4 * width, 8 * width
+        self.channels = 1
         self.stem = WSConv3d(1, w1)
         self.stage0 = nn.Sequential(ResidualBlock(w1, w1))
         self.down1 = nn.Sequential(NormReLU(w1), WSConv3d(w1, w2, stride=2))
@@ -126,8 +127,14 @@ class ResidualEncoderDecoder(nn.Module):
             if head is not None:
                 nn.init.normal_(head.weight, std=head_std(self.width))
 
+    def take_channels(self, channels: int) -> ResidualEncoderDecoder:
+        """The network with so many input channels, its first convolution new; itself for 1."""
+        if channels != self.channels:
+            self.channels, self.stem = channels, WSConv3d(channels, self.width)
+        return self
+
     def forward(self, image: Tensor) -> Outputs:
-        """`image` (b, 1, z, y, x), its three sizes multiples of 8.
+        """`image` (b, channels, z, y, x), its three sizes multiples of 8.
 
         Raises ValueError for any other shape.
         """
@@ -180,11 +187,11 @@ class ResidualEncoderDecoder(nn.Module):
         voxels = conv3d(x, weight, bias).contiguous()
         return voxels[:, :1], voxels[:, 1:].tanh() if len(heads) == 2 else None
 
-    @staticmethod
-    def _check(image: Tensor) -> None:
-        if image.ndim != 5 or image.shape[1] != 1:
+    def _check(self, image: Tensor) -> None:
+        if image.ndim != 5 or image.shape[1] != self.channels:
             raise ValueError(
-                f"the image has shape {tuple(image.shape)}; give (batch, 1, z, y, x), one channel"
+                f"the image has shape {tuple(image.shape)}; give (batch, {self.channels}, z, y, "
+                f"x), {'one channel' if self.channels == 1 else 'the image and the coarse result'}"
             )
         if any(size == 0 or size % STRIDE for size in image.shape[2:]):
             raise ValueError(

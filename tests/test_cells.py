@@ -84,6 +84,30 @@ def test_a_steps_command_says_what_its_request_holds(
                 _ = step.config
 
 
+def test_crops_from_predictions_need_each_source_predicted_by_the_others(
+    plan: Plan, centers: dict[str, Center]
+) -> None:
+    around = replace(plan, stage_options={"tumor_fine": ("--crops-from", "predictions")})
+    own = {step.name for step in steps_of(plan, make_cell(centers, "tumor_fine", "C"))}
+    steps = steps_of(around, make_cell(centers, "tumor_fine", "C"))
+    more = [step for step in steps if step.name not in own]
+    assert sorted(step.name for step in more) == [
+        "evaluate_tumor_coarse_ours_A_on_B_mask_target",
+        "evaluate_tumor_coarse_ours_B_on_A_mask_target",
+        "train_tumor_coarse_ours_A",
+        "train_tumor_coarse_ours_B",
+    ]
+    for step in more:
+        request = step.request
+        assert set(request.sources) < {"A", "B"}
+        assert request.target not in request.sources
+    fine = next(step for step in steps if step.kind == "train" and step.stage == "tumor_fine")
+    assert {step.kind for step in fine.needs} == {"evaluate"}
+    others = steps_of(around, make_cell(centers, "tumor_fine", "B"))  # a training has one request
+    by_name = {step.name: step.request for step in (*steps, *others)}
+    assert all(by_name[step.name] == step.request for step in steps)
+
+
 def test_the_names_of_steps_and_of_run_folders_are_known_beforehand(
     plan: Plan, centers: dict[str, Center]
 ) -> None:

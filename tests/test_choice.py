@@ -78,3 +78,21 @@ def test_trials_that_do_not_compare_are_refused() -> None:
         compare_trials([part], "ours", RESERVED)
     with pytest.raises(ValueError, match="not the same seeds of each split"):
         compare_trials([first], "bl", RESERVED)  # it has none
+
+
+def test_a_trial_of_the_fine_stage_is_compared_there_and_not_at_the_coarse_one_before_it() -> None:
+    trials = []
+    for name, fine in (("margin", [40, 50, 60]), ("fixed", [43, 54, 65])):
+        one = trial(name, [10, 20, 30], [5, 6, 7], seeds=(1,))
+        found = dict(one.rows.evaluations)
+        for key_ in list(found):
+            found[ResultKey(**{**vars(key_), "stage": "tumor_fine"})] = make_cases(fine)
+        trials.append(Trial(name, OTHER, "", make_rows(found, CENTERS)))
+    lines = [line for _, _, line in compare_trials(trials, "ours", RESERVED)]
+    assert [line.ours for line in lines] == pytest.approx([50, 54, 50, 54])
+
+
+def test_trials_that_differ_in_few_cases_are_compared_without_a_test() -> None:
+    first, second = trial("a", [10, 20, 30], [5, 6, 7]), trial("b", [10, 20, 30], [5, 6, 7])
+    lines = [line for _, _, line in compare_trials([first, second], "ours", RESERVED)]
+    assert [(line.gain, line.p) for line in lines if line.gain is not None] == [(0, None)] * 2

@@ -14,9 +14,9 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from data.roi import Box
+from engine.crops import input_box
 from engine.inference import (
     Predictor,
-    input_box,
     load_predictor,
     mirror_combinations,
     predict_box,
@@ -163,17 +163,19 @@ def test_the_margin_is_5_slices_and_25_voxels_rounded_up_to_multiples_of_8() -> 
     around = Box((40, 150, 160), (61, 190, 203))
     # z: 21 + 10 = 31 -> 32; y: 40 + 50 = 90 -> 96; x: 43 + 50 = 93 -> 96.
     for name in ("pancreas_fine", "tumor_coarse", "tumor_fine"):
-        box = input_box(STAGES[name], (120, 400, 400), around)
+        box = input_box(STAGES[name], (120, 400, 400), around, (1.5, 0.8, 0.8))
         assert box == Box((35, 122, 134), (67, 218, 230))
 
 
 def test_the_coarse_pancreas_stage_sees_the_central_window_whatever_was_found() -> None:
     around = Box((1, 1, 1), (2, 2, 2))
-    assert input_box(PANCREAS_COARSE, (90, 400, 400), around) == Box((0, 40, 16), (90, 360, 384))
+    box = input_box(PANCREAS_COARSE, (90, 400, 400), around, (1.5, 0.8, 0.8))
+    assert box == Box((0, 40, 16), (90, 360, 384))
 
 
 def test_without_a_box_a_stage_sees_the_central_window() -> None:
-    assert input_box(TUMOR_COARSE, (90, 300, 400), None) == Box((0, 0, 16), (90, 300, 384))
+    box = input_box(TUMOR_COARSE, (90, 300, 400), None, (1.5, 0.8, 0.8))
+    assert box == Box((0, 0, 16), (90, 300, 384))
 
 
 def column(length: int, shape: tuple[int, int, int]) -> np.ndarray:
@@ -222,7 +224,7 @@ def test_a_round_below_80_voxels_keeps_its_crop(voxels: int, rounds: int) -> Non
     stage = replace(TUMOR_FINE, margin_voxels=(2, 2, 2), rounds=4)
     predictor = make_predictor(lambda image: (image > 0.6).float(), stage)[0]
     found = predict_prepared(predictor, image_hu, Box((4, 10, 10), (20, 60, 60)), 0.5)
-    first = input_box(stage, image_hu.shape, Box((4, 10, 10), (20, 60, 60)))
+    first = input_box(stage, image_hu.shape, Box((4, 10, 10), (20, 60, 60)), (1.5, 0.8, 0.8))
     assert found.rounds == rounds
     assert (found.box == first) == (voxels < 80)
     assert np.count_nonzero(found.prob > 0.5) == voxels

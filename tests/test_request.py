@@ -163,6 +163,8 @@ def test_the_scripts_of_tables_read_an_experiment(tmp_path: Path) -> None:
         (["--what", "table2", "--minutes", "0"], "--minutes 0: above 0"),
         (["--what", "table2", "--phantom-seed", "5"], "only for benchmark, demo, trial"),
         (["--what", "table3", "--rows", "BL"], "--rows: only for table5, table6, benchmark, trial"),
+        (["--what", "benchmark", "--stage", "tumor_fine"], "--stage: only for trial"),
+        (["--what", "trial", "--stage", "pancreas_fine"], "invalid choice: 'pancreas_fine'"),
         (["--what", "table5", "--rows", "IDR"], "invalid choice: 'IDR'"),
         (["--what", "table2", "--jobs", "4"], "--jobs: only with --executor"),
         (["--what", "table2", "--executor", "slurm", "--jobs", "0"], "--jobs 0: at least 1"),
@@ -216,6 +218,16 @@ def test_only_the_named_targets_are_asked_for(tiny: Tiny) -> None:
     assert {cell.target for cell in cells} == {"C"}
     with pytest.raises(ValueError, match="--targets N: choose from the centers with lesions"):
         collect_cells(request("--what", "table2", *words, "N"))
+
+
+def test_a_trial_is_of_the_coarse_tumor_stage_or_the_fine_one_in_the_labels_pancreas(
+    tiny: Tiny,
+) -> None:
+    for words, stage in (([], "tumor_coarse"), (["--stage", "tumor_fine"], "tumor_fine")):
+        trial = request("--what", "trial", "--seeds", "2022", "--rows", "BL", *words)
+        cells = collect_cells(replace(trial, plan=replace(trial.plan, centers=tiny.centers)))
+        assert {(cell.stage, cell.roi_source) for cell in cells} == {(stage, "mask")}
+        assert {cell.threshold for cell in cells} == {"target", "source-val"}  # held-out cases too
 
 
 def test_only_the_named_rows_of_table_v_are_asked_for(tiny: Tiny) -> None:

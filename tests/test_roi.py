@@ -15,7 +15,10 @@ from data.roi import (
     central_window,
     crop,
     expand_box,
+    fixed_box,
     jitter_box,
+    largest_move_mm,
+    move_middle,
     network_input,
     pad_to_multiple,
     paste,
@@ -258,3 +261,34 @@ def test_the_central_window_of_a_subsampled_stage_keeps_the_volumes_even_voxels(
             assert (seen[seen >= 0] % 2 == 0).all()
         middle = center_box(shape, (shape[0], 32, 30))
         assert all(0 <= m - w < 2 for m, w in zip(middle.start, window.start, strict=True))
+
+
+def test_a_fixed_crop_has_one_size_around_every_middle() -> None:
+    size, spacing, shape = (56.0, 88.0, 88.0), (3.5, 2.8, 2.8), (60, 90, 90)
+    small, large = Box((28, 43, 43), (32, 47, 47)), Box((24, 40, 35), (36, 50, 55))
+    # 56 mm are 16 slices; 88 mm are 31.4 voxels, 32 of them.
+    assert fixed_box(small, size, spacing, shape) == Box((22, 29, 29), (38, 61, 61))
+    assert fixed_box(large, size, spacing, shape) == fixed_box(small, size, spacing, shape)
+    moved = fixed_box(small, size, spacing, shape, shift_mm=(7.0, -5.6, 0.0))
+    assert moved == Box((24, 27, 29), (40, 59, 61))
+
+
+def test_a_fixed_crop_holds_a_longer_box_and_stays_in_the_volume() -> None:
+    box = Box((0, 40, 3), (10, 47, 50))
+    crop_ = fixed_box(box, (8.0, 8.0, 8.0), (1.0, 1.0, 1.0), (60, 90, 90))
+    assert crop_ == Box((0, 39, 3), (16, 47, 51))
+    with pytest.raises(ValueError, match="sticks out"):
+        fixed_box(box, (8.0, 8.0, 8.0), (1.0, 1.0, 1.0), (5, 90, 90))
+
+
+def test_a_middle_moves_no_further_than_it_must() -> None:
+    within, shape = Box((10, 10, 10), (20, 20, 20)), (40, 40, 40)
+    there = Box((8, 11, 6), (16, 19, 38))  # middle voxels 12, 15, 22
+    assert move_middle(there, within, shape) == Box((8, 11, 3), (16, 19, 35))
+    assert move_middle(Box((0, 0, 0), (4, 4, 40)), within, shape) == Box((8, 8, 0), (12, 12, 40))
+
+
+def test_a_move_is_that_of_the_side_that_moves_most_in_mm() -> None:
+    before, after = Box((2, 2, 2), (9, 9, 9)), Box((3, 2, 2), (9, 9, 13))
+    assert largest_move_mm(before, after, (3.0, 1.0, 0.5)) == 3.0
+    assert largest_move_mm(before, before, (3.0, 1.0, 0.5)) == 0.0

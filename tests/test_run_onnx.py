@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -16,8 +17,9 @@ from data.prepare.prepared_case import PrepareSettings, prepare_case
 from data.readers import load_image
 from data.roi import Box, bounding_box
 from engine import run_onnx
+from engine.crops import input_box
 from engine.export import export_onnx
-from engine.inference import Predictor, input_box, load_predictor, predict_box, predict_prepared
+from engine.inference import Predictor, load_predictor, predict_box, predict_prepared
 from engine.run_onnx import OnnxStage
 from methods import METHODS
 from tests._evaluation_fixtures import (
@@ -38,6 +40,7 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 SHAPE = (21, 37, 26)  # no side is a multiple of 8
+SPACING = (3.0, 2.4, 2.4)
 
 
 @pytest.fixture(scope="module", params=["tumor_fine", "pancreas_coarse"])
@@ -118,8 +121,50 @@ def test_the_crop_around_a_mask_is_the_protocols(
             tuple(slice(c, c + int(n)) for c, n in zip(corner, rng.integers(1, 9, 3), strict=True))
         ] = True
         stage.settings["margin_voxels"] = list(margin)
-        expected = input_box(changed, SHAPE, bounding_box(mask)).slices
+        expected = input_box(changed, SHAPE, bounding_box(mask), SPACING).slices
         assert stage.crop_around(SHAPE, mask) == expected
+
+
+def test_a_fixed_crop_kept_in_the_pancreas_is_the_protocols(
+    network: tuple[Predictor, OnnxStage],
+) -> None:
+    predictor, stage = network
+    rng = np.random.default_rng(6)
+    values: dict[str, Any] = {
+        "crop": "fixed",
+        "crop_mm": (20.0, 30.0, 30.0),
+        "crop_middle": "pancreas",
+    }
+    changed = replace(predictor.stage, margin_voxels=(1, 2, 2), **values)
+    stage.settings |= {"margin_voxels": (1, 2, 2), **values}
+    for _ in range(20):
+        masks = np.zeros((2, *SHAPE), bool)
+        for mask in masks:
+            start, sides = rng.integers(0, SHAPE), rng.integers(1, 9, 3)
+            mask[tuple(slice(a, a + n) for a, n in zip(start, sides, strict=True))] = True
+        around, pancreas = (bounding_box(mask) for mask in masks)
+        expected = input_box(changed, SHAPE, around, SPACING, pancreas).slices
+        assert stage.crop_around(SHAPE, *masks) == expected
+    with pytest.raises(ValueError, match="give --pancreas"):
+        stage.predict(np.zeros(SHAPE, np.int16), masks[0])
+
+
+def test_rounds_that_settle_end_in_the_same_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values: dict[str, object] = {"min_round_voxels": 20, "agreement_dice": 1.0}
+    predictor, stage = window_stage(tmp_path, monkeypatch, "tumor_fine", **values)
+    image, label = make_volumes(2)
+    around = np.roll(label == 2, 1, axis=1)  # 2.4 mm, less than a slice of 3 mm
+    box = bounding_box(around)
+    for slices, rounds in ((0.0, 2), (1.0, 1)):
+        settled = replace(predictor.stage, settled_slices=slices)
+        one = replace(predictor, config=replace(predictor.config, stage=settled))
+        stage.settings["settled_slices"] = slices
+        expected = predict_prepared(one, image, box, predictor.stage.threshold)
+        prob, crop = stage.predict(image, around)
+        assert (crop, expected.rounds) == (expected.box.slices, rounds)
+        np.testing.assert_allclose(prob, expected.crop_prob, atol=1e-6)
 
 
 @pytest.mark.parametrize("density", [0.0, 0.02, 0.06, 0.1, 0.3, 1.0])

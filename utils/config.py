@@ -10,15 +10,15 @@ from typing import Any
 from utils.commands import default_path
 from utils.settings import (
     AT_LEAST_1,
-    IF_SET,
     NOT_NEGATIVE,
     SEEDS,
     Range,
     check_settings,
+    later,
     separate,
     setting,
 )
-from utils.stages import FOLDS, Stage
+from utils.stages import ANYWHERE, FOLDS, LABELS, MARGIN, NONE, Stage
 
 ROI_SOURCES = ("seg", "mask")
 THRESHOLDS = ("target", "source-val")
@@ -128,13 +128,14 @@ class Config:
         "-",
         allowed=NOT_NEGATIVE,
     )
-    average_epochs: float = setting(
-        0.0,
-        "average the weights that predict over the steps: e times less for each so many epochs "
-        "that a step is older; 0: the last weights predict",
-        "-",
-        allowed=NOT_NEGATIVE,
-        affects_weights=IF_SET,
+    average_epochs: float = later(
+        setting(
+            0.0,
+            "average the weights that predict over the steps: e times less for each so many epochs "
+            "that a step is older; 0: the last weights predict",
+            "-",
+            allowed=NOT_NEGATIVE,
+        )
     )
     snapshot_epochs: int = setting(
         0,
@@ -256,6 +257,36 @@ class Evaluation:
                 raise ValueError(message)
 
 
+def _crop_rules(stage: Stage) -> tuple[tuple[bool, str], ...]:
+    """What the settings of crops need of their stage and of each other."""
+    shifts = zip(stage.shift_mm, stage.crop_mm, strict=True)
+    return (
+        (
+            stage.crop == MARGIN or stage.roi != "volume",
+            f"--crop {stage.crop}: {stage.name} sees the whole volume",
+        ),
+        (
+            all(2 * shift < side for shift, side in shifts),
+            f"--shift-mm {' '.join(f'{shift:g}' for shift in stage.shift_mm)}: below half of "
+            f"--crop-mm ({' '.join(f'{side:g}' for side in stage.crop_mm)}), so that the middle "
+            "stays in the crop",
+        ),
+        (
+            stage.second_channel == NONE or stage.repeats,
+            f"--second-channel {stage.second_channel}: for a fine stage; {stage.name} has no "
+            "coarse one before it",
+        ),
+        (
+            stage.crops_from == LABELS or stage.name == "tumor_fine",
+            f"--crops-from {stage.crops_from}: for tumor_fine, not {stage.name}",
+        ),
+        (
+            stage.crop_middle == ANYWHERE or stage.roi == "tumor",
+            f"--crop-middle {stage.crop_middle}: for tumor_fine, not {stage.name}",
+        ),
+    )
+
+
 def is_time(text: str) -> bool:
     """Whether a text can be the timestamp in a run folder's name."""
     return re.fullmatch(r"[\w-][\w.-]{0,63}", text, re.ASCII) is not None
@@ -268,6 +299,7 @@ def check_config(config: Config) -> None:
     twice = sorted({name for name in config.sources if config.sources.count(name) > 1})
     axes = config.stage.mirror_axes
     rules = (
+        *_crop_rules(config.stage),
         (config.width % 8 == 0, f"--width {config.width}: a multiple of 8"),
         (
             min(config.stage.window_voxels) >= 8 * config.stage.stride,

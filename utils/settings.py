@@ -67,7 +67,6 @@ POSITIVE = Range(above=0)
 NOT_NEGATIVE = Range(least=0)
 AT_LEAST_1 = Range(least=1)
 PROBABILITY = Range(least=0, most=1)
-IF_SET = "if set"  # see `setting`
 
 
 def setting(
@@ -77,14 +76,12 @@ def setting(
     choices: tuple[str, ...] = (),
     *,
     allowed: Range = ANY,
-    affects_weights: bool | str = True,
+    affects_weights: bool = True,
 ) -> Any:
     """A dataclass field that knows what it means, where its value comes from and what it may be.
 
     `source`: the equation, section or page that states the default. `affects_weights`: whether a
-    training with another value gives other weights (where files lie, for one, does not); `IF_SET`
-    of a setting that came later: at its default a training is what it was before, so that earlier
-    runs stay those of this configuration.
+    training with another value gives other weights (where files lie, for one, does not).
     """
     metadata = {
         **{"help": text, "source": source, "choices": choices},
@@ -93,6 +90,14 @@ def setting(
     if isinstance(default, dict):
         return field(default_factory=lambda: dict(default), metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+def later(item: Any) -> Any:
+    """A field made by `setting` whose default is what every run did before there was the setting.
+
+    At its default it is no part of `weights_part`, so that such a run is still recognized.
+    """
+    return field(default=item.default, metadata={**item.metadata, "later": True})
 
 
 def separate() -> Any:
@@ -221,13 +226,13 @@ def from_plain(cls: type[Settings], values: Any) -> Settings:
 def weights_part(owner: Any) -> dict[str, Any]:
     """`to_plain` without the settings that leave a training's weights as they are.
 
-    Nor those that affect them `IF_SET` and are at their default.
+    Nor those that came `later` and have their default.
     """
     plain = to_plain(owner)
     for item in fields(owner):
         value = getattr(owner, item.name)
-        affects = item.metadata.get("affects_weights", True)
-        if not affects or (affects == IF_SET and value == item.default):
+        as_before = item.metadata.get("later", False) and value == item.default
+        if as_before or not item.metadata.get("affects_weights", True):
             del plain[item.name]
         elif dataclasses.is_dataclass(value):
             plain[item.name] = weights_part(value)

@@ -7,14 +7,20 @@ from dataclasses import dataclass
 from utils.settings import (
     AT_LEAST_1,
     NOT_NEGATIVE,
+    POSITIVE,
     PROBABILITY,
     Range,
+    later,
     setting,
 )
 
 STAGE_NAMES = ("pancreas_coarse", "pancreas_fine", "tumor_coarse", "tumor_fine")
 N_FOLDS = 4  # Table IV
 FOLDS = (*(str(k) for k in range(N_FOLDS)), "all")
+MARGIN, FIXED = "margin", "fixed"  # ways to crop
+LABELS, PREDICTIONS = "labels", "predictions"  # what training crops around
+ANYWHERE, PANCREAS = "anywhere", "pancreas"  # where a crop's middle may lie
+NONE, COARSE = "none", "coarse"  # what a second input channel shows
 
 
 @dataclass(frozen=True)
@@ -106,6 +112,71 @@ class Stage:
         "released scripts",
         allowed=NOT_NEGATIVE,
     )
+    crop: str = later(
+        setting(
+            MARGIN,
+            "what is seen around a box: it and a margin, or one size (--crop-mm) around its middle",
+            "Sec. III-D",
+            (MARGIN, FIXED),
+        )
+    )
+    crop_mm: tuple[float, float, float] = later(
+        setting(
+            (56.0, 88.0, 88.0),
+            "size of a fixed crop (z, y, x), mm, before rounding up to 8 voxels; a larger box is "
+            "held whole",
+            "docs/method.md",
+            allowed=POSITIVE,
+        )
+    )
+    shift_mm: tuple[float, float, float] = later(
+        setting(
+            (8.0, 16.0, 16.0),
+            "training shifts the middle of a fixed crop by up to this (z, y, x), mm, either way",
+            "docs/method.md",
+            allowed=NOT_NEGATIVE,
+        )
+    )
+    crops_from: str = later(
+        setting(
+            LABELS,
+            "what training crops around: the labels, or what the coarse stage finds in sources "
+            "that it was not trained on",
+            "released scripts",
+            (LABELS, PREDICTIONS),
+        )
+    )
+    second_channel: str = later(
+        setting(
+            NONE,
+            "a second input channel: the mask that the coarse stage found, smoothed; in training "
+            "the label, spoiled at random",
+            "docs/method.md",
+            (NONE, COARSE),
+        )
+    )
+    settled_slices: float = later(
+        setting(
+            0.0,
+            "rounds end where no side of what is cropped around moves by so many slices; 0: "
+            "where the crop is the same",
+            "docs/method.md",
+            allowed=NOT_NEGATIVE,
+        )
+    )
+    crop_middle: str = later(
+        setting(
+            ANYWHERE,
+            "where the middle of a crop may lie: anywhere, or in the pancreas and its margin",
+            "docs/method.md",
+            (ANYWHERE, PANCREAS),
+        )
+    )
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the stage before it looks for the same: then this one is the fine stage."""
+        return self.previous is not None and self.name.endswith("_fine")
 
 
 PANCREAS_COARSE = Stage(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from reproduce.analysis.compare import MEAN, Line, Measured, make_line, measure
 from reproduce.analysis.rows import ResultKey, Rows, read_facts, read_results
+from utils.stages import STAGE_NAMES
 
 SOURCES, UNSEEN = "held-out cases of the sources", "unseen centers"
 
@@ -54,7 +55,7 @@ def compare_trials(
         for trial in trials:
             parts = _parts(trial, method, place)
             line = make_line(("target", trial.name, MEAN, "dsc"), parts, base, None)
-            if line.note and "cases differ" in line.note:
+            if (line.note or "").startswith("cases differ"):
                 raise ValueError(f"{trial.name}, {place}: {line.note}")
             found.append((place, trial.name, line))
             base = parts if base is None else base
@@ -62,12 +63,17 @@ def compare_trials(
 
 
 def _parts(trial: Trial, method: str, place: str) -> list[Measured]:
-    """What was measured, of each split: of each held-out source, or of the target."""
+    """What was measured, of each split: of each held-out source, or of the target.
+
+    Of the trial's stage: a fine one has the coarse one before it too.
+    """
     keys = [
         key
         for key in trial.rows.evaluations
         if (key.method, key.roi_source, key.threshold) == (method, "mask", "target")
     ]
+    last = max((STAGE_NAMES.index(key.stage) for key in keys), default=0)
+    keys = [key for key in keys if key.stage == STAGE_NAMES[last]]
     wanted = sorted(key for key in keys if bool(key.heldout) == (place == SOURCES))
     of_seeds: dict[ResultKey, list[ResultKey]] = {}
     for key in wanted:

@@ -16,7 +16,8 @@ from data.prepare.prepared_case import PreparedCase
 from data.roi import network_input
 from data.targets.anchors import anchor_masks
 from data.views import ViewSettings, random_views
-from engine.inference import Predictor, input_box
+from engine.crops import input_box
+from engine.inference import Predictor
 from models.capture import captured
 from utils.device import autocast
 
@@ -107,7 +108,8 @@ def case_points(
     box = item.boxes.get("tumor")
     if item.label is None or box is None:
         return None
-    around = input_box(stage, item.shape, item.boxes[stage.roi] if stage.roi != "volume" else None)
+    label_box = item.boxes[stage.roi] if stage.roi != "volume" else None
+    around = input_box(stage, item.shape, label_box, item.spacing)
     image_hu, _ = network_input(item.image_hu, around, stage.stride, value=PAD_HU)
     label, _ = network_input(item.label, around, stage.stride)
     mask = torch.from_numpy(target_mask(label, "tumor"))[None, None]

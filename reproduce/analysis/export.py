@@ -26,7 +26,7 @@ from reproduce.analysis.rows import (
 )
 from reproduce.analysis.tables import table_keys, thresholds_of
 from reproduce.experiments.cells import choose_targets, lesion_centers
-from reproduce.experiments.request import TRIALS, Request
+from reproduce.experiments.request import TRIAL, Request
 from utils.commands import ROOT
 from utils.device import processor_name
 from utils.files import read_json, write_json
@@ -97,8 +97,8 @@ def export_keys(
         for key in of_seeds
         if request.rows is None or key.method in methods
     ]
-    is_trial = request.what == TRIALS
-    shown = ("tumor_coarse", "mask", "target") if is_trial else ("tumor_fine", "seg", "target")
+    is_trial = request.what == TRIAL
+    shown = (request.stage, "mask", "target") if is_trial else ("tumor_fine", "seg", "target")
     if request.plan.holdout > 0:
         keys += [
             replace(key, heldout=center)

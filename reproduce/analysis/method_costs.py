@@ -64,7 +64,7 @@ def count_method(method: str) -> MethodCost:
 
 def count_stage(network: nn.Module, stage: str) -> Network:
     """What a network on the meta device costs at the paper's input size of a tumor stage."""
-    counted = count_complexity(network, [COUNTED_AT[stage]])
+    counted = count_complexity(network, [COUNTED_AT[stage]], getattr(network, "channels", 1))
     return Network(counted.parameters, counted.macs)
 
 

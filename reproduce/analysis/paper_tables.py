@@ -60,14 +60,20 @@ TABLE5_COARSE = Table(
     rows=tuple(replace(row, stage="tumor_coarse") for row in TABLE5.rows),
     baseline="BL",
 )
-# To choose a setting on: the stage that finds a lesion, in the pancreas of the labels, so that no
-# other training has a part in it.
-TRIAL = replace(
-    TABLE5_COARSE,
-    name="trial",
-    title="A trial: the rows of Table V at the coarse tumor stage, C-Mask",
-    rows=tuple(replace(row, roi_source="mask") for row in TABLE5_COARSE.rows),
-)
+# To choose a setting on: a tumor stage in the pancreas of the labels, so that no pancreas training
+# has a part in it.
+TRIALS = {
+    stage: replace(
+        TABLE5_COARSE,
+        name="trial",
+        title=f"A trial: the rows of Table V at the {text}",
+        rows=tuple(replace(row, stage=stage, roi_source="mask") for row in TABLE5.rows),
+    )
+    for stage, text in (
+        ("tumor_coarse", "coarse tumor stage, C-Mask"),
+        ("tumor_fine", "fine tumor stage, F-Mask"),
+    )
+}
 EXTRA_NOTE = "no row of the paper's, shown for reference"
 EXTERNAL_NOTE = "sees whole images, no region of interest; labels, so no threshold"
 CROPS_NOTE = "not in the paper; it tells the system from the region of interest"

@@ -56,12 +56,17 @@ def refresh_sections(text: str, results: Path) -> str:
 
 
 def show_choice(page: Page, *names: str) -> str:
-    """Trials of several settings, compared on the same cases (`choice.py`)."""
+    """Trials of several settings, compared on the same cases (`choice.py`).
+
+    Of method ours, or of another as `method=bl`.
+    """
+    method = next((n.removeprefix("method=") for n in names if n.startswith("method=")), "ours")
+    names = tuple(name for name in names if not name.startswith("method="))
     trials = [read_trial(page.results / name) for name in names if page.experiment(name)]
     if len(trials) < len(names):
         return f"{', '.join(names)}: {NOT_MEASURED}."
     reserved = str(PRESETS["small"].phantoms)
-    return choice_markdown(trials, compare_trials(trials, "ours", reserved)).rstrip()
+    return choice_markdown(trials, compare_trials(trials, method, reserved)).rstrip()
 
 
 def show_status(page: Page, *names: str) -> str:

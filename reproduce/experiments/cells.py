@@ -21,7 +21,7 @@ from methods.external.base import WHOLE
 from reproduce.experiments.plan import Plan
 from utils.commands import command_line
 from utils.config import DEFAULT_METHOD, Config, Evaluation
-from utils.stages import N_FOLDS, STAGES
+from utils.stages import N_FOLDS, PREDICTIONS, STAGES
 
 SEED = make_config(STAGES["tumor_fine"]).seed
 TRAIN, EVALUATE = "train", "evaluate"
@@ -155,11 +155,21 @@ def evaluations_of(plan: Plan, cell: Cell) -> list[Step]:
     return [_evaluation(plan, cell, cell.stage, "test", fold) for fold in folds]
 
 
-def _evaluation(plan: Plan, cell: Cell, stage: str, cases: str, fold: int | None) -> Step:
-    """The evaluation of a stage for a cell, on its target's cases or held-out ones."""
+def _evaluation(
+    plan: Plan,
+    cell: Cell,
+    stage: str,
+    cases: str,
+    fold: int | None,
+    training: Step | None = None,
+) -> Step:
+    """The evaluation of a stage for a cell, on its target's cases or held-out ones.
+
+    `training`: whose network is evaluated; None: the cell's own.
+    """
     of_tumor = STAGES[stage].target == "tumor"
     threshold = cell.threshold if of_tumor and cases == "test" else "target"
-    training = _training(plan, cell, stage, fold)
+    training = _training(plan, cell, stage, fold) if training is None else training
     config = training.config
     request = Evaluation(
         stage,
@@ -168,7 +178,8 @@ def _evaluation(plan: Plan, cell: Cell, stage: str, cases: str, fold: int | None
         cases=cases,
         time=(plan.time,),
         **{name: getattr(config, name) for name in ("centers", "checkpoints", "cache")},
-        **{name: getattr(config, name) for name in ("sources", "target", "method", "seed", "fold")},
+        **{name: getattr(config, name) for name in ("sources", "method", "seed", "fold")},
+        target=cell.target,
     )
     needs = [training]
     own = stage_of(config.method, STAGES[stage])
@@ -200,7 +211,29 @@ def _training(plan: Plan, cell: Cell, stage: str, fold: int | None) -> Step:
         seed=cell.seed,
     )
     name = _folder_name(config).removeprefix(f"{plan.time}_")
-    return Step(f"{TRAIN}_{name}", TRAIN, config)
+    around = config.stage.crops_from == PREDICTIONS and fold is None  # else it is refused
+    needs = _predictions(plan, cell) if around else ()
+    return Step(f"{TRAIN}_{name}", TRAIN, config, needs)
+
+
+def _predictions(plan: Plan, cell: Cell) -> tuple[Step, ...]:
+    """What a coarse network of the cell's other sources finds in each source.
+
+    (`engine/predicted_crops.py`.) Its training names the first center that it does not see as its
+    target, so that the cells of several targets share it.
+    """
+    steps = []
+    centers = lesion_centers(_centers(plan.centers.resolve()))
+    for name in cell.sources:
+        others = tuple(source for source in cell.sources if source != name)
+        inner = replace(
+            cell, stage="tumor_coarse", target=name, sources=others, roi_source="mask",
+            threshold="target",
+        )  # fmt: skip
+        unseen = next(center for center in centers if center not in others)
+        training = _training(plan, replace(inner, target=unseen), "tumor_coarse", None)
+        steps.append(_evaluation(plan, inner, "tumor_coarse", "test", None, training))
+    return tuple(steps)
 
 
 def _folder_name(config: Config) -> str:

@@ -95,10 +95,11 @@ def _measure_run(
             found = [
                 CurvePoint(
                     run.method, row, request.stage, str(run.target), seed, epoch,
-                    kind, case.center, case.case_id, dice_around_label(predictor, case), weights,
+                    kind, case.center, case.case_id,
+                    dice_around_label(predictor, case, number), weights,
                 )
                 for kind, of_kind in cases.items()
-                for case in of_kind
+                for number, case in enumerate(of_kind)
             ]  # fmt: skip
             points = [p for p in points if p.epoch != epoch] + found
             CURVES.write(path, points)

@@ -174,7 +174,7 @@ def measure_speed(config: Config, cases: Sequence[PreparedCase]) -> Speed:
     def train() -> None:
         step = TrainingStep(config, state, NoCheckpoints(), steps)  # type: ignore[arg-type]
         samples = step.take(crops, dataset.group * config.accumulate)
-        images[:] = [samples[0].image]
+        images[:] = method.add_channel([samples[0].image], samples[0], torch.Generator())
         method.training_step(samples, step)
         step.finish()
         state.step += 1

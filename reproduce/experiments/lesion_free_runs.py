@@ -158,7 +158,8 @@ def _measure(
     """The columns of cases.csv that detection reads, as an evaluation measures them."""
     found = find_tumor(organ, networks, thresholds)[MEASURED_STAGE]
     around = organ.box_on(found.prepared)
-    roi = input_box(networks[MEASURED_STAGE].stage, found.prepared.shape, around)
+    prepared = found.prepared
+    roi = input_box(networks[MEASURED_STAGE].stage, prepared.shape, around, prepared.spacing)
     spacing = organ.case.spacing
     nothing = np.zeros_like(found.mask)
     return {

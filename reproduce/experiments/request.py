@@ -16,7 +16,7 @@ from data.case import Center
 from data.centers import load_centers
 from data.phantom.centers import CENTERS
 from reproduce.analysis.collect import table_cells
-from reproduce.analysis.paper_tables import ROW_METHODS, TABLE5_METHODS, TABLES, TRIAL
+from reproduce.analysis.paper_tables import ROW_METHODS, TABLE5_METHODS, TABLES, TRIALS
 from reproduce.analysis.tables import Table, thresholds_of
 from reproduce.experiments.cells import Cell, choose_targets, make_cell
 from reproduce.experiments.plan import Plan
@@ -34,10 +34,10 @@ from utils.settings import POSITIVE, PROBABILITY
 from utils.stages import STAGE_NAMES
 
 FIGURES, ALL, BENCHMARK, DEMO = "figures", "all", "benchmark", "demo"
-TRIALS = "trial"
+TRIAL = "trial"
 # These draw their own synthetic centers.
-OWN_PRESET = {BENCHMARK: "small", DEMO: "demo", TRIALS: "small"}
-HAVE_ROWS = ("table5", "table6", BENCHMARK, TRIALS)  # what compares methods, row by row
+OWN_PRESET = {BENCHMARK: "small", DEMO: "demo", TRIAL: "small"}
+HAVE_ROWS = ("table5", "table6", BENCHMARK, TRIAL)  # what compares methods, row by row
 LOCAL = "local"
 
 
@@ -58,6 +58,7 @@ class Request:
     executor: str = LOCAL  # of Snakemake
     jobs: int = 1
     profile: Path | None = None
+    stage: str = "tumor_coarse"  # of a trial
     command: str = ""
     started: float = field(default_factory=time.monotonic)
 
@@ -76,8 +77,8 @@ class Request:
             return [TABLES["table5"], *([TABLES["table6"]] if beyond else [])]
         if self.what == DEMO:
             return [TABLES["table2"], TABLES["table3"]]
-        if self.what == TRIALS:
-            return [TRIAL]
+        if self.what == TRIAL:
+            return [TRIALS[self.stage]]
         return [table for name, table in TABLES.items() if self.what in (name, ALL)]
 
     @property
@@ -109,6 +110,7 @@ def parse_request(description: str | None, argv: Sequence[str] | None = None) ->
         "share of the synthetic cases that have no lesion, for reproduce/detection.py; default: 0"
     )
     add("--lesion-free", type=real(PROBABILITY), metavar="PROBABILITY", help=text)
+    add("--stage", choices=tuple(TRIALS), help="of a trial; default: tumor_coarse")
     add("--targets", nargs="+", help="centers to test on; default: all with lesions")
     text = (
         "to fill, of Table V or VI, or beside it; default: the table's, of the benchmark Table V's"
@@ -152,6 +154,7 @@ def parse_request(description: str | None, argv: Sequence[str] | None = None) ->
         executor=args.executor,
         jobs=args.jobs or 1,
         profile=args.profile,
+        stage=args.stage or Request.stage,
         command="python reproduce/run.py " + shlex.join(sys.argv[1:] if argv is None else argv),
     )
 
@@ -191,6 +194,7 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
             args.rows is not None and args.what not in HAVE_ROWS,
             f"--rows: only for {', '.join(HAVE_ROWS)}",
         ),
+        (args.stage is not None and args.what != TRIAL, f"--stage: only for {TRIAL}"),
         (args.jobs is not None and not on_cluster, "--jobs: only with --executor, see --devices"),
         (
             on_cluster and len(args.devices) > 1,
