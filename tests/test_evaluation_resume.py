@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-import engine.evaluation
+import engine.case_pipeline
 from engine.results import result_folder
 from engine.run_folders import locked
 from tests import _killed_evaluation
@@ -56,9 +56,9 @@ def test_an_evaluation_killed_again_and_again_ends_as_an_unbroken_one(place: Pla
     shutil.copytree(place.checkpoints, unbroken.checkpoints)
     log = place.checkpoints.with_name("log.txt")
     points = (
-        "segment_stage:2:before",  # one case is there
-        "write_mask:1:after",  # the mask of the second is there, its row is not
-        "write_cases:1:after",  # its row too
+        "segment_stage:2:before",  # the first case is found, and may be written
+        "write_mask:1:after",  # a mask is there, its row is not
+        "write_text:2:after",  # the row of one more case is there
         "write_summary:1:before",
         "mark_done:1:before",
     )
@@ -68,9 +68,14 @@ def test_an_evaluation_killed_again_and_again_ends_as_an_unbroken_one(place: Pla
     subprocess.run(
         [sys.executable, _killed_evaluation.__file__, *words], env=environment, check=True
     )
-    killed = "status -9"
-    expected = ["case_0", killed, killed, "case_1", killed, "case_2", "case_3", killed, killed]
-    assert log.read_text().splitlines() == [*expected, "status 0"]
+    before: list[str] = []
+    for line, point in zip(log.read_text().splitlines(), [*points, ""], strict=True):
+        predicted, status, there = (part.split() for part in line.split(";"))
+        assert status == ["-9" if point else "0"]
+        assert not set(predicted) & set(before)  # what is in the table is not predicted again
+        assert there[: len(before)] == before
+        before = there
+    assert before == list(CASES)
     folder, whole = run_of(place, "pancreas_coarse").folder, unbroken.evaluate("pancreas_coarse")
     broken = folder / whole.name
     assert (broken / "done").is_file()
@@ -98,13 +103,13 @@ def test_an_evaluation_that_is_made_again_is_not_done_while_it_works(
     folder = run_of(evaluated, "tumor_coarse").folder / "evaluation_C_seg_target"
     (folder / "predictions" / "case_2.nii.gz").unlink()
     there: list[bool] = []
-    predict = engine.evaluation.segment_stage
+    predict = engine.case_pipeline.segment_stage
 
     def note(*words: Any) -> Any:
         there.append((folder / "done").is_file())
         return predict(*words)
 
-    monkeypatch.setattr(engine.evaluation, "segment_stage", note)
+    monkeypatch.setattr(engine.case_pipeline, "segment_stage", note)
     evaluated.evaluate("tumor_coarse")
     assert there == [False]
     assert (folder / "done").is_file()
