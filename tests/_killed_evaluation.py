@@ -19,7 +19,6 @@ from methods import METHODS
 from tests._evaluation_fixtures import WindowMethod
 from utils.config import Evaluation
 
-
 PLACES = {
     "read_mask": engine.case_pipeline,
     "segment_stage": engine.case_pipeline,
