@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -15,6 +16,9 @@ import pytest
 import SimpleITK as sitk
 
 import engine.case_pipeline
+import engine.evaluation
+from data.prepare.prepared_case import PreparedCase
+from engine.case_pipeline import Found
 from engine.results import result_folder
 from engine.run_folders import locked
 from tests import _killed_evaluation
@@ -187,3 +191,55 @@ def test_duplicates_that_the_split_dropped_are_not_tested(place: Place) -> None:
     stage, weights = small_stage("pancreas_coarse"), hu_window(PANCREAS_CUT)
     write_run(place.checkpoints, stage, weights, cases=dropped)
     assert tuple(read_rows(place.evaluate("pancreas_coarse"))) == CASES[1:]
+
+
+@pytest.mark.parametrize("step", ["read", "write"])
+def test_a_case_that_fails_is_named_and_the_others_are_kept(
+    step: str, place: Place, predicted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run(place.checkpoints, small_stage("pancreas_coarse"), hu_window(PANCREAS_CUT))
+    real = getattr(engine.case_pipeline, f"{step}_case")
+
+    def failing(work: Any, of: PreparedCase | Found) -> Any:
+        item = of.inputs.item if isinstance(of, Found) else of
+        if item.case_id == "case_1":
+            raise OSError(errno.EIO, "simulated", "label.nii.gz")
+        return real(work, of)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.case_pipeline, "overlaps", lambda device: True)
+        patch.setattr(engine.case_pipeline, f"{step}_case", failing)
+        with pytest.raises(OSError, match="simulated") as caught:
+            place.evaluate("pancreas_coarse")
+    (note,) = caught.value.__notes__
+    assert "it was C/case_1; " in note
+    folder = run_of(place, "pancreas_coarse").folder / "evaluation_C_seg"
+    kept = set(read_rows(folder))
+    assert kept == set(predicted) - {"case_1"}
+    assert kept >= {"case_0"}
+    predicted.clear()
+    place.evaluate("pancreas_coarse")
+    assert set(predicted) == set(CASES) - kept
+
+
+def test_steps_that_overlap_change_no_result_and_hold_no_case_open(
+    evaluated: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases: list[PreparedCase] = []
+    evaluate = engine.evaluation.evaluate_cases
+
+    def noted(work: Any, of: list[PreparedCase], rows: Any) -> None:
+        cases.extend(of)
+        evaluate(work, of, rows)
+
+    monkeypatch.setattr(engine.evaluation, "evaluate_cases", noted)
+    results = []
+    for overlap in (False, True):
+        monkeypatch.setattr(engine.case_pipeline, "overlaps", lambda device, o=overlap: o)
+        folder = run_of(evaluated, "tumor_fine").folder / "evaluation_C_seg_target"
+        shutil.rmtree(folder)
+        assert evaluated.evaluate("tumor_fine") == folder
+        results.append(stable(folder))
+    assert results[0] == results[1]  # with the masks' hashes
+    assert len(cases) == 2 * len(CASES)
+    assert all(case.arrays == {} for case in cases)
