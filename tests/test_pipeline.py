@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import threading
@@ -71,14 +72,17 @@ def test_while_an_item_is_predicted_the_next_is_read_and_the_last_one_written() 
 
 
 def test_no_more_than_one_item_waits_on_each_side() -> None:
-    steps, ended = Steps(), []
+    steps = Steps()
+    near: list[bool] = []
+
+    def note(other: str, item: int) -> None:
+        near.append(len(steps.ended[other]) >= item - 1)
+
     for item in ITEMS:
-        for name, other in (("read", "predict"), ("predict", "write")):
-            steps.before[name, item] = lambda item=item, other=other: ended.append(
-                len(steps.ended[other]) >= item - 1
-            )
+        steps.before["read", item] = functools.partial(note, "predict", item)
+        steps.before["predict", item] = functools.partial(note, "write", item)
     steps.run()
-    assert ended == [True] * 2 * len(ITEMS)
+    assert near == [True] * 2 * len(ITEMS)
 
 
 @pytest.mark.parametrize("overlap", [False, True])
