@@ -56,6 +56,7 @@ COLUMNS = (
     "peak_memory_mib",
     "mask_sha256",
 )
+HEADER = ",".join(COLUMNS) + "\n"
 
 
 def measure_case(
@@ -121,12 +122,25 @@ def read_list(row: Row, column: str) -> list[float]:
 
 def write_cases(path: Path, rows: Sequence[Row]) -> None:
     """cases.csv: one row per case, what is unknown left empty; written atomically."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({key: _cell(row.get(key)) for key in COLUMNS})
-    write_text(path, buffer.getvalue())
+    write_text(path, HEADER + "".join(map(_line, rows)))
+
+
+class CaseTable:
+    """A cases.csv that grows by one case at a time, in the order of their names.
+
+    The file is written whole each time, but no row is formatted twice.
+    """
+
+    def __init__(self, path: Path, rows: Sequence[Row]) -> None:
+        """`rows`: those of the file."""
+        self._path = path
+        self._lines = {row["case_id"]: _line(row) for row in rows}
+
+    def add(self, row: Row) -> None:
+        """Enter a case and write the file, atomically."""
+        self._lines[row["case_id"]] = _line(row)
+        lines = [self._lines[name] for name in sorted(self._lines)]
+        write_text(self._path, HEADER + "".join(lines))
 
 
 def read_cases(path: Path) -> list[Row]:
@@ -163,6 +177,12 @@ def summarize(rows: Sequence[Row]) -> Row:
 def write_summary(path: Path, rows: Sequence[Row], provenance: Row) -> None:
     """summary.json: `summarize`, and where it came from."""
     write_json(path, {**summarize(rows), **provenance})
+
+
+def _line(row: Row) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerow([_cell(row.get(key)) for key in COLUMNS])
+    return buffer.getvalue()
 
 
 def _cell(value: Any) -> str:

@@ -169,6 +169,11 @@ class ExternalPrediction:
     roi: Roi
     box: Box | None  # on the prepared grid; None: the whole image
 
+    @property
+    def mask(self) -> np.ndarray:
+        """Its tumor, bool."""
+        return self.labels == LABEL_TUMOR
+
 
 def segment_external(
     predictor: ExternalPredictor, item: PreparedCase, center: Center, earlier: Sequence[Earlier]

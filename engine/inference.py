@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,14 +33,29 @@ from utils.postprocess import keep_components
 from utils.stages import NONE, STAGES, Stage
 
 WINDOW_OVERLAP = 0.25
+WINDOW_SIGMA = 0.125  # of the weights of a window's voxels, of its sides; MONAI's default
 MIN_WINDOW_VOXELS = 32**3  # below this, memory that runs out cannot be helped
+# The most that a pass holds, for each input voxel and channel of the first level. Counted are 18 in
+# fp32 and 15 in bf16 (tests/test_inference_batches.py), measured on a CPU about 32
+# (benchmarks/bench_predict_memory.py); a convolution borrows memory too.
+BYTES_PER_CHANNEL = 32
+FREE_SHARE = 0.8  # of a GPU's free memory; its allocator leaves gaps
+MAX_ELEMENTS = 2**31  # of one tensor: cuDNN counts them in 32 bits
+WIDEST = 2  # times the width: the channels of the largest tensor, where the decoder joins two
 
 log = logging.getLogger(__name__)
 
 
+@dataclass
+class Batches:
+    """What a network has shown of a GPU: it cannot take more than `voxels` in a batch."""
+
+    voxels: float = math.inf
+
+
 @dataclass(frozen=True)
 class Predictor:
-    """A trained stage, ready to predict; nothing in it changes while it does.
+    """A trained stage, ready to predict; nothing in it changes while it does but `batches`.
 
     `window_voxels`: the largest input that goes through the network at once; None: any crop, and
     windows only where memory runs out. The threshold is an argument of what predicts.
@@ -51,6 +68,7 @@ class Predictor:
     window_voxels: int | None = None
     split: Split | None = None  # of its training; None: not known, of a released network
     signatures: Mapping[str, Sequence[Signature]] = field(default_factory=dict)  # trained scans
+    batches: Batches = field(default_factory=Batches, compare=False)
 
     @property
     def stage(self) -> Stage:
@@ -58,7 +76,7 @@ class Predictor:
         return self.config.stage
 
     def predict(self, image: Tensor) -> Tensor:
-        """Image (1, channels, z, y, x) in [0, 1] -> probability, float32, (1, 1, z, y, x)."""
+        """Image (b, channels, z, y, x) in [0, 1] -> probability, float32, (b, 1, z, y, x)."""
         return self.method.predict(image)
 
 
@@ -200,7 +218,7 @@ def predict_box(
     """
     stride = predictor.stage.stride
     crop_hu, inner = network_input(image_hu, box, stride, value=PAD_HU)
-    image = window_hu(torch.from_numpy(crop_hu).to(predictor.device))[None, None]
+    image = window_hu(_to_device(crop_hu, predictor.device))[None, None]
     if predictor.stage.second_channel != NONE:
         if mask is None:
             raise ValueError(
@@ -208,7 +226,7 @@ def predict_box(
                 f"{predictor.stage.second_channel}; give the mask of {predictor.stage.previous}"
             )
         seen, _ = network_input(mask, box, stride)
-        prior = smooth_mask(torch.from_numpy(seen).to(predictor.device)[None, None])
+        prior = smooth_mask(_to_device(seen, predictor.device)[None, None])
         image = torch.cat([image, prior], 1)
     prob, windows = predict_mirrored(predictor, image)
     for axis in (2, 3, 4):
@@ -216,36 +234,84 @@ def predict_box(
     return prob[0, 0].cpu().numpy()[inner.slices], windows
 
 
+def _to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":  # pinned: the copy is the GPU's, and nothing waits for it
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
 def predict_mirrored(predictor: Predictor, image: Tensor) -> tuple[Tensor, int]:
     """Mean probability over all mirror combinations, (1, 1, z, y, x), and the windows of a pass.
 
-    `image`: (1, channels, z, y, x). Where memory runs out it is tried again with smaller windows.
+    `image`: (1, channels, z, y, x).
+    Where memory runs out it is tried again, with smaller batches and then with smaller windows.
     """
-    limit = predictor.window_voxels
+    mirrors, limit = mirror_combinations(predictor.stage.mirror_axes), predictor.window_voxels
     while True:
+        voxels = min(image[0, 0].numel(), limit or image[0, 0].numel())
+        together = inputs_together(predictor, voxels)
+        if voxels == image[0, 0].numel():  # not cut: there are no more inputs than mirrors
+            together = min(together, len(mirrors))
         try:
-            return _mean_over_mirrors(predictor, image, limit)
+            return _mean_over_mirrors(predictor, image, limit, together)
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            voxels = min(image[0, 0].numel(), limit or image[0, 0].numel()) // 2
-            if voxels < MIN_WINDOW_VOXELS:
+            smaller = voxels // 2
+            hopeless = together == 1 and smaller < MIN_WINDOW_VOXELS
+            if not is_out_of_memory(error) or hopeless:
                 raise
         if image.device.type == "cuda":
             torch.cuda.empty_cache()
-        log.warning("out of memory: trying again with windows of %d voxels", voxels)
-        limit = voxels
+        if together > 1:
+            predictor.batches.voxels = voxels * (together // 2)
+            log.warning("out of memory: from now on with batches of %d", together // 2)
+            continue
+        log.warning("out of memory: trying again with windows of %d voxels", smaller)
+        limit = smaller
+
+
+def inputs_together(predictor: Predictor, voxels: int) -> int:
+    """How many inputs of so many voxels go through the network as one batch: 1, 2, 4 or 8.
+
+    On a GPU as many as its free memory takes. On a CPU one, where a batch is slower.
+    """
+    device = predictor.device
+    if device.type != "cuda":
+        return 1
+    free = torch.cuda.mem_get_info(device)[0]
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return batch_size(free, voxels, predictor.config.width, predictor.batches.voxels)
+
+
+def batch_size(free_bytes: int, voxels: int, width: int, most_voxels: float = math.inf) -> int:
+    """The largest of 1, 2, 4 and 8 inputs of `voxels` that a network of this width can take.
+
+    `most_voxels`: more were too many before.
+
+    >>> batch_size(20 * 2**30, voxels=64 * 224 * 224, width=32)
+    4
+    """
+    by_memory = FREE_SHARE * free_bytes / (voxels * width * BYTES_PER_CHANNEL)
+    by_index = (MAX_ELEMENTS - 1) // (voxels * width * WIDEST)
+    most = min(by_memory, by_index, most_voxels / voxels)
+    return next((size for size in (8, 4, 2) if size <= most), 1)
 
 
 def _mean_over_mirrors(
-    predictor: Predictor, image: Tensor, limit: int | None
+    predictor: Predictor, image: Tensor, limit: int | None, together: int
 ) -> tuple[Tensor, int]:
+    """Of crops that are not cut into windows, `together` mirrored ones are a batch."""
     mirrors = mirror_combinations(predictor.stage.mirror_axes)
+    is_cut = limit is not None and image[0, 0].numel() > limit
+    step = 1 if is_cut else together
     with torch.inference_mode(), autocast(predictor.device, predictor.precision):
         prob = torch.zeros_like(image[:, :1])
-        for axes in mirrors:
-            mirrored, windows = predict_windows(predictor, image.flip(axes), limit)
-            prob += mirrored.flip(axes) / len(mirrors)
+        for start in range(0, len(mirrors), step):
+            batch = mirrors[start : start + step]
+            mirrored = torch.cat([image.flip(axes) for axes in batch])
+            found, windows = predict_windows(predictor, mirrored, limit, together)
+            for number, axes in enumerate(batch):
+                prob += found[number : number + 1].flip(axes) / len(mirrors)
     return prob, windows
 
 
@@ -256,35 +322,49 @@ def mirror_combinations(axes: tuple[int, ...]) -> list[tuple[int, ...]]:
 
 
 def predict_windows(
-    predictor: Predictor, image: Tensor, limit: int | None = None
+    predictor: Predictor, image: Tensor, limit: int | None = None, together: int = 1
 ) -> tuple[Tensor, int]:
     """Probability of `image` at once, or by MONAI's sliding window above `limit` voxels.
 
-    Also returns the number of windows, 0 for at once.
+    Also returns the number of windows, 0 for at once. `together`: so many windows are a batch.
     """
     if limit is None or image[0, 0].numel() <= limit:
         return predictor.predict(image), 0
     windows = 0
 
-    def predict(window: Tensor) -> Tensor:
+    def predict(batch: Tensor) -> Tensor:
         nonlocal windows
-        windows += 1
-        return predictor.predict(window)
+        windows += len(batch)
+        return predictor.predict(batch)
 
     # Here: importing MONAI takes seconds, which every process of an experiment would pay.
     from monai.inferers import sliding_window_inference
 
     z, y, x = image.shape[2:]
+    sides = window_shape((z, y, x), limit)
     prob = sliding_window_inference(
         image,
-        roi_size=window_shape((z, y, x), limit),
-        sw_batch_size=1,
+        roi_size=sides,
+        sw_batch_size=together,
         predictor=predict,
         overlap=WINDOW_OVERLAP,
         mode="gaussian",
+        roi_weight_map=_window_weights(sides, image.device),
     )
     assert isinstance(prob, Tensor)
     return prob, windows
+
+
+@functools.lru_cache(maxsize=4)
+def _window_weights(sides: tuple[int, ...], device: torch.device) -> Tensor:
+    """Those that MONAI would compute anew in each call, which makes the CPU wait for a GPU."""
+    from monai.data.utils import compute_importance_map
+
+    with torch.inference_mode(False):
+        weights = compute_importance_map(
+            sides, mode="gaussian", sigma_scale=WINDOW_SIGMA, device=device, dtype=torch.float32
+        )
+    return weights
 
 
 def window_shape(shape: tuple[int, ...], voxels: int) -> tuple[int, ...]:

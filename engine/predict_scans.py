@@ -1,4 +1,7 @@
-"""New CTs one after the other: read, segment, write; what is done is kept, what fails is told."""
+"""New CTs, in their order: read, segment, write; what is done is kept, what fails is told.
+
+With the networks on a GPU the next scan is read, and the last one written, while one is segmented.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,6 +19,7 @@ from data.prepare.one_case import case_error
 from data.readers.given_mask import read_given_mask
 from data.readers.scans import Scan, load_scan
 from engine.cascade import Prediction, order_stages, segment
+from engine.pipeline import run_pipeline
 from engine.run_folders import environment
 from engine.scan_measures import trained_before
 from engine.scan_output import (
@@ -34,6 +38,7 @@ from engine.stage_predictors import StagePredictors
 from utils.device import peak_memory_mib, reset_peak_memory
 from utils.files import sha256_of
 
+Ended = TypeVar("Ended")
 Failures = dict[str, str]  # case id -> cause, one line
 
 
@@ -60,6 +65,40 @@ class Work:
     say: Callable[[str], None] = print
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A scan as it was read. `request`: see `describe_request`. `pancreas`: the given mask."""
+
+    request: Mapping[str, Any]
+    case: Case
+    pancreas: np.ndarray | None
+    notes: Sequence[str]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """What was found of a scan, by stage. `facts`: for its measures and its manifest."""
+
+    opened: Opened
+    found: Mapping[str, Prediction]
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The outputs of a scan that are there from an earlier call, and still true."""
+
+    outputs: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Why a scan has no outputs, in one line."""
+
+    cause: str
+
+
 def hash_checkpoints(checkpoints: Mapping[str, Path]) -> dict[str, str]:
     """sha256 by stage."""
     return {stage: sha256_of(path) for stage, path in checkpoints.items()}
@@ -76,21 +115,49 @@ def predict_scans(work: Work, scans: Sequence[Scan]) -> Failures:
     for stage in order_stages([*work.predictors], work.thresholds, has_roi=any_given):
         work.predictors.on_host(stage)
     failures: Failures = {}
-    for number, scan in enumerate(scans, 1):
-        place = f"[{number}/{len(scans)}] {scan.case_id}"
-        try:
-            kept = predict_scan(work, scan, place)
-        except Exception as error:
-            failures[scan.case_id] = _cause(scan, error)
-            if len(scans) > 1:
-                work.say(f"{place}: FAILED: {failures[scan.case_id]}")
-            continue
-        if kept:
-            work.say(f"{place}: is done already")
+    places = {s.case_id: f"[{n}/{len(scans)}] {s.case_id}" for n, s in enumerate(scans, 1)}
+
+    def read(scan: Scan) -> Opened | Kept | Failed:
+        return _attempt(scan, lambda: open_scan(work, scan))
+
+    def predict(scan: Scan, opened: Opened | Kept | Failed) -> Segmented | Kept | Failed:
+        if not isinstance(opened, Opened):
+            return opened
+        return _attempt(scan, lambda: segment_scan(work, scan, places[scan.case_id], opened))
+
+    def write(scan: Scan, found: Segmented | Kept | Failed) -> None:
+        place = places[scan.case_id]
+        ended: Kept | Failed | None
+        if isinstance(found, Failed):
+            ended = found
         else:
-            write_table(work.out)
+            ended = _attempt(scan, lambda: write_scan(work, scan, place, found))
+        if not isinstance(ended, Failed):
+            _tell(work, place, ended)
+            return
+        failures[scan.case_id] = ended.cause
+        if len(scans) > 1:
+            work.say(f"{place}: FAILED: {ended.cause}")
+
+    # On a CPU the network takes nearly all the time, and its memory is what is short.
+    run_pipeline(scans, read, predict, write, overlap=work.predictors.device.type != "cpu")
     write_table(work.out)
     return failures
+
+
+def _tell(work: Work, place: str, ended: Kept | None) -> None:
+    """Say that a scan was kept; of one that was predicted the measures join the table."""
+    if ended is None:
+        write_table(work.out)
+    else:
+        work.say(f"{place}: is done already")
+
+
+def _attempt(scan: Scan, step: Callable[[], Ended]) -> Ended | Failed:
+    try:
+        return step()
+    except Exception as error:
+        return Failed(_cause(scan, error))
 
 
 def _cause(scan: Scan, error: Exception) -> str:
@@ -99,8 +166,8 @@ def _cause(scan: Scan, error: Exception) -> str:
     return " ".join(str(error if known else case_error(scan.case_id, error)).split())
 
 
-def predict_scan(work: Work, scan: Scan, place: str) -> bool:
-    """Read, segment, write one scan; True where it was there already. Raises what goes wrong."""
+def open_scan(work: Work, scan: Scan) -> Opened | Kept:
+    """Read a scan, unless its outputs are there; those of another request are removed."""
     folder = work.out / scan.case_id
     if scan.problem is not None:
         remove_outputs(folder)
@@ -108,58 +175,78 @@ def predict_scan(work: Work, scan: Scan, place: str) -> bool:
     request = describe_request(work, scan)
     before = read_manifest(folder)
     if before.get("request") == request and (work.read.repair or not before["repaired"]):
-        return _is_complete(work, scan, place, before["outputs"])
+        return Kept(before["outputs"])
     remove_outputs(folder)
     started = time.monotonic()
-    reset_peak_memory(work.predictors.device)
     case, pancreas, notes = read_scan(work, scan)
     if work.output.dicom_seg and not is_dicom(scan):
         notes.append(NO_DICOM)
-    for note in notes:
+    return Opened(request, case, pancreas, notes, time.monotonic() - started)
+
+
+def segment_scan(work: Work, scan: Scan, place: str, opened: Opened) -> Segmented:
+    """All stages of one scan; each is told when it has ended."""
+    started, case = time.monotonic(), opened.case
+    reset_peak_memory(work.predictors.device)
+    for note in opened.notes:
         work.say(f"{place}: {note}")
     found = segment(
         case,
         work.predictors,
-        roi=pancreas,
+        roi=opened.pancreas,
         thresholds=work.thresholds,
         after_stage=lambda one: work.say(f"{place}: {describe_prediction(case, one)}"),
     )
+    notes = list(opened.notes)
     for stage, prediction in found.items():
         notes += trained_before(prediction.prepared, stage, work.predictors.trained_on(stage))
     facts: dict[str, Any] = {
         "input": str(scan.image),
         "pancreas": None if scan.pancreas is None else str(scan.pancreas),
         "warnings": notes,
-        "seconds": round(time.monotonic() - started, 3),
+        "seconds": round(opened.seconds + time.monotonic() - started, 3),
         "peak_memory_mib": round(peak_memory_mib(work.predictors.device)),
     }
-    names = write_outputs(case, found, folder, work.stamp, work.output, facts)
+    return Segmented(opened, found, facts)
+
+
+def write_scan(work: Work, scan: Scan, place: str, found: Segmented | Kept) -> Kept | None:
+    """Write what was found of a scan; of one that is kept what it lacks. None: something was."""
+    if isinstance(found, Kept):
+        return complete_outputs(work, scan, place, found)
+    write_segmented(work, scan, found)
+    return None
+
+
+def write_segmented(work: Work, scan: Scan, segmented: Segmented) -> None:
+    """All outputs of one scan, and at last its manifest."""
+    folder, case, found = work.out / scan.case_id, segmented.opened.case, segmented.found
+    names = write_outputs(case, found, folder, work.stamp, work.output, segmented.facts)
     manifest = {
         **work.stamp.facts(),
         "command": work.command,
         "checkpoints": {stage: str(work.predictors.checkpoints[stage]) for stage in found},
-        **facts,
+        **segmented.facts,
         "repaired": repairs_of(case),
         "outputs": names,
-        "request": request,
+        "request": segmented.opened.request,
         "environment": environment(),
     }
     write_manifest(folder, manifest)
     if work.output.dicom_seg and is_dicom(scan):
         write_segmentation(folder, scan, work.read.series, work.read.pancreas_label)
-    return False
 
 
-def _is_complete(work: Work, scan: Scan, place: str, outputs: Sequence[str]) -> bool:
-    """True where a scan that was predicted lacks nothing; else makes its DICOM SEG of the masks."""
-    if not work.output.dicom_seg or SEGMENTATION in outputs:
-        return True
+def complete_outputs(work: Work, scan: Scan, place: str, kept: Kept) -> Kept | None:
+    """What is kept, where it lacks nothing; else its DICOM SEG is made of the masks."""
+    if not work.output.dicom_seg or SEGMENTATION in kept.outputs:
+        return kept
     if not is_dicom(scan):
         work.say(f"{place}: {NO_DICOM}")
-        return True
+        return kept
     write_segmentation(work.out / scan.case_id, scan, work.read.series, work.read.pancreas_label)
     work.say(f"{place}: {SEGMENTATION} is made of the masks that are there")
-    return False
+    return None
 
 
 def describe_request(work: Work, scan: Scan) -> dict[str, Any]:

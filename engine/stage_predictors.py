@@ -10,17 +10,15 @@ import torch
 
 from data.prepare.signature import Signature
 from engine.checkpointing import load_checkpoint
-from engine.inference import Predictor, load_predictor
+from engine.inference import BYTES_PER_CHANNEL, Predictor, load_predictor
 from engine.run_folders import Run, find_runs
 from utils.config import DEFAULT_METHOD
 from utils.device import select_precision
 from utils.stages import STAGE_NAMES, STAGES, stage_named
 
-# A network pass on a CPU: about 32 bytes for each voxel and channel of the first level, measured
-# (benchmarks/bench_predict_memory.py). Linux ends a process that takes too much memory where CUDA
-# says so; and the limit is no machine's, so that a scan has the same mask on each.
+# A network pass on a CPU. Linux ends a process that takes too much memory where CUDA says so; and
+# the limit is no machine's, so that a scan has the same mask on each.
 CPU_PASS_BYTES = 3 * 2**30
-BYTES_PER_CHANNEL = 32
 
 
 class StagePredictors(Mapping[str, Predictor]):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-import engine.evaluation
+import engine.case_pipeline
 from methods import METHODS
 from tests._evaluation_fixtures import (
     CASES,
@@ -62,11 +62,11 @@ def evaluated(data: Place, finished: dict[str, Path], place: Place) -> Place:
 def predicted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The cases that are predicted from here on."""
     names: list[str] = []
-    evaluate_case = engine.evaluation.evaluate_case
+    predict_case = engine.case_pipeline.predict_case
 
     def noted(*args: Any) -> Any:
-        names.append(args[1].case_id)
-        return evaluate_case(*args)
+        names.append(args[1].item.case_id)
+        return predict_case(*args)
 
-    monkeypatch.setattr(engine.evaluation, "evaluate_case", noted)
+    monkeypatch.setattr(engine.case_pipeline, "predict_case", noted)
     return names

@@ -15,7 +15,7 @@ from medpy.metric import binary
 import data.readers
 import data.readers.label
 import data.readers.masks
-import engine.evaluation
+import engine.case_pipeline
 from data.centers import load_centers
 from data.prepare.prepare_centers import prepare_centers
 from data.prepare.prepared_case import PrepareSettings
@@ -128,12 +128,12 @@ def test_the_coverage_of_the_roi_is_counted_in_voxels_of_the_label(
     assert all(row["roi_coverage"] == "" for row in coarse.values())  # it has no ROI
     label = cases[0].label
     assert label is not None
-    assert engine.evaluation.coverage(label == 2, cases[0].boxes["tumor"]) == 1
+    assert engine.case_pipeline.coverage(label == 2, cases[0].boxes["tumor"]) == 1
     whole = cases[0].boxes["pancreas"]
     half = replace(whole, stop=(whole.start[0] + 1, *whole.stop[1:]))
     expected = (label[half.slices] > 0).sum() / (label > 0).sum()
     assert 0 < expected < 0.5
-    assert engine.evaluation.coverage(label > 0, half) == pytest.approx(expected)
+    assert engine.case_pipeline.coverage(label > 0, half) == pytest.approx(expected)
 
 
 def test_settings_come_from_the_checkpoint(place: Place) -> None:

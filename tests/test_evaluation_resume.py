@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -14,7 +15,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+import engine.case_pipeline
 import engine.evaluation
+from data.prepare.prepared_case import PreparedCase
+from engine.case_pipeline import Predicted
 from engine.results import result_folder
 from engine.run_folders import locked
 from tests import _killed_evaluation
@@ -56,9 +60,9 @@ def test_an_evaluation_killed_again_and_again_ends_as_an_unbroken_one(place: Pla
     shutil.copytree(place.checkpoints, unbroken.checkpoints)
     log = place.checkpoints.with_name("log.txt")
     points = (
-        "segment_stage:2:before",  # one case is there
-        "write_mask:1:after",  # the mask of the second is there, its row is not
-        "write_cases:1:after",  # its row too
+        "segment_stage:2:before",  # the first case is found, and may be written
+        "write_mask:1:after",  # a mask is there, its row is not
+        "write_text:2:after",  # the row of one more case is there
         "write_summary:1:before",
         "mark_done:1:before",
     )
@@ -68,9 +72,14 @@ def test_an_evaluation_killed_again_and_again_ends_as_an_unbroken_one(place: Pla
     subprocess.run(
         [sys.executable, _killed_evaluation.__file__, *words], env=environment, check=True
     )
-    killed = "status -9"
-    expected = ["case_0", killed, killed, "case_1", killed, "case_2", "case_3", killed, killed]
-    assert log.read_text().splitlines() == [*expected, "status 0"]
+    before: list[str] = []
+    for line, point in zip(log.read_text().splitlines(), [*points, ""], strict=True):
+        predicted, status, there = (part.split() for part in line.split(";"))
+        assert status == ["-9" if point else "0"]
+        assert not set(predicted) & set(before)  # what is in the table is not predicted again
+        assert there[: len(before)] == before
+        before = there
+    assert before == list(CASES)
     folder, whole = run_of(place, "pancreas_coarse").folder, unbroken.evaluate("pancreas_coarse")
     broken = folder / whole.name
     assert (broken / "done").is_file()
@@ -98,13 +107,13 @@ def test_an_evaluation_that_is_made_again_is_not_done_while_it_works(
     folder = run_of(evaluated, "tumor_coarse").folder / "evaluation_C_seg_target"
     (folder / "predictions" / "case_2.nii.gz").unlink()
     there: list[bool] = []
-    predict = engine.evaluation.segment_stage
+    predict = engine.case_pipeline.segment_stage
 
     def note(*words: Any) -> Any:
         there.append((folder / "done").is_file())
         return predict(*words)
 
-    monkeypatch.setattr(engine.evaluation, "segment_stage", note)
+    monkeypatch.setattr(engine.case_pipeline, "segment_stage", note)
     evaluated.evaluate("tumor_coarse")
     assert there == [False]
     assert (folder / "done").is_file()
@@ -182,3 +191,55 @@ def test_duplicates_that_the_split_dropped_are_not_tested(place: Place) -> None:
     stage, weights = small_stage("pancreas_coarse"), hu_window(PANCREAS_CUT)
     write_run(place.checkpoints, stage, weights, cases=dropped)
     assert tuple(read_rows(place.evaluate("pancreas_coarse"))) == CASES[1:]
+
+
+@pytest.mark.parametrize("step", ["read", "write"])
+def test_a_case_that_fails_is_named_and_the_others_are_kept(
+    step: str, place: Place, predicted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run(place.checkpoints, small_stage("pancreas_coarse"), hu_window(PANCREAS_CUT))
+    real = getattr(engine.case_pipeline, f"{step}_case")
+
+    def failing(work: Any, of: PreparedCase | Predicted) -> Any:
+        item = of.inputs.item if isinstance(of, Predicted) else of
+        if item.case_id == "case_1":
+            raise OSError(errno.EIO, "simulated", "label.nii.gz")
+        return real(work, of)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.case_pipeline, "overlaps", lambda device: True)
+        patch.setattr(engine.case_pipeline, f"{step}_case", failing)
+        with pytest.raises(OSError, match="simulated") as caught:
+            place.evaluate("pancreas_coarse")
+    (note,) = caught.value.__notes__
+    assert "it was C/case_1; " in note
+    folder = run_of(place, "pancreas_coarse").folder / "evaluation_C_seg"
+    kept = set(read_rows(folder))
+    assert kept == set(predicted) - {"case_1"}
+    assert kept >= {"case_0"}
+    predicted.clear()
+    place.evaluate("pancreas_coarse")
+    assert set(predicted) == set(CASES) - kept
+
+
+def test_steps_that_overlap_change_no_result_and_hold_no_case_open(
+    evaluated: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases: list[PreparedCase] = []
+    evaluate = engine.evaluation.evaluate_cases
+
+    def noted(work: Any, of: list[PreparedCase], rows: Any) -> None:
+        cases.extend(of)
+        evaluate(work, of, rows)
+
+    monkeypatch.setattr(engine.evaluation, "evaluate_cases", noted)
+    results = []
+    for overlap in (False, True):
+        monkeypatch.setattr(engine.case_pipeline, "overlaps", lambda device, o=overlap: o)
+        folder = run_of(evaluated, "tumor_fine").folder / "evaluation_C_seg_target"
+        shutil.rmtree(folder)
+        assert evaluated.evaluate("tumor_fine") == folder
+        results.append(stable(folder))
+    assert results[0] == results[1]  # with the masks' hashes
+    assert len(cases) == 2 * len(CASES)
+    assert all(case.arrays == {} for case in cases)

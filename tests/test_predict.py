@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+import engine.predict_scans
+from engine.pipeline import run_pipeline
 from engine.run_folders import Run
 from methods import METHODS
 from tests._evaluation_fixtures import (
@@ -151,8 +153,16 @@ def test_measures_are_those_of_the_written_mask(tmp_path: Path, run_predict: Pre
 
 
 def test_a_folder_with_a_broken_scan_gives_the_others_and_says_so(
-    tmp_path: Path, run_predict: Predict, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    run_predict: Predict,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    def overlapping(*steps: Any, overlap: bool) -> None:
+        assert not overlap  # on a CPU
+        run_pipeline(*steps, overlap=True)  # as with a GPU
+
+    monkeypatch.setattr(engine.predict_scans, "run_pipeline", overlapping)
     for number in range(4):
         write_scan(tmp_path / "in" / f"ct_{number}.nii.gz", seed=number)
     broken = tmp_path / "in" / "ct_2.nii.gz"
@@ -163,6 +173,11 @@ def test_a_folder_with_a_broken_scan_gives_the_others_and_says_so(
     printed = capsys.readouterr()
     last = printed.err.splitlines()[-1]
     assert last.startswith("FAILED ct_2: ")
+    told = [line for line in printed.out.splitlines() if line.startswith("[")]
+    for case in ("ct_0", "ct_1", "ct_3"):  # each scan's lines in their order
+        own = [line.split()[2].rstrip(":") for line in told if line.split()[1] == f"{case}:"]
+        assert own[-len(STAGE_NAMES) :] == list(STAGE_NAMES)  # behind the notes
+    assert [line.split()[2] for line in told if " ct_2:" in line] == ["FAILED:"]
     assert "ct_2.nii.gz: is cut short or corrupt" in last
     assert "3 of 4 scans are in" in printed.out
     done = sorted(path.parent.name for path in out.glob("*/manifest.json"))
