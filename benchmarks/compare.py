@@ -37,7 +37,8 @@ def compare(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     `then` and `now` as `run.py` writes them. Numbers of one machine are marked with a star.
     """
     names = [name for name in now["benches"] if _is_done(now, name)]
-    both = [name for name in names if _is_done(then, name)]
+    there = [name for name in names if _is_done(then, name)]
+    both = [name for name in there if _asked(then, name) == _asked(now, name)]
     rows = [row for name in both for row in _rows(name, then, now)]
     width = max([len(row[0]) for row in rows], default=4)
     lines = [f"{'name':{width}}  {'then':>12}  {'now':>12}  {'now/then':>9}"]
@@ -49,7 +50,8 @@ def compare(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     if then["quick"] != now["quick"]:
         lines.append("one of them was made with --quick: compare nothing")
     for text, some in (
-        ("only now", [name for name in names if name not in both]),
+        ("other arguments, not compared", [name for name in there if name not in both]),
+        ("only now", [name for name in names if name not in there]),
         ("only then", [n for n in then["benches"] if _is_done(then, n) and n not in names]),
     ):
         lines += [f"{text}: {', '.join(some)}"] if some else []
@@ -58,6 +60,10 @@ def compare(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 def _is_done(result: Mapping[str, Any], name: str) -> bool:
     return bool(result["benches"].get(name, {}).get("status") == "done")
+
+
+def _asked(result: Mapping[str, Any], name: str) -> Any:
+    return result["benches"][name]["arguments"]
 
 
 def _rows(
