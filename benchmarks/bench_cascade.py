@@ -12,6 +12,7 @@ beside it, with the seconds that these take at least at the machine's own rate o
 from __future__ import annotations
 
 import argparse
+import functools
 import shutil
 import sys
 import tempfile
@@ -39,6 +40,8 @@ from models.complexity import count_complexity
 from utils.arguments import Count
 from utils.scripts import ArgumentParser
 from utils.stages import STAGES
+
+WIDTH = 32  # the paper's
 
 
 class Counting(Brightness):
@@ -81,7 +84,7 @@ def measure(
         written = [path for path in work.out.rglob("*") if path.is_file()]
         found["written_mib"] = sum(path.stat().st_size for path in written) / 2**20
     found["networks_s"] = found["all_s"] - found["without_networks_s"]
-    return {**found, **_bound(width), "peak_mib": peak_mib()}
+    return {**found, **_bound(width, mirrors), "peak_mib": peak_mib()}
 
 
 def write_scan(path: Path, size: Sequence[int]) -> Path:
@@ -106,16 +109,26 @@ def _predict(work: Work, path: Path) -> float:
     return seconds
 
 
-def _bound(width: int) -> dict[str, float]:
-    """Passes and multiply-accumulates of the last case, and the seconds that they take at least."""
-    network = ResidualEncoderDecoder(width=width)
-    counted = {side: count_complexity(network, [side]).macs for side in set(Counting.inputs)}
-    gmac = sum(counted[side] for side in Counting.inputs) / 1e9
+def _bound(width: int, mirrors: bool) -> dict[str, Any]:
+    """Of the last case: its passes, their multiply-accumulates, and the seconds these take at
+    least; and the multiply-accumulates of the paper's width with all mirrors.
+    """
+    gmac, paper = (
+        sum(_count(width_, side) for side in Counting.inputs) / 1e9 for width_ in (width, WIDTH)
+    )
+    more = 1 if mirrors else 2 ** len(STAGES["tumor_fine"].mirror_axes)
     return {
         "passes": len(Counting.inputs),
         "network_gmac": gmac,
         "networks_least_s": gmac / measure_bound()["fp32_gmac_per_s"],
+        "paper_network_gmac": more * paper,
     }
+
+
+@functools.cache
+def _count(width: int, side: tuple[int, int, int]) -> int:
+    with torch.device("meta"):
+        return count_complexity(ResidualEncoderDecoder(width=width), [side]).macs
 
 
 def main(argv: Sequence[str] | None = None) -> None:
