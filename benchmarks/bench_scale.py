@@ -7,6 +7,7 @@ else. Each count has a process of its own. Of each step, between the two largest
 `exponent` (1: twice the cases take twice the time; above 1: more), `ms` per case at the largest
 count, and `mib_per_case`, by how much the process's peak grows; at 40,000 cases a growth of 0.1
 MiB per case is 4 GiB. `_again`: the same command once more, when all is done already.
+`duplicates_x10`: the search for copies alone, among ten times as many signatures.
 """
 
 from __future__ import annotations

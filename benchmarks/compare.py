@@ -43,7 +43,7 @@ def compare(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     width = max([len(row[0]) for row in rows], default=4)
     lines = [f"{'name':{width}}  {'then':>12}  {'now':>12}  {'now/then':>9}"]
     lines += [f"{row[0]:{width}}  {row[1]:>12}  {row[2]:>12}  {row[3]:>9}" for row in rows]
-    lines.append(f"then: {_origin(then)}\nnow:  {_origin(now)}")
+    lines += [f"then: {_origin(then)}", f"now:  {_origin(now)}"]
     lines.append("* of one machine and what else it did then; all else can be compared")
     if then["machine"] != now["machine"]:
         lines.append("the machines differ: compare nothing that has a *")
@@ -78,6 +78,8 @@ def _rows(
 
 
 def _origin(result: Mapping[str, Any]) -> str:
-    machine = result["machine"]
+    machine, benches = result["machine"], result["benches"].values()
     what = ", ".join(machine["gpus"]) or f"{machine['cores']} cores of {machine['processor']}"
-    return f"{result['date']}, commit {result['commit']}, {what}, {machine['threads']} thread(s)"
+    commits = ", ".join(sorted({one["commit"] for one in benches}))
+    dates = [min((one["date"] for one in benches), default=""), f"commit {commits}"]
+    return ", ".join([*dates, what, f"{machine['threads']} thread(s)"])

@@ -17,8 +17,10 @@ import torch
 from benchmarks.stand_ins import NAME, WITHOUT_MIRRORS, Brightness
 from benchmarks.timing import peak_mib
 from data.centers import load_centers
+from data.prepare.duplicates import find_duplicates
 from data.prepare.prepare_centers import prepare_centers
 from data.prepare.prepared_case import PrepareSettings
+from data.prepare.signature import Signature
 from data.quality.findings import CheckSettings, check_centers, write_findings
 from data.readers.scans import list_scans
 from data.splits import Split
@@ -43,6 +45,7 @@ from utils.settings import to_plain
 SHAPE, SPACING_MM = (20, 48, 44), (2.5, 2.0, 2.0)  # of a case: voxels and mm, (z, y, x)
 FAT_HU, PANCREAS_HU, TUMOR_HU = -100, 150, 225
 STAGE, TIME = "pancreas_coarse", "20250101-000000"
+MORE = 10  # the search for duplicates alone is quick: so many times the cases
 FEW = 2  # cases of the two centers that only are there
 
 
@@ -150,7 +153,29 @@ def run_steps(folder: Path, cases: int) -> dict[str, dict[str, float]]:
         "predict": lambda: _predict(folder, checkpoint),
         "predict_again": lambda: _predict(folder, checkpoint),
     }
-    return {name: _measured(step) for name, step in steps.items()}
+    found = {name: _measured(step) for name, step in steps.items()}
+    signatures = make_signatures(MORE * cases)
+    return found | {f"duplicates_x{MORE}": _measured(lambda: find_duplicates(signatures))}
+
+
+def make_signatures(count: int, slabs: int = 30) -> list[Signature]:
+    """Signs of scans that show different patients: smooth, so that some look alike at first."""
+    rng = np.random.default_rng(0)
+    made = []
+    for number in range(count):
+        coarse = rng.integers(0, 256, (4, 4, 4)).astype(np.uint8)
+        bands = rng.integers(0, 256, (slabs, 4, 4)).astype(np.uint8)
+        made.append(
+            Signature(
+                "C",
+                f"case_{number:05d}",
+                np.sort(rng.integers(0, 2**63, 256).astype(np.uint64)),
+                coarse.repeat(4, 0).repeat(4, 1).repeat(4, 2),
+                bands.repeat(3, 1).repeat(3, 2),
+                np.tile(rng.uniform(200, 400, 2), (slabs, 1)).astype(np.float32),
+            )
+        )
+    return made
 
 
 def _predict(folder: Path, checkpoint: Path) -> None:
