@@ -34,11 +34,27 @@ BENCHES = {
         "a crop with all eight mirrors: ours, MONAI's and nnU-Net's",
         quick={"size": (16, 32, 32), "patch": (16, 32, 32), "width": 8, "rounds": 1},
     ),
-    "sample": Bench("bench_sample", "preparing a training sample"),
-    "metrics": Bench("bench_metrics", "DSC, ASD and HD95 of a case, and peers'"),
-    "prepare": Bench("bench_prepare", "resampling a case, and nnU-Net's"),
+    "sample": Bench(
+        "bench_sample",
+        "preparing a training sample",
+        quick={"shape": (16, 64, 64), "diameter_mm": 15, "rounds": 1},
+    ),
+    "metrics": Bench(
+        "bench_metrics",
+        "DSC, ASD and HD95 of a case, and peers'",
+        quick={"shape": (10, 30, 30), "pairs": ("small lesion",), "rounds": 1},
+    ),
+    "prepare": Bench(
+        "bench_prepare",
+        "resampling a case, and nnU-Net's",
+        quick={"shape": (8, 24, 24), "rounds": 1},
+    ),
     "memory": Bench("bench_memory", "what a training step keeps in a GPU's memory"),
-    "evaluation": Bench("bench_evaluation", "seconds and memory of an evaluation per case"),
+    "evaluation": Bench(
+        "bench_evaluation",
+        "seconds and memory of an evaluation per case",
+        quick={"cases": 2, "size": (24, 64, 64), "rounds": 1, "many": 10},
+    ),
     "phantoms": Bench(
         "bench_phantoms",
         "drawing and writing a synthetic case",
