@@ -22,16 +22,14 @@ from utils.files import read_json, write_text
 from utils.scripts import ArgumentParser, run_script
 
 BEGIN, END = "<!-- numbers: python benchmarks/scaling.py -->", "<!-- end of numbers -->"
-NEEDED = ("check", "cascade", "scale")
+NEEDED, USED = ("check", "cascade"), ("check", "cascade", "scale")
 CASES, GPUS, PER_JOB = 40_000, 64, 100
 NOT_MEASURED = "not measured"
 
 
 def read_values(path: Path) -> dict[str, dict[str, Any]]:
     """Bench -> values of a result, and its machine. Raises ValueError where one is missing."""
-    result = read_json(
-        path, "make it by benchmarks/run.py", ("benches", "machine", "date", "quick")
-    )
+    result = read_json(path, "make it by benchmarks/run.py", ("benches", "machine", "quick"))
     absent = [n for n in NEEDED if result["benches"].get(n, {}).get("status") != "done"]
     if absent:
         raise ValueError(
@@ -40,7 +38,11 @@ def read_values(path: Path) -> dict[str, dict[str, Any]]:
         )
     if result["quick"]:
         raise ValueError(f"{path}: was made with --quick; give one that was not")
-    benches = {name: result["benches"][name] for name in NEEDED}
+    benches = {
+        name: one
+        for name, one in result["benches"].items()
+        if name in USED and one["status"] == "done"
+    }
     facts = {
         "date": min(one["date"] for one in benches.values()),
         "load": max(one["load_before"] for one in benches.values()),
@@ -54,7 +56,6 @@ def render(values: Mapping[str, Mapping[str, Any]], cases: int = CASES, gpus: in
     check, cascade, machine = values["check"], values["cascade"], values["machine"]
     outside = cascade["without_networks_s"]
     gmac = cascade["paper_network_gmac"]
-    counts = list(next(iter(values["scale"].values()))["at"])
     lines = [
         f"Measured {machine['date']} on {machine['cores']} cores of {machine['processor']} with "
         f"{machine['threads']} thread(s), load {machine['load']:.0f}; seconds are a processor's "
@@ -88,15 +89,7 @@ def render(values: Mapping[str, Mapping[str, Any]], cases: int = CASES, gpus: in
         f"- Jobs: {cases:,} / {PER_JOB} = {cases // PER_JOB} of `docs/predict.smk`, "
         f"{cases // PER_JOB / gpus:.2f} on each GPU; each loads its networks once.",
         "",
-        f"Growth between {counts[-2]} and {counts[-1]} tiny cases, with networks that do no work:",
-        "",
-        "| step | time grows as cases to the power | ms a tiny case | MiB a case |",
-        "| --- | --- | --- | --- |",
-        *(
-            f"| {name.replace('_', ' ')} | {of['exponent']:.2f} | {of['ms']:.1f} | "
-            f"{of['mib_per_case']:.3f} |"
-            for name, of in values["scale"].items()
-        ),
+        *_growth_rows(values.get("scale")),
     ]
     return "\n".join(lines)
 
@@ -115,6 +108,24 @@ def _cpu_rows(check: Mapping[str, Any], cascade: Mapping[str, Any], cases: int) 
     return [
         f"| {name} | {voxels:.1f} | {seconds:.3f} | {seconds * cases / 3600:.1f} |"
         for name, voxels, seconds in rows
+    ]
+
+
+def _growth_rows(scale: Mapping[str, Any] | None) -> list[str]:
+    """A line for each step of many tiny cases."""
+    if scale is None:
+        return [f"Growth with the number of cases: {NOT_MEASURED}."]
+    counts = list(next(iter(scale.values()))["at"])
+    return [
+        f"Growth between {counts[-2]} and {counts[-1]} tiny cases, with networks that do no work:",
+        "",
+        "| step | time grows as cases to the power | ms a tiny case | MiB a case |",
+        "| --- | --- | --- | --- |",
+        *(
+            f"| {name.replace('_', ' ')} | {of['exponent']:.2f} | {of['ms']:.1f} | "
+            f"{of['mib_per_case']:.3f} |"
+            for name, of in scale.items()
+        ),
     ]
 
 

@@ -193,5 +193,8 @@ def test_the_arithmetic_of_the_page() -> None:
     assert "take (18.0 + g) x 6,400 / 64 s = 0.5 h + g x 0.03 h" in text
     assert "this takes g = 36.0 / r seconds; r and g: not measured" in text
     assert "r = 2.0 with one core, 8.0 with four" in text
+    assert "Growth between 10 and 100 tiny cases" in text
+    text = scaling.render({"check": check, "cascade": cascade, "machine": machine})
+    assert "Growth with the number of cases: not measured." in text
     with pytest.raises(ValueError, match="the page has no"):
         scaling.replace_block("text", "block")
