@@ -24,7 +24,7 @@ from data.prepare.signature import Signature
 from data.quality.findings import CheckSettings, check_centers, write_findings
 from data.readers.scans import list_scans
 from data.splits import Split
-from engine.case_metrics import write_cases
+from engine.case_metrics import Row, write_cases
 from engine.checkpointing import save_checkpoint
 from engine.evaluation import run_stage
 from engine.predict_scans import Work, hash_checkpoints, predict_scans
@@ -81,11 +81,14 @@ def make_place(folder: Path, cases: int) -> Path:
     return path
 
 
-def write_run(folder: Path, config: Config) -> Path:
+def write_run(config: Config) -> Path:
     """A finished run with an untrained network; its checkpoint."""
     split = Split(config.sources, str(config.target), train_cases=(), test_cases=())
     run = create_run(config, TIME, split)
-    content = {"method": build_method(config, list(split.sources)).state_dict(), "step": 1}
+    content: dict[str, Any] = {
+        "method": build_method(config, list(split.sources)).state_dict(),
+        "step": 1,
+    }
     content |= {"config": to_plain(config), "split": to_plain(split), "split_hash": split.hash}
     save_checkpoint(run.checkpoint, {**content, "signatures": {}})
     mark_done(run.folder)
@@ -108,11 +111,12 @@ def fill_table(plan: Plan, cases: int) -> None:
         result.mkdir()
         numbers = rng.uniform(1, 30, (cases, 4))
         names = ("asd_mm", "hd95_mm", "hd95_max_mm", "seconds")
-        rows = [
+        rows: list[Row] = [
             {"case_id": f"case_{n:05d}", "dsc": 3 * float(of[0]), "threshold": 0.5}
-            | {name: float(value) for name, value in zip(names, of, strict=True)}
             for n, of in enumerate(numbers)
         ]
+        for row, of in zip(rows, numbers, strict=True):
+            row.update({name: float(value) for name, value in zip(names, of, strict=True)})
         write_cases(result / "cases.csv", rows)
         write_json(result / "summary.json", {"target": cell.target})
         mark_done(result)
@@ -126,18 +130,12 @@ def run_steps(folder: Path, cases: int) -> dict[str, dict[str, float]]:
     centers = load_centers(path)
     target, cache = {"C": centers["C"]}, folder / "cache"
     stage = replace(WITHOUT_MIRRORS[STAGE], window_voxels=(48, 48))
-    config = make_config(
-        stage,
-        NAME,
-        **{"width": 8, "spacing": SPACING_MM, "sources": ("A", "B"), "target": "C"},
-        **{"centers": path, "cache": cache, "checkpoints": folder / "checkpoints"},
-    )
-    checkpoint = write_run(folder, config)
-    evaluation = Evaluation(
-        STAGE,
-        **{"centers": path, "cache": cache, "checkpoints": folder / "checkpoints"},
-        **{"target": "C", "method": NAME, "device": "cpu", "workers": 1},
-    )
+    places: dict[str, Any] = {"centers": path, "cache": cache}
+    places["checkpoints"] = folder / "checkpoints"
+    trained: dict[str, Any] = {"spacing": SPACING_MM, "sources": ("A", "B"), "target": "C"}
+    config = make_config(stage, NAME, width=8, **trained, **places)
+    checkpoint = write_run(config)
+    evaluation = Evaluation(STAGE, target="C", method=NAME, device="cpu", workers=1, **places)
     plan = Plan(path, folder / "of_table", cache, time=TIME)
     fill_table(plan, cases)
     settings = CheckSettings(folder / "check", cache)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,7 @@ def test_ratios_counts_and_bytes_are_comparable_and_seconds_are_not() -> None:
 def test_ways_are_measured_in_turn_and_each_round_has_its_own_ratio() -> None:
     order: list[str] = []
     time = iter([0, 9, 9, 18, 20, 21, 30, 33, 40, 42, 50, 58])  # the first round warms up
-    ways = {name: lambda name=name: order.append(name) for name in ("ours", "peer")}
+    ways = {name: partial(order.append, name) for name in ("ours", "peer")}
     seconds = interleaved(ways, 2, lambda: float(next(time)))
     assert order == ["ours", "peer"] * 3
     assert seconds == {"ours": [1, 2], "peer": [3, 8]}
