@@ -89,7 +89,7 @@ def plain_norm_relu(self: layers.NormReLU, x: Tensor) -> Tensor:
     return nn.functional.group_norm(x, self.num_groups, self.weight, self.bias, self.eps).relu()
 
 
-def mirrored(predict: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
+def mirrored(predict: Callable[[Tensor], Any], image: Tensor) -> Tensor:
     """The mean over the mirrored inputs, one by one."""
     prob = torch.zeros_like(image)
     with torch.inference_mode():
@@ -98,7 +98,7 @@ def mirrored(predict: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
     return prob
 
 
-def monai_window(plain: Plain, patch: Sequence[int]) -> Callable[[Tensor], Tensor]:
+def monai_window(plain: Plain, patch: Sequence[int]) -> Callable[[Tensor], Any]:
     """MONAI's inferer around our network. Raises ModuleNotFoundError without MONAI."""
     from monai.inferers import sliding_window_inference
 
