@@ -144,10 +144,16 @@ def nnunet_predictor(
         from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
         predictor = nnUNetPredictor(device=device, allow_tqdm=False)
-    predictor.network = network.to(device)
-    predictor.configuration_manager = SimpleNamespace(patch_size=list(patch))
-    predictor.label_manager = SimpleNamespace(num_segmentation_heads=2)
-    predictor.allowed_mirroring_axes = (0, 1, 2)
+    labels = SimpleNamespace(num_segmentation_heads=2)
+    predictor.manual_initialization(
+        network.to(device),
+        SimpleNamespace(get_label_manager=lambda dataset: labels),
+        SimpleNamespace(patch_size=list(patch)),
+        parameters=None,
+        dataset_json={},
+        trainer_name="",
+        inference_allowed_mirroring_axes=(0, 1, 2),
+    )
 
     def predict(image: Tensor) -> Tensor:
         logits: Tensor = predictor.predict_sliding_window_return_logits(image[0])

@@ -24,7 +24,7 @@ import importlib.util
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -156,7 +156,7 @@ def matrix_rate(precision: str, device: torch.device) -> float:
     return MATRIX**3 / min(seconds)
 
 
-def measure(
+def measure_passes(
     device: torch.device,
     width: int = 8,
     shape: tuple[int, ...] = (2, 40, 64, 96),
@@ -199,6 +199,35 @@ def measure(
     return found
 
 
+def measure(
+    size: Sequence[int] = (32, 128, 128),
+    views: int = 2,
+    width: int = 32,
+    rounds: int = 3,
+    device: str = "cpu",
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Steps and forward passes of every line, as `benchmarks/run.py` keeps them.
+
+    `against_ours_ratio`: how many times as fast ours of the same arithmetic is;
+    `against_bf16_ratio`: ours in bf16.
+    """
+    found = {}
+    for kind, training in (("step", True), ("forward", False)):
+        shape = (views, *size)
+        lines = measure_passes(select_device(device), width, shape, rounds, training=training)
+        bf16 = lines["bf16"]["seconds"]
+        found[kind] = {
+            name: {
+                "median_s": line["seconds"],
+                "against_ours_ratio": line["ratio"],
+                "against_bf16_ratio": line["seconds"] / bf16,
+                **({"bound_s": line["bound_seconds"]} if line["bound_seconds"] > 0 else {}),
+            }
+            for name, line in lines.items()
+        }
+    return found
+
+
 def main() -> None:
     parser = ArgumentParser(description=__doc__)
     add = parser.add_argument
@@ -214,7 +243,7 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     device = select_device(args.device)
     shape = (args.views, *args.size)
-    found = measure(device, args.width, shape, args.rounds, training=not args.inference)
+    found = measure_passes(device, args.width, shape, args.rounds, training=not args.inference)
     kind = "forward" if args.inference else "forward and backward"
     print(f"{kind}, {device}, {torch.get_num_threads()} threads, width {args.width}, "
           f"{shape}, {args.rounds} rounds")  # fmt: skip

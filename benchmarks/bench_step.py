@@ -235,6 +235,22 @@ def measure_on_gpu(config: Config, shape: Sequence[int]) -> tuple[int, int]:
     return waits, len(kernels)
 
 
+def measure(shape: Sequence[int] = SHAPE) -> dict[str, Any]:
+    """The counts of every stage and method, by part, and PyTorch's own where there is a GPU."""
+    found: dict[str, Any] = {}
+    for row in count_all(shape):
+        counted: dict[str, Any] = {
+            "waits": row.waits,
+            "launches_of_sample_and_losses": row.launches,
+            "launches": {part: row.counts.launches[part] for part in PARTS},
+        }
+        if torch.cuda.is_available():
+            waits, kernels = measure_on_gpu(configure(row.stage, row.method), shape)
+            counted |= {"gpu_waits": waits, "gpu_kernels_and_copies": kernels}
+        found[f"{row.stage} {row.method}"] = counted
+    return found
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the counts; 1 where one is above its limit."""
     parser = ArgumentParser(

@@ -27,8 +27,16 @@ class Bench:
 
 BENCHES = {
     "step": Bench("bench_step", "synchronisations and launches of a training step"),
-    "network": Bench("bench_network", "a training step and a pass of the network, and peers'"),
-    "primitive_cache": Bench("bench_primitive_cache", "steps on crops of changing shapes"),
+    "network": Bench(
+        "bench_network",
+        "a training step and a pass of the network, and peers'",
+        quick={"size": (32, 32, 32), "views": 1, "width": 8, "rounds": 1},
+    ),
+    "primitive_cache": Bench(
+        "bench_primitive_cache",
+        "steps on crops of changing shapes",
+        quick={"shapes": 2, "rounds": 1},
+    ),
     "inference": Bench(
         "bench_inference",
         "a crop with all eight mirrors: ours, MONAI's and nnU-Net's",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from data.prepare.signature import Signature, from_plain
 from data.prior import smooth_mask
 from data.roi import STRIDE, Box, bounding_box, network_input, paste
 from data.splits import Split, split_from_plain
+from engine.batches import Batches, batch_size
 from engine.checkpointing import load_checkpoint
 from engine.crops import NOTHING, Found, has_settled, input_box
 from engine.weight_average import predicting_weights
@@ -26,7 +26,7 @@ from methods import Method, MethodSettings, build_method, config_from_plain
 from models.backbone import ResidualEncoderDecoder
 from models.released import RELEASED, load_released
 from utils.config import Config
-from utils.device import autocast, is_out_of_memory, select_device, select_precision
+from utils.device import autocast, free_memory, is_out_of_memory, select_device, select_precision
 from utils.errors import first_line
 from utils.metrics import dsc
 from utils.postprocess import keep_components
@@ -35,22 +35,8 @@ from utils.stages import NONE, STAGES, Stage
 WINDOW_OVERLAP = 0.25
 WINDOW_SIGMA = 0.125  # of the weights of a window's voxels, of its sides; MONAI's default
 MIN_WINDOW_VOXELS = 32**3  # below this, memory that runs out cannot be helped
-# The most that a pass holds, for each input voxel and channel of the first level. Counted are 18 in
-# fp32 and 15 in bf16 (tests/test_inference_batches.py), measured on a CPU about 32
-# (benchmarks/bench_predict_memory.py); a convolution borrows memory too.
-BYTES_PER_CHANNEL = 32
-FREE_SHARE = 0.8  # of a GPU's free memory; its allocator leaves gaps
-MAX_ELEMENTS = 2**31  # of one tensor: cuDNN counts them in 32 bits
-WIDEST = 2  # times the width: the channels of the largest tensor, where the decoder joins two
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Batches:
-    """What a network has shown of a GPU: it cannot take more than `voxels` in a batch."""
-
-    voxels: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -275,26 +261,10 @@ def inputs_together(predictor: Predictor, voxels: int) -> int:
 
     On a GPU as many as its free memory takes. On a CPU one, where a batch is slower.
     """
-    device = predictor.device
-    if device.type != "cuda":
+    free = free_memory(predictor.device)
+    if free is None:
         return 1
-    free = torch.cuda.mem_get_info(device)[0]
-    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return batch_size(free, voxels, predictor.config.width, predictor.batches.voxels)
-
-
-def batch_size(free_bytes: int, voxels: int, width: int, most_voxels: float = math.inf) -> int:
-    """The largest of 1, 2, 4 and 8 inputs of `voxels` that a network of this width can take.
-
-    `most_voxels`: more were too many before.
-
-    >>> batch_size(20 * 2**30, voxels=64 * 224 * 224, width=32)
-    4
-    """
-    by_memory = FREE_SHARE * free_bytes / (voxels * width * BYTES_PER_CHANNEL)
-    by_index = (MAX_ELEMENTS - 1) // (voxels * width * WIDEST)
-    most = min(by_memory, by_index, most_voxels / voxels)
-    return next((size for size in (8, 4, 2) if size <= most), 1)
 
 
 def _mean_over_mirrors(

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 
 from data.prepare.signature import Signature
+from engine.batches import BYTES_PER_CHANNEL
 from engine.checkpointing import load_checkpoint
-from engine.inference import BYTES_PER_CHANNEL, Predictor, load_predictor
+from engine.inference import Predictor, load_predictor
 from engine.run_folders import Run, find_runs
 from utils.config import DEFAULT_METHOD
 from utils.device import select_precision

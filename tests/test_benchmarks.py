@@ -158,12 +158,13 @@ def test_growth_with_the_square_is_told_from_growth_with_the_number() -> None:
 
 def test_a_bench_takes_the_arguments_that_the_list_has_for_it() -> None:
     for bench in BENCHES.values():
-        path = ROOT / "benchmarks" / f"{bench.module}.py"
-        functions = ast.walk(tree_of(path)) if path.is_file() else ()
-        for measure in functions:
-            if isinstance(measure, ast.FunctionDef) and measure.name == "measure":
-                names = {arg.arg for arg in (*measure.args.args, *measure.args.kwonlyargs)}
-                assert {*bench.full, *bench.quick} <= names, bench.module
+        (measure,) = (
+            part
+            for part in ast.walk(tree_of(ROOT / "benchmarks" / f"{bench.module}.py"))
+            if isinstance(part, ast.FunctionDef) and part.name == "measure"
+        )
+        names = {arg.arg for arg in (*measure.args.args, *measure.args.kwonlyargs)}
+        assert {*bench.full, *bench.quick} <= names, bench.module
     assert json.loads(json.dumps({n: [dict(b.full), dict(b.quick)] for n, b in BENCHES.items()}))
 
 

@@ -17,11 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 import engine.inference
-from benchmarks.bench_memory import CudaAutocast
+from benchmarks.cuda_autocast import CudaAutocast
+from engine.batches import BYTES_PER_CHANNEL, FREE_SHARE, batch_size
 from engine.inference import (
-    BYTES_PER_CHANNEL,
     Predictor,
-    batch_size,
     inputs_together,
     mirror_combinations,
     predict_mirrored,
@@ -88,7 +87,7 @@ def test_on_a_cpu_inputs_go_one_by_one_and_the_mean_is_the_plain_sum_to_the_last
 
 def test_a_batch_is_as_large_as_memory_and_cudnns_index_allow() -> None:
     crop = 64 * 224 * 224
-    a_crop = crop * 32 * BYTES_PER_CHANNEL / engine.inference.FREE_SHARE
+    a_crop = crop * 32 * BYTES_PER_CHANNEL / FREE_SHARE
     for crops, expected in ((0.5, 1), (1.9, 1), (2.1, 2), (3.9, 2), (4.1, 4), (100, 8)):
         assert batch_size(int(crops * a_crop), crop, 32) == expected
     assert batch_size(10**15, 2**24, 32) == 1  # 2 ** 31 numbers for two

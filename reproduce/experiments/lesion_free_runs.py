@@ -18,7 +18,8 @@ from data.centers import load_centers
 from data.phantom.redraw import DrawnCenters
 from data.readers import list_cases
 from engine.case_metrics import measure_case, measure_findings
-from engine.inference import Predictor, input_box
+from engine.crops import input_box
+from engine.inference import Predictor
 from reproduce.analysis.lesion_free import LESION_FREE, MEASURED_STAGE, LesionFreeScan
 from reproduce.analysis.paper_tables import EVERY_ROW
 from reproduce.analysis.tables import thresholds_of
