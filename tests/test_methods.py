@@ -230,7 +230,7 @@ def test_a_wrong_weight_is_refused(weights: dict[str, float], message: str) -> N
 
 def test_the_baseline_overrides_nothing_and_has_the_network_of_table_vi() -> None:
     own = {name for name in vars(Baseline) if not name.startswith("__")}
-    assert own == {"table5", "table6", "table6_note"}
+    assert own == {"table5", "table6", "table6_note", "takes_second_channel"}
     with torch.device("meta"):
         for stage in STAGES.values():
             config = make_config(stage, "bl", upsample="nearest")

@@ -236,7 +236,8 @@ def refuse_all(parser: argparse.ArgumentParser, capsys: pytest.CaptureFixture[st
             continue
         option, tried = action.option_strings[-1], tried + 1
         for word in NEVER_A_TIME if action.type is timestamp else (*NEVER, "-1"):
-            given = [option, word] if action.nargs else [f"{option}={word}"]
+            alone = action.nargs in (None, "?")
+            given = [f"{option}={word}"] if alone else [option, word]
             assert option in refusal(capsys, parser.parse_args, given), (option, word)
     return tried
 
