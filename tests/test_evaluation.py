@@ -291,7 +291,7 @@ def test_an_evaluation_reads_no_image_that_is_prepared(
     folder = evaluated.centers.parent / "C"
     earlier = run_of(evaluated, "tumor_coarse").folder / "evaluation_C_seg_target" / "predictions"
     pancreas = run_of(evaluated, "pancreas_fine").folder / "evaluation_C_seg" / "predictions"
-    paths = (earlier, folder / "labels", pancreas)  # the last for the score of the pancreas
+    paths = (earlier, pancreas, folder / "labels")  # the second for the score of the pancreas
     expected = [path / f"{case}.nii.gz" for case in CASES for path in paths]
     assert read == expected
 
