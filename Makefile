@@ -22,7 +22,7 @@ types: install-dev
 	$(RUN) -m mypy .
 
 units: install-dev
-	$(RUN) -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
+	$(RUN) -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # The demo with one epoch of few cases a stage: it shows that everything runs, not that it learns.
 quick-demo: install

@@ -41,6 +41,19 @@ for number in (signal.SIGINT, signal.SIGHUP):  # ignored in a background job, an
 torch.set_num_threads(1)  # as the subprocesses: a sum's order depends on the number of threads
 
 
+# The files that take longest begin first, so that no process is left alone with one at the end.
+LONGEST = (
+    *("test_run", "test_nnunet_training", "test_training_processes", "test_launch", "test_slurm"),
+    *("test_export_dataset", "test_bundle", "test_method_costs", "test_export", "test_methods"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The order of the files, for `--dist loadfile --no-loadscope-reorder`."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONGEST)))
+
+
 @dataclass(frozen=True)
 class Tiny:
     """Centers A, B, C and N in the folder layout, and the cache that all tests share."""

@@ -56,20 +56,6 @@ def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.slow
-def test_every_script_explains_itself_from_another_folder(tmp_path: Path) -> None:
-    scripts = [*TRAIN.values(), *EVALUATE.values()]
-    for pair in zip(scripts[::2], scripts[1::2], strict=True):  # two at a time
-        running = [start(script, "--help", folder=tmp_path) for script in pair]
-        for script, process in zip(pair, running, strict=True):
-            out, err = process.communicate(timeout=300)
-            assert process.returncode == 0, err
-            assert err == ""
-            assert out.startswith(f"usage: {script.name}")
-            assert "--centers" in out
-    assert list(tmp_path.iterdir()) == []  # and leaves nothing behind
-
-
-@pytest.mark.slow
 def test_wrong_input_ends_a_process_with_status_2_and_without_a_traceback(tmp_path: Path) -> None:
     running = [
         start(scripts["tumor_fine"], "--centers", "none.toml", folder=tmp_path)
