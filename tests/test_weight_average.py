@@ -15,11 +15,11 @@ from engine.inference import load_predictor
 from engine.run_folders import config_hash
 from engine.training import fit
 from engine.weight_average import WeightAverage
-from methods import Method, build_method, make_config
+from methods import METHODS, Method, build_method, make_config
 from tests.conftest import same, train
 from utils.config import Config
 from utils.settings import weights_part
-from utils.stages import TUMOR_COARSE
+from utils.stages import TUMOR_COARSE, TUMOR_FINE
 
 
 def tiny_method() -> Method:
@@ -41,6 +41,19 @@ def test_the_average_is_the_exponential_one_of_the_steps_weights() -> None:
         mean = next(method.network.parameters())
         torch.testing.assert_close(mean, torch.full_like(mean, expected))
     assert next(method.network.parameters()) is weight, "what trains is in its place again"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_of_one_step_the_average_predicts_what_the_method_does(name: str) -> None:
+    torch.manual_seed(0)
+    method = build_method(make_config(TUMOR_FINE, name, width=8), ["A", "B"]).train()
+    average = WeightAverage(method, epochs=1, per_epoch=1)
+    average.update()
+    image = torch.rand(1, 1, 8, 16, 16)
+    with torch.no_grad():
+        expected = method.eval().predict(image)
+        with average.predicting():
+            torch.testing.assert_close(method.eval().predict(image), expected)
 
 
 def test_the_averaged_weights_predict_and_the_run_trains_as_without(

@@ -22,10 +22,9 @@ from reproduce.analysis.curves import CURVES, CurvePoint, curve_path
 from reproduce.experiments.cells import TRAIN, make_cell, steps_of
 from reproduce.experiments.finished import find_run
 from reproduce.experiments.plan import Plan
+from reproduce.experiments.trained import DIGEST_LETTERS
 from utils.files import sha256_of
 from utils.progress import Progress
-
-DIGEST_LETTERS = 12
 
 
 @dataclass(frozen=True)
