@@ -117,6 +117,7 @@ def draw_curves(points: Sequence[CurvePoint]) -> Figure:
             axis.plot(list(kinds[kind]), list(kinds[kind].values()), label=row, marker=".")
         axis.set_title(title)
         axis.set_xlabel("epoch")
+        axis.xaxis.get_major_locator().set_params(integer=True)
     axes[0].set_ylabel("DSC (%)")
     axes[-1].legend(frameon=False)
     return figure
