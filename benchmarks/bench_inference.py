@@ -30,7 +30,6 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -40,10 +39,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import utils.script_start  # noqa: F401 - a signal ends it in one line
 from benchmarks.benches import NOT_RUN
 from benchmarks.machine import measure_bound
+from benchmarks.other_layers import replaced
 from benchmarks.timing import interleaved, medians, peak_mib, times_as_fast
 from engine.inference import Predictor, predict_mirrored
 from methods import build_method, make_config
-from models import backbone, layers
 from models.complexity import count_complexity
 from utils.arguments import Count
 from utils.device import select_device, select_precision
@@ -64,29 +63,16 @@ def build_predictor(width: int, device: torch.device, precision: str) -> Predict
 
 
 class Plain(nn.Module):
-    """Our network as PyTorch's own functions compute it."""
+    """Our network as PyTorch's own layers compute it, as in `benchmarks/bench_network.py`."""
 
     def __init__(self, predictor: Predictor) -> None:
         super().__init__()
         self.network = predictor.method.network
 
     def forward(self, image: Tensor) -> Tensor:
-        with contextlib.ExitStack() as stack:
-            for module in (layers, backbone):
-                stack.enter_context(mock.patch.object(module, "conv3d", plain_conv3d))
-            stack.enter_context(mock.patch.object(layers.NormReLU, "forward", plain_norm_relu))
+        with replaced("plain"):
             logits: Tensor = self.network(image).logits
         return torch.sigmoid(logits)
-
-
-def plain_conv3d(x: Tensor, weight: Tensor, bias: Tensor | None = None, **geometry: Any) -> Tensor:
-    """PyTorch's convolution in its default memory order."""
-    return nn.functional.conv3d(x, weight.to(x.dtype), bias, **geometry)
-
-
-def plain_norm_relu(self: layers.NormReLU, x: Tensor) -> Tensor:
-    """PyTorch's group norm and ReLU."""
-    return nn.functional.group_norm(x, self.num_groups, self.weight, self.bias, self.eps).relu()
 
 
 def mirrored(predict: Callable[[Tensor], Any], image: Tensor) -> Tensor:

@@ -2,14 +2,15 @@
 
     python benchmarks/bench_network.py [--device cuda] [--width 8] [--size 40 64 96] [--inference]
 
-Lines: float32 and bf16 as they are; each with all its convolutions as PyTorch chooses them, their
-inputs channels-last or contiguous; each with PyTorch's own layers in all (convolution, GroupNorm,
-ReLU, `F.interpolate`), which is the plain code of the same network; and nnU-Net's PlainConvUNet of
-six stages in bf16, where `dynamic_network_architectures` is installed. A pass is a training step's
-forward and backward, or, with `--inference`, one forward. Every line is run once in each round; a
-round gives each line's ratio to the line of the same arithmetic that is ours, and the median of the
-rounds' ratios is printed, with the seconds' median. On a CPU seconds are of the process
-(`--threads 1` for a machine that does other work, too), on a GPU of the clock. Freed memory is kept
+Lines: float32 and bf16 as they are; each without Winograd's sums (models/winograd.py); each with
+all its convolutions as PyTorch chooses them, their inputs channels-last or contiguous; each with
+PyTorch's own layers in all (convolution, GroupNorm, ReLU, `F.interpolate`), which is the plain code
+of the same network; and nnU-Net's PlainConvUNet of six stages in bf16, where
+`dynamic_network_architectures` is installed. A pass is a training step's forward and backward, or,
+with `--inference`, one forward. Every line is run once in each round; a round gives each line's
+ratio to the line of the same arithmetic that is ours, and the median of the rounds' ratios is
+printed, with the seconds' median. On a CPU seconds are of the process (`--threads 1` for a machine
+that does other work, too), on a GPU of the clock. Freed memory is kept
 (`utils/allocation.py`) for every line, the peers' too.
 
 Beside it the bound: the network's multiply-accumulates, three times as many in a step, at the rate
@@ -19,26 +20,22 @@ logits is printed, too. `measure` returns all as plain numbers.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
-from unittest import mock
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import utils.script_start  # noqa: F401 - a signal ends it in one line
-from models import backbone, layers
+from benchmarks.other_layers import replaced
+from models import backbone
 from models.complexity import count_complexity
 from utils.arguments import Count
 from utils.device import DTYPES, autocast, select_device
@@ -47,10 +44,12 @@ from utils.scripts import ArgumentParser
 # Line: its arithmetic, and what stands for ours in it.
 LINES = {
     "float32": ("fp32", ""),
+    "float32, without Winograd": ("fp32", "direct"),
     "float32, channels-last": ("fp32", "channels-last"),
     "float32, PyTorch's choice": ("fp32", "contiguous"),
     "float32, PyTorch's own layers": ("fp32", "plain"),
     "bf16": ("bf16", ""),
+    "bf16, without Winograd": ("bf16", "direct"),
     "bf16, channels-last": ("bf16", "channels-last"),
     "bf16, contiguous": ("bf16", "contiguous"),
     "bf16, PyTorch's own layers": ("bf16", "plain"),
@@ -58,46 +57,6 @@ LINES = {
 OURS = {"fp32": "float32", "bf16": "bf16"}
 NNUNET = "nnU-Net's PlainConvUNet, bf16"
 MATRIX = 1024  # side of the product that the rate is measured on
-
-
-def plain_conv3d(x: Tensor, weight: Tensor, bias: Tensor | None = None, **geometry: Any) -> Tensor:
-    """PyTorch's convolution in its default memory order."""
-    return F.conv3d(x, weight.to(x.dtype), bias, **geometry)
-
-
-def channels_last_conv3d(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, **geometry: Any
-) -> Tensor:
-    """Every convolution channels-last, its input and gradient brought there and back."""
-    x = layers._ChannelsLast.apply(x)
-    return F.conv3d(x, weight.to(x.dtype), bias, **geometry).contiguous()
-
-
-def plain_upsample(self: layers.Upsample, x: Tensor) -> Tensor:
-    """PyTorch's trilinear interpolation."""
-    return F.interpolate(x, scale_factor=2, mode="trilinear", align_corners=False)
-
-
-CONVOLUTIONS = {
-    "channels-last": channels_last_conv3d,
-    "contiguous": plain_conv3d,
-    "plain": plain_conv3d,
-}
-
-
-@contextmanager
-def replaced(by: str) -> Iterator[None]:
-    """The network with other convolutions; "plain": with PyTorch's interpolation, too."""
-    if not by:
-        yield
-        return
-    conv3d = CONVOLUTIONS[by]
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(mock.patch.object(layers, "conv3d", conv3d))
-        stack.enter_context(mock.patch.object(backbone, "conv3d", conv3d))
-        if by == "plain":
-            stack.enter_context(mock.patch.object(layers.Upsample, "forward", plain_upsample))
-        yield
 
 
 class NNUNet(torch.nn.Module):

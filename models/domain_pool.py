@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from models.backbone import Outputs, ResidualEncoderDecoder
-from models.layers import NormReLU, conv3d
+from models.convolution import conv3d
+from models.layers import NormReLU
 
 MIN_SIZE = 1e-6  # of a feature map that is zero everywhere
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.backbone import Outputs, ResidualEncoderDecoder
-from models.layers import conv3d
+from models.convolution import conv3d
 
 CLASSES = 2  # background and target; the paper's head has this many channels for each source
 SLOPE = 0.01  # of the leaky ReLU

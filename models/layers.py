@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from typing import Any
 
 import torch
@@ -11,23 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from models.convolution import CHANNELS_LAST, conv3d, is_channels_last
 from utils.allocation import keep_freed_memory
 
 NORM_GROUPS = 8
 WS_EPS = 1e-12  # added to the variance, under the root
 HALF_TYPES = (torch.bfloat16, torch.float16)
 UPSAMPLING = ("trilinear", "nearest")
-# oneDNN compiles a convolution for each shape and keeps 1024, which a dozen crops overfill; it
-# reads this at its first convolution. More take no memory to speak of
-# (benchmarks/bench_primitive_cache.py).
-PRIMITIVE_CACHE = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
-os.environ.setdefault(PRIMITIVE_CACHE, "8192")
-CHANNELS_LAST = torch.channels_last_3d
-# Of a CPU's convolutions, in and out (benchmarks/bench_network.py): with fewer channels it runs
-# channels-last and returns the usual order; with these, and many voxels, channels-last stays.
-FEW_CHANNELS = 16
-LAST_CHANNELS = range(32, 128)
-LAST_VOXELS = 4096
 keep_freed_memory()
 
 
@@ -43,95 +32,6 @@ def standardize_weight(weight: Tensor) -> Tensor:
     eps = WS_EPS * ratio
     normed = torch.native_layer_norm(weight.float(), weight.shape[1:], None, None, eps)[0]
     return normed * math.sqrt(ratio)
-
-
-class _ChannelsLast(torch.autograd.Function):
-    """The same tensor in memory order (b, z, y, x, c); its gradient returns as (b, c, z, y, x)."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.contiguous(memory_format=CHANNELS_LAST)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return grad.contiguous()
-
-
-def conv3d(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    *,
-    stride: tuple[int, ...] = (1, 1, 1),
-    padding: tuple[int, ...] = (0, 0, 0),
-    dilation: tuple[int, ...] = (1, 1, 1),
-) -> Tensor:
-    """`F.conv3d` of `x` (b, c, z, y, x), in the memory order that suits the device.
-
-    `weight` may be float32 where `x` is not; `bias` is of either dtype under autocast, else of x's.
-
-    On a CPU (benchmarks/bench_network.py measures each of these):
-
-    - in float32 it is oneDNN's that runs; with few channels or few voxels PyTorch's own choice
-      falls to one that is up to ten times slower. A 1x1x1 convolution is left to PyTorch, or is a
-      matrix product where `x` is channels-last.
-    - where `_stays_channels_last` the result is channels-last, (b, z, y, x, c) in memory, else
-      contiguous: then oneDNN copies neither input, output nor gradients.
-    - with fewer than `FEW_CHANNELS` on either side it alone runs channels-last: with 8 it is
-      faster that way (its weight gradient most of all), while norms there are slower.
-    """
-    geometry = (stride, padding, dilation)
-    if x.device.type != "cpu":
-        return F.conv3d(x, weight.to(x.dtype), bias, *geometry)
-    exact = x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    if is_channels_last(x) and max(*weight.shape[2:], *stride) == 1 and not any(padding):
-        voxels = F.linear(x.permute(0, 2, 3, 4, 1), weight.flatten(1).to(x.dtype), bias)
-        return voxels.permute(0, 4, 1, 2, 3)
-    if exact and (max(weight.shape[2:]) == 1 or not torch.backends.mkldnn.enabled):
-        return F.conv3d(x.contiguous(), weight, bias, *geometry)
-    if not exact and _needs_float32(x, stride):
-        with torch.autocast("cpu", enabled=False):
-            return F.conv3d(x.float(), weight.float(), bias, *geometry)
-    few, last = min(weight.shape[:2]) < FEW_CHANNELS, _stays_channels_last(x, weight)
-    if last:
-        x = x.contiguous(memory_format=CHANNELS_LAST)
-    else:
-        x = _ChannelsLast.apply(x) if few else x.contiguous()
-    if exact:
-        result = torch.mkldnn_convolution(x, weight, bias, padding, stride, dilation, 1)
-    else:
-        result = F.conv3d(x, weight.to(x.dtype), bias, *geometry)
-    if last:
-        return result.contiguous(memory_format=CHANNELS_LAST)  # one channel is in either order
-    return result.contiguous() if few else result
-
-
-def _stays_channels_last(x: Tensor, weight: Tensor) -> bool:
-    """Whether a CPU's result stays in that order, so that the next layers are in it, too.
-
-    Not with few voxels, where copies cost little and the norm's calls count; nor with more
-    channels, whose weights PyTorch would copy.
-    """
-    channels_out, channels_in = weight.shape[:2]
-    if channels_out not in LAST_CHANNELS or not (channels_in == 1 or channels_in in LAST_CHANNELS):
-        return False
-    return len(x) * x[0, 0].numel() >= LAST_VOXELS
-
-
-def is_channels_last(x: Tensor) -> bool:
-    """Whether a CPU's tensor (b, c, z, y, x) is (b, z, y, x, c) in memory, and not both."""
-    if x.device.type != "cpu" or x.ndim != 5 or x.is_contiguous():
-        return False
-    return x.is_contiguous(memory_format=CHANNELS_LAST)
-
-
-def _needs_float32(x: Tensor, stride: tuple[int, ...]) -> bool:
-    """Whether a CPU's bf16 weight gradient would be wrong; these inputs cost little in float32.
-
-    oneDNN (in PyTorch 2.13) leaves part of it uninitialized, or writes outside its memory, where a
-    3x3x3 convolution sees 2 slices, or one of stride 2 sees an odd size.
-    """
-    return x.shape[2] <= 2 or (stride[0] != 1 and any(size % 2 for size in x.shape[2:]))
 
 
 class WSConv3d(nn.Module):

@@ -3,9 +3,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models import layers
+from models import convolution
 from models.backbone import Outputs, ResidualEncoderDecoder
-from models.layers import WSConv3d, is_channels_last
+from models.convolution import is_channels_last
+from models.layers import WSConv3d
 
 SIZE = (16, 24, 32)
 
@@ -228,7 +229,7 @@ def test_a_channels_last_network_is_the_plain_one_within_1e_5_with_its_gradients
     logits, gradients = run()
     handle.remove()
     assert seen == [True]
-    monkeypatch.setattr(layers, "LAST_CHANNELS", range(0))
+    monkeypatch.setattr(convolution, "LAST_CHANNELS", range(0))
     expected, expected_gradients = run()
     assert (logits - expected).norm() <= 1e-5 * expected.norm()
     for ours, plain in zip(gradients, expected_gradients, strict=True):

@@ -3,8 +3,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from models.convolution import CHANNELS_LAST, is_channels_last
 from models.layers import (
-    CHANNELS_LAST,
     ChannelsLastNormReLU,
     HalfNormReLU,
     NormReLU,
@@ -12,8 +12,6 @@ from models.layers import (
     SameConv3d,
     Upsample,
     WSConv3d,
-    conv3d,
-    is_channels_last,
     standardize_weight,
     voxel_head,
 )
@@ -243,29 +241,6 @@ def test_the_norm_of_16_bits_keeps_two_bytes_of_its_input_and_what_the_convoluti
     assert large == [2 * x.numel()] * 2
 
 
-@pytest.mark.parametrize("channels", [(1, 8), (8, 16), (16, 16), (32, 8)])
-@pytest.mark.parametrize(
-    ("size", "stride", "dilation"),
-    [((1, 3, 2), 1, 1), ((2, 7, 5), 1, 2), ((3, 5, 9), 2, 1), ((9, 8, 16), 1, 1)],
-)
-def test_a_float32_convolution_of_any_size_is_the_double_ones_with_its_gradients(
-    channels: tuple[int, int], size: tuple[int, int, int], stride: int, dilation: int
-) -> None:
-    x = torch.randn(2, channels[0], *size, requires_grad=True)
-    weight = torch.randn(channels[1], channels[0], 3, 3, 3, requires_grad=True)
-    steps, sides = (stride,) * 3, (dilation,) * 3
-    found = conv3d(x, weight, stride=steps, padding=sides, dilation=sides)
-    expected = F.conv3d(x.double(), weight.double(), None, steps, sides, sides)
-    cotangent = torch.randn_like(found)
-    pairs = zip(
-        (found, *torch.autograd.grad(found, (x, weight), cotangent)),
-        (expected, *torch.autograd.grad(expected, (x, weight), cotangent.double())),
-        strict=True,
-    )
-    for ours, exact in pairs:
-        torch.testing.assert_close(ours.double(), exact.double(), atol=1e-4, rtol=1e-4)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("channels", [8, 32])
 def test_the_channels_last_norm_and_its_gradients_are_those_of_group_norm_and_relu(
@@ -291,35 +266,3 @@ def test_the_channels_last_norm_and_its_gradients_are_those_of_group_norm_and_re
     tolerance = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float64: 1e-12}[dtype]
     for one, other in zip((found, *ours), (expected, *theirs), strict=True):
         assert (one.double() - other).norm() <= tolerance * other.norm()
-
-
-@pytest.mark.parametrize(
-    ("channels", "last"),
-    [((1, 32), True), ((32, 64), True), ((8, 32), False), ((16, 16), False), ((32, 128), False)],
-)
-def test_a_large_convolution_stays_channels_last_with_32_channels_or_more_but_128(
-    channels: tuple[int, int], last: bool
-) -> None:
-    weight = torch.randn(channels[1], channels[0], 3, 3, 3)
-    x = torch.randn(1, channels[0], 16, 16, 16)
-    sides = (1, 1, 1)
-    expected = F.conv3d(x, weight, padding=1)
-    for order in (torch.contiguous_format, CHANNELS_LAST):
-        found = conv3d(x.contiguous(memory_format=order), weight, padding=sides)
-        assert is_channels_last(found) == last
-        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
-    small = conv3d(x[:, :, :8], weight, padding=sides)
-    assert small.is_contiguous()
-
-
-def test_a_1x1x1_convolution_of_a_channels_last_tensor_is_pytorchs_with_its_gradients() -> None:
-    x = torch.randn(2, 32, 3, 4, 5).contiguous(memory_format=CHANNELS_LAST).requires_grad_()
-    conv = SameConv3d(32, 2)
-    parts = [x, *conv.parameters()]
-    found, expected = conv(x), F.conv3d(x, conv.weight, conv.bias)
-    cotangent = torch.randn_like(expected)
-    torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(
-        torch.autograd.grad(found, parts, cotangent),
-        torch.autograd.grad(expected, parts, cotangent),
-    )
