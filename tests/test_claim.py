@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ from tests._rows_fixtures import key, make_cases, make_rows, write_experiment
 Place = tuple[str, str, str]  # stage, threshold, center
 
 
-def line(low: float, high: float, seeds: int = 1, **more: float) -> Line:
+def line(low: float, high: float, seeds: int = 1, **more: Any) -> Line:
     """A gain with its interval over cases, in the middle of it."""
     gain = (low + high) / 2
     made = Line("", "", "", "dsc", gain=gain, gain_low=low, gain_high=high, seeds=seeds)

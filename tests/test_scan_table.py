@@ -72,9 +72,14 @@ def test_what_is_predicted_again_is_never_there_twice_and_rewrites_the_table_onc
     for name in "abcd":
         finish_scan(tmp_path, name)
     table = ScanTable(tmp_path, "abc")
-    whole = []
+    whole: list[Path] = []
     write = scan_output.write_text
-    monkeypatch.setattr(scan_output, "write_text", lambda *words: whole.append(write(*words)))
+
+    def count(path: Path, text: str) -> None:
+        whole.append(path)
+        write(path, text)
+
+    monkeypatch.setattr(scan_output, "write_text", count)
     table.keep("a")
     finish_scan(tmp_path, "b", 7.0)
     table.replace("b")

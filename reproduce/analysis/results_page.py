@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 
 from reproduce.analysis.benchmark import STAGES, RowDice, measure_dice, seeds_table, signed
 from reproduce.analysis.choice import choice_markdown, compare_trials, read_trial
@@ -96,7 +97,10 @@ def show_facts(page: Page, name: str) -> str:
         return f"{name}: {NOT_MEASURED}."
     last = found.facts["exports"][-1]
     phantoms = f"; {found.facts['phantoms']}" if found.facts["phantoms"] else ""
-    return f"`{last['command']}`; {last['machine']}, torch {last['packages']['torch']}{phantoms}."
+    number = len(found.facts["exports"])
+    more = f"The last of {number} exports (experiment.json): " if number > 1 else ""
+    made = f"`{last['command']}`; {last['machine']}, torch {last['packages']['torch']}"
+    return f"{more}{made}{phantoms}."
 
 
 def show_count(page: Page, name: str, what: str) -> str:
@@ -172,12 +176,13 @@ def show_seeds(page: Page, *names: str) -> str:
     dice: dict[str, RowDice] = {}
     for name in names:
         found = page.experiment(name)
-        for stage in STAGES if found is not None else ():
-            for seed in found.rows.seeds:
-                rows = measure_dice(found.rows, found.targets, stage, seed)
-                if any(values is not None for values in rows[BASELINE].values()):
-                    place = f"{stage.removeprefix('tumor_')}, {seed}"
-                    dice[place if name == names[0] else f"{place}, {name}"] = rows
+        if found is None:
+            continue
+        for stage, seed in product(STAGES, found.rows.seeds):
+            rows = measure_dice(found.rows, found.targets, stage, seed)
+            if any(values is not None for values in rows[BASELINE].values()):
+                place = f"{stage.removeprefix('tumor_')}, {seed}"
+                dice[place if name == names[0] else f"{place}, {name}"] = rows
     return "\n".join(seeds_table(dice)) if dice else f"Seed by seed: {NOT_MEASURED}."
 
 
