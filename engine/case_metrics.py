@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.files import read_csv, write_json, write_text
+from utils.files import append_text, read_csv, write_json, write_text
 from utils.lesions import Places, longest_axis, match_findings, split_components
 from utils.metrics import (
     centroid_distance,
@@ -123,6 +123,21 @@ def read_list(row: Row, column: str) -> list[float]:
 def write_cases(path: Path, rows: Sequence[Row]) -> None:
     """cases.csv: one row per case, what is unknown left empty; written atomically."""
     write_text(path, HEADER + "".join(map(_line, rows)))
+
+
+def append_case(path: Path, row: Row) -> None:
+    """Add a row to a file of `write_cases` without reading the others, begun where it is missing.
+
+    A case that is there already is then there twice: its last row is the one that counts. Raises
+    ValueError, naming the file, where it is of another version and cannot be read.
+    """
+    there = b""
+    if path.is_file():
+        with path.open("rb") as stream:
+            there = stream.read(len(HEADER.encode()))
+    if there != HEADER.encode():
+        write_cases(path, read_cases(path))
+    append_text(path, _line(row))
 
 
 class CaseTable:

@@ -17,7 +17,7 @@ from data.prepare.prepared_case import PreparedCase, PrepareSettings
 from data.splits import Split
 from engine.case_metrics import read_cases, write_summary
 from engine.case_pipeline import Work, evaluate_cases
-from engine.external import ExternalPredictor, check_evaluation, load_external, pancreas_summary
+from engine.external import ExternalPredictor, check_evaluation, finish_pancreas, load_external
 from engine.inference import Predictor, load_predictor, load_released_predictor
 from engine.provenance import describe_origin, kept_rows, written_by_evaluation
 from engine.released_runs import record_released_run
@@ -74,7 +74,7 @@ def evaluate_run(evaluation: Evaluation, run: Run, center: Center, previous: Res
         there = {row["case_id"] for row in rows}
         evaluate_cases(work, [case for case in cases if case.case_id not in there], rows)
         rows = read_cases(folder / "cases.csv")
-        write_summary(folder / "summary.json", rows, {**origin, **pancreas_summary(folder, rows)})
+        write_summary(folder / "summary.json", rows, {**origin, **finish_pancreas(folder, rows)})
         mark_done(folder, written_by_evaluation(folder))
     return folder
 

@@ -25,7 +25,14 @@ from data.readers import load_case, write_mask
 from data.roi import Box, crop, expand_box, paste
 from data.splits import Split, split_from_plain
 from engine.cascade import Earlier, Roi, choose_roi
-from engine.case_metrics import Row, measure_case, read_cases, summarize, write_cases
+from engine.case_metrics import (
+    Row,
+    append_case,
+    measure_case,
+    read_cases,
+    summarize,
+    write_cases,
+)
 from engine.checkpointing import load_checkpoint, save_checkpoint
 from engine.crops import input_box
 from engine.run_folders import Run, environment, locked, mark_done
@@ -35,6 +42,7 @@ from methods.external.base import WHOLE, Scan, TrainingCase
 from models.complexity import Complexity
 from utils.config import Config, Evaluation
 from utils.device import select_device
+from utils.files import drop_unfinished_line
 from utils.leftovers import remove_leftovers
 from utils.settings import to_plain as settings_to_plain
 from utils.stages import Stage
@@ -193,20 +201,26 @@ def segment_external(
 def measure_pancreas(
     folder: Path, case_id: str, labels: np.ndarray, label: np.ndarray | None, item: PreparedCase
 ) -> None:
-    """Write the label map, and the pancreas's row (lesion included) into `PANCREAS_CASES`."""
+    """Write the label map, and add the pancreas's row (lesion included) to `PANCREAS_CASES`."""
     write_mask(folder / "label_maps" / f"{case_id}.nii.gz", labels, item.grid)
     truth = None if label is None else label >= LABEL_PANCREAS
     row = measure_case(labels >= LABEL_PANCREAS, truth, item.original_spacing)
+    append_case(folder / PANCREAS_CASES, row | {"case_id": case_id})
+
+
+def finish_pancreas(folder: Path, rows: Sequence[Row]) -> Row:
+    """Sort `PANCREAS_CASES`, of each case the last row; its means for summary.json.
+
+    Means are over the cases of `rows`; {} without any.
+    """
     path = folder / PANCREAS_CASES
-    others = [other for other in read_cases(path) if other["case_id"] != case_id]
-    rows = [*others, row | {"case_id": case_id}]
-    write_cases(path, sorted(rows, key=lambda one: one["case_id"]))
-
-
-def pancreas_summary(folder: Path, rows: Sequence[Row]) -> Row:
-    """The means of the pancreas over the cases of `rows`, for summary.json; {} without any."""
+    if not path.is_file():
+        return {}
+    drop_unfinished_line(path)
+    last = {row["case_id"]: row for row in read_cases(path)}
+    write_cases(path, [last[name] for name in sorted(last)])
     names = {row["case_id"] for row in rows}
-    of_pancreas = [row for row in read_cases(folder / PANCREAS_CASES) if row["case_id"] in names]
+    of_pancreas = [last[name] for name in sorted(last) if name in names]
     if not of_pancreas:
         return {}
     summary = summarize([row | {"seconds": 0.0} for row in of_pancreas])

@@ -25,13 +25,13 @@ from engine.scan_measures import trained_before
 from engine.scan_output import (
     SEGMENTATION,
     OutputOptions,
+    ScanTable,
     Stamp,
     read_manifest,
     remove_outputs,
     repairs_of,
     write_manifest,
     write_outputs,
-    write_table,
 )
 from engine.scan_segmentation import NO_DICOM, is_dicom, write_segmentation
 from engine.stage_predictors import StagePredictors
@@ -115,6 +115,7 @@ def predict_scans(work: Work, scans: Sequence[Scan]) -> Failures:
     for stage in order_stages([*work.predictors], work.thresholds, has_roi=any_given):
         work.predictors.on_host(stage)
     failures: Failures = {}
+    table = ScanTable(work.out, [scan.case_id for scan in scans])
     places = {s.case_id: f"[{n}/{len(scans)}] {s.case_id}" for n, s in enumerate(scans, 1)}
 
     def read(scan: Scan) -> Opened | Kept | Failed:
@@ -132,25 +133,20 @@ def predict_scans(work: Work, scans: Sequence[Scan]) -> Failures:
             ended = found
         else:
             ended = _attempt(scan, lambda: write_scan(work, scan, place, found))
-        if not isinstance(ended, Failed):
-            _tell(work, place, ended)
+        if isinstance(ended, Kept):
+            table.keep(scan.case_id)
+            work.say(f"{place}: is done already")
             return
-        failures[scan.case_id] = ended.cause
-        if len(scans) > 1:
-            work.say(f"{place}: FAILED: {ended.cause}")
+        table.replace(scan.case_id)
+        if isinstance(ended, Failed):
+            failures[scan.case_id] = ended.cause
+            if len(scans) > 1:
+                work.say(f"{place}: FAILED: {ended.cause}")
 
     # On a CPU the network takes nearly all the time, and its memory is what is short.
     run_pipeline(scans, read, predict, write, overlap=work.predictors.device.type != "cpu")
-    write_table(work.out)
+    table.finish()
     return failures
-
-
-def _tell(work: Work, place: str, ended: Kept | None) -> None:
-    """Say that a scan was kept; of one that was predicted the measures join the table."""
-    if ended is None:
-        write_table(work.out)
-    else:
-        work.say(f"{place}: is done already")
 
 
 def _attempt(scan: Scan, step: Callable[[], Ended]) -> Ended | Failed:

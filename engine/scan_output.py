@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from data.readers.repair import REPAIRED
 from engine.cascade import Prediction
 from engine.scan_measures import Measures, measure_stage
 from utils.about import NOTICE, software
-from utils.files import write_json, write_text
+from utils.files import append_text, write_json, write_text
 
 MANIFEST, MEASURES, TABLE = "manifest.json", "measures.json", "measures.csv"
 SEGMENTATION = "segmentation.dcm"  # see engine/scan_segmentation.py
@@ -145,16 +145,68 @@ def remove_outputs(folder: Path) -> None:
         (folder / Path(name).name).unlink(missing_ok=True)
 
 
-def write_table(out: Path) -> None:
-    """measures.csv: a row for each stage of each finished scan in `out`."""
+class ScanTable:
+    """measures.csv: a row for each stage of each finished scan in a folder.
+
+    While scans are predicted their rows are added behind the others, at a cost that does not grow
+    with the table; `finish` writes all anew, in the order of the scans' names. A killed process
+    leaves the rows of what was finished, and the next one begins with a whole table.
+    """
+
+    def __init__(self, out: Path, asked: Iterable[str]) -> None:
+        """Write the table of what is finished in `out`; `asked`: the scans of this call."""
+        self._out = out
+        self._open = set(asked)  # what an earlier call has found of them may no longer be true
+        self._lines = {folder.name: _lines(folder) for folder in _finished(out)}
+        self._write()
+
+    def keep(self, case_id: str) -> None:
+        """The outputs of an earlier call are still true."""
+        self._open.discard(case_id)
+        if case_id not in self._lines:
+            self._add(case_id)
+
+    def replace(self, case_id: str) -> None:
+        """A scan has new outputs, or none, in place of those of an earlier call.
+
+        The first one that had any takes the rows of all scans with it of which it is not known yet
+        whether they are kept, so that the table is written anew but once.
+        """
+        self._open.discard(case_id)
+        if case_id in self._lines:
+            gone = {case_id, *self._open}
+            self._lines = {name: text for name, text in self._lines.items() if name not in gone}
+            self._write()
+        if read_manifest(self._out / case_id):
+            self._add(case_id)
+
+    def finish(self) -> None:
+        """Write what is finished by now, by this process or another one, in order."""
+        self._lines = {folder.name: _lines(folder) for folder in _finished(self._out)}
+        self._write()
+
+    def _add(self, case_id: str) -> None:
+        self._lines[case_id] = _lines(self._out / case_id)
+        if (self._out / TABLE).is_file():
+            append_text(self._out / TABLE, self._lines[case_id])
+        else:
+            self._write()
+
+    def _write(self) -> None:
+        write_text(self._out / TABLE, ",".join(COLUMNS) + "\n" + "".join(self._lines.values()))
+
+
+def _finished(out: Path) -> list[Path]:
+    folders = sorted(path.parent for path in out.glob(f"*/{MANIFEST}"))
+    return [folder for folder in folders if read_manifest(folder)]
+
+
+def _lines(folder: Path) -> str:
+    """The rows of a finished scan, as lines of the table."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for folder in sorted(path.parent for path in out.glob(f"*/{MANIFEST}")):
-        if read_manifest(folder):
-            content = json.loads((folder / MEASURES).read_text(encoding="utf-8"))
-            writer.writerows(_rows(content))
-    write_text(out / TABLE, buffer.getvalue())
+    writer.writerows(_rows(json.loads((folder / MEASURES).read_text(encoding="utf-8"))))
+    return buffer.getvalue()
 
 
 def _rows(content: Mapping[str, Any]) -> list[dict[str, str]]:

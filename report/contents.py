@@ -100,6 +100,7 @@ class Curve:
 class Contents:
     """A whole page. `results[0]` is what it opens with; by it the best and worst cases are chosen.
 
+    `curves_note`: which trainings the curves are of, where these are not all.
     `facts`: what stands at its foot besides the version, such as the command; `checkpoints`: name
     of a network -> sha256 of its file. Raises ValueError for a result of an unknown case.
     """
@@ -110,6 +111,7 @@ class Contents:
     lead: Sequence[str] = ()
     tables: Sequence[ReportTable] = ()
     curves: Sequence[Curve] = ()
+    curves_note: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
     checkpoints: Mapping[str, str] = field(default_factory=dict)
 

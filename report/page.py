@@ -314,7 +314,7 @@ def sheet_html(sheet: Sheet) -> str:
 
 
 def curves_html(contents: Contents) -> str:
-    """The charts of the trainings."""
+    """The charts of the trainings, and which are left out."""
     drawn = [(curve, draw_curve(curve)) for curve in contents.curves]
     figures = "".join(
         f"<figure><figcaption>{escape(curve.title)}"
@@ -322,7 +322,8 @@ def curves_html(contents: Contents) -> str:
         for curve, chart in drawn
         if chart
     )
-    return f'<div class="charts">{figures}</div>' if figures else ""
+    note = f"<p>{escape(contents.curves_note)}</p>" if contents.curves_note else ""
+    return f'{note}<div class="charts">{figures}</div>' if figures else ""
 
 
 def facts_html(contents: Contents) -> str:

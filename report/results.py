@@ -99,14 +99,15 @@ def evaluated_contents(
             load = functools.partial(images.load, center, case_id, layers)
         cases.append(ReportCase(case_id, center, load))
     runs = {item.run.folder: item for item in evaluations}
-    first = evaluations[0]
+    first, drawn = evaluations[0], list(runs.values())[:MAX_RUNS]
     return Contents(
         title=f"Results of {name}",
         cases=cases,
         results=[ResultRows(name, rows) for name, rows in results.items()],
         lead=[describe(evaluations)],
         tables=paper_tables(evaluated_rows(evaluations)),
-        curves=[curve for item in list(runs.values())[:MAX_RUNS] for curve in run_curves(item)],
+        curves=[curve for item in drawn for curve in run_curves(item)],
+        curves_note=f"{len(drawn)} of {len(runs)} trainings shown." if len(runs) > MAX_RUNS else "",
         facts={
             "results": name,
             "commit of the code that made this page": checked_out(),

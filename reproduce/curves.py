@@ -24,32 +24,29 @@ from data.centers import load_centers
 from reproduce.analysis.curves import CURVES, curves_markdown, draw_curves
 from reproduce.analysis.export import note_extra
 from reproduce.analysis.figures import print_style, save_figure
-from reproduce.analysis.paper_tables import EVERY_ROW, ROW_METHODS
 from reproduce.experiments.cells import choose_targets
 from reproduce.experiments.curve_runs import CurveRequest, measure_curves
-from reproduce.experiments.plan_arguments import (
-    add_experiment_argument,
-    add_plan_arguments,
-    plan_of,
+from reproduce.experiments.measuring import (
+    asked_rows,
+    asked_seeds,
+    measuring_parser,
+    run_measuring,
 )
-from reproduce.experiments.presets import PRESETS
-from utils.arguments import Count, Seed
+from reproduce.experiments.plan_arguments import plan_of
 from utils.files import write_text
-from utils.scripts import ArgumentParser, run_script
 from utils.stages import STAGE_NAMES
 
 
 def compute(args: argparse.Namespace, words: Sequence[str]) -> None:
-    """Measure what is missing, note what made it, and show what is there then."""
+    """Measure what is missing, and note what made it."""
     plan = plan_of(args)
-    names = args.rows or [row.name for row in EVERY_ROW.rows]
     request = CurveRequest(
         plan,
         args.out,
         args.stage,
-        {name: ROW_METHODS[name] for name in names},
+        asked_rows(args),
         tuple(choose_targets(load_centers(plan.centers), args.targets, plan.centers)),
-        tuple(args.seeds or PRESETS[plan.preset].seeds),
+        asked_seeds(args, plan),
         args.cases,
         args.device,
     )
@@ -57,7 +54,6 @@ def compute(args: argparse.Namespace, words: Sequence[str]) -> None:
     if missing:
         print(f"no finished training with snapshots: {'; '.join(missing)}", flush=True)
     note_extra(args.out / CURVES.folder, "reproduce/curves.py", words)
-    show(args.out, args)
 
 
 def show(folder: Path, args: argparse.Namespace) -> None:
@@ -78,30 +74,8 @@ def show(folder: Path, args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_experiment_argument(parser)
-    add_plan_arguments(parser)
-    add = parser.add_argument
-    add("--out", type=Path, metavar="DIR", help="results/NAME, where cases are written")
-    add("--results", type=Path, metavar="DIR", help="results/NAME to show; nothing is measured")
-    add("--rows", nargs="+", choices=tuple(ROW_METHODS), metavar="ROW", help="default: all")
-    add("--targets", nargs="+", metavar="CENTER", help="default: all with lesions")
-    add("--seeds", type=Seed, nargs="+", help="default: the preset's")
-    add("--stage", choices=STAGE_NAMES, default="tumor_coarse", help="default: tumor_coarse")
-    add("--cases", type=Count, metavar="N", help="of each center the first N; default: all")
-    add("--device", default="auto", help="to predict on (default: auto)")
-    text = "for the table and the picture (default: the experiment's folder)"
-    add("--tables", type=Path, metavar="DIR", help=text)
-    args = parser.parse_args(argv)
-    if (args.out is None) == (args.results is None):
-        parser.error("give --out to measure, or --results to show what is there")
-    words = sys.argv[1:] if argv is None else argv
-    if args.results is None:
-        run_script(lambda asked: compute(asked, words), args)
-    else:
-        run_script(lambda asked: show(asked.results, asked), args)
+    parser = measuring_parser(__doc__, STAGE_NAMES, "tumor_coarse", "of each center the first N")
+    run_measuring(parser, argv, compute, show)
 
 
 if __name__ == "__main__":

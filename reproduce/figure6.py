@@ -2,8 +2,8 @@
 
 A row per center, seen by models that never trained on it; a column for BL and one for Ours. Each
 voxel is shown in two views (Eq. 1, drawn as in the training of Ours), joined by a line. Writes
-figure6.png and .pdf, figure6.csv (silhouette, distance between views) and figure6_points.csv
-(every point).
+figure6.png and .pdf, figure6.csv (silhouette, distance between views, mode of the views) and
+figure6_points.csv (every point).
 Shown is the coarse tumor stage, whose crop is the pancreas: the fine stage's crop lies around the
 lesion, so that a voxel's place in it gives its class away (--stage tumor_fine).
 Ours shows Eq. 8's projection, BL, which has none, stage 4's output; figure6.csv has the latter of
@@ -79,6 +79,7 @@ class Panel:
     row: str
     layer: str
     points: Points
+    views: ViewSettings
     measures: Mapping[str, Measures]  # by layer
     places: np.ndarray  # (n, 2)
     perplexity: float
@@ -126,7 +127,7 @@ def make_panel(
     if perplexity < PERPLEXITY:
         count = len(points.view)
         print(f"{cell.target}, {row}: perplexity {perplexity:.1f}, for {count} points")
-    return Panel(cell.target, row, layer, points, measures, places, perplexity)
+    return Panel(cell.target, row, layer, points, views, measures, places, perplexity)
 
 
 def draw_figure(
@@ -205,6 +206,7 @@ def number_rows(panels: Sequence[Panel]) -> list[dict[str, object]]:
             "center": panel.target,
             "model": panel.row,
             "layer": layer,
+            "view_mode": panel.views.mode,
             "shown": "yes" if layer == panel.layer else "no",
             "cases": len(set(panel.points.case_ids)),
             **asdict(measures),

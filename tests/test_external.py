@@ -18,11 +18,11 @@ from data.readers import list_cases, load_case, read_mask, write_mask
 from data.readers.volume import read_volume
 from data.roi import expand_box
 from data.splits import Split
-from engine.case_metrics import read_cases, write_cases
+from engine.case_metrics import append_case, read_cases, write_cases
 from engine.checkpointing import load_checkpoint
 from engine.command_line import config_arguments, parse_config, parse_evaluation
 from engine.evaluation import run_stage
-from engine.external import read_cost
+from engine.external import finish_pancreas, read_cost
 from engine.run_folders import Run, create_run, mark_done
 from engine.training import fit
 from engine.verification import verify_folder
@@ -145,6 +145,27 @@ def test_a_killed_evaluation_goes_on_behind_the_cases_that_are_there(
     (folder,) = run_stage(evaluation(config(), target="C"))
     assert len(Windows.asked) == 2  # one each
     assert len(read_cases(folder / "pancreas.csv")) == 2
+
+
+def test_rows_of_the_pancreas_are_added_and_at_the_end_sorted_without_older_ones(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "pancreas.csv"
+    assert finish_pancreas(tmp_path, []) == {}
+    assert not path.exists()
+    for name, value in (("b", 10.0), ("a", 20.0), ("b", 30.0), ("z", 40.0)):
+        append_case(path, {"case_id": name, "dsc": value})
+    assert len(path.read_text().splitlines()) == 5
+    with path.open("a") as stream:
+        stream.write("c,99")  # a killed evaluation of a case that is not asked for any more
+    summary = finish_pancreas(tmp_path, [{"case_id": "a"}, {"case_id": "b"}])
+    assert (summary["pancreas"]["cases"], summary["pancreas"]["dsc"]) == (2, 25.0)
+    assert [(row["case_id"], row["dsc"]) for row in read_cases(path)] == [
+        ("a", 20.0), ("b", 30.0), ("z", 40.0)
+    ]  # fmt: skip
+    path.write_text("case_id,dsc\na,20\n")  # of a version with fewer columns
+    append_case(path, {"case_id": "b", "dsc": 30.0})
+    assert [row["case_id"] for row in read_cases(path)] == ["a", "b"]
 
 
 def test_a_changed_file_of_the_system_is_refused(config: Callable[..., Config]) -> None:

@@ -57,6 +57,7 @@ def test_figure_6_has_a_panel_for_each_model_and_numbers_that_its_points_give(
         ("Ours", "projection", "yes"),
         ("Ours", "deep", "no"),
     }
+    assert {row["view_mode"] for row in numbers} == {"as_run"}
     points = read_csv(one.out / "figure6_points.csv")
     for model in ("BL", "Ours"):
         own = [p for p in points if p["model"] == model]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from pathlib import Path
 
 import pytest
 
-from utils.files import digest_of, write_atomic
+from utils.files import append_text, digest_of, write_atomic
 
 
 def test_a_file_is_on_the_disk_before_it_takes_its_name(
@@ -55,3 +56,32 @@ def test_a_digest_follows_the_bytes_whatever_the_clock_says(tmp_path: Path) -> N
         os.utime(path, ns=times)
         assert digest_of(path) == hashlib.sha256(content).hexdigest()
     assert digest_of(tmp_path) is None  # a folder
+
+
+def test_lines_are_added_behind_whole_ones(tmp_path: Path) -> None:
+    path = tmp_path / "lines.csv"
+    path.write_bytes(b"")
+    append_text(path, "head\n")
+    append_text(path, "é,1\nb,2\n")
+    assert path.read_text(encoding="utf-8") == "head\né,1\nb,2\n"
+    with path.open("ab") as stream:
+        stream.write(b"c,")  # a process was killed here
+    append_text(path, "d,4\n")
+    assert path.read_text(encoding="utf-8") == "head\né,1\nb,2\nd,4\n"
+    with pytest.raises(FileNotFoundError, match=r"none\.csv"):
+        append_text(tmp_path / "none.csv", "a\n")
+
+
+def test_lines_that_a_full_disk_refuses_leave_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "lines.csv"
+    path.write_text("head\n")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr("utils.files.os.fsync", full)
+    with pytest.raises(OSError, match=r"no space: .*lines\.csv"):
+        append_text(path, "a\n")
+    assert path.read_text() == "head\n"

@@ -8,7 +8,8 @@ import pytest
 
 from engine.case_metrics import Row
 from reproduce.analysis.lesion_free import LESION_FREE
-from reproduce.analysis.paper_tables import ROW_METHODS
+from reproduce.analysis.page import Page
+from reproduce.analysis.paper_tables import ROW_METHODS, TABLE6
 from reproduce.analysis.results_page import render_page
 from reproduce.analysis.rows import Network, Rows
 from reproduce.analysis.shift_cases import SHIFTS, ShiftedCase
@@ -20,7 +21,7 @@ Cells = dict[str, dict[str, str]]
 
 def block(name: str, tmp_path: Path) -> tuple[Cells, str]:
     """The table of a block, by row, and its whole text."""
-    text = render_page(f"{{{{{name} mine}}}}", tmp_path)
+    text = render_page(f"{{{{{name} mine}}}}", Page(tmp_path))
     return markdown_cells(text)[0], text
 
 
@@ -56,10 +57,41 @@ def test_table_6_in_short_compares_each_row_with_the_trainings_of_its_seeds(tmp_
     assert (mixed["source-val: DSC"], mixed["seeds"]) == ("50.00", "1")
     assert mixed["source-val: minus BL"] == "+4.00 [4.00, 4.00]"
     assert (mixed["ASD (mm)"], mixed["HD (mm)"]) == ("20.40", "51.00")
-    assert mixed["GMACs"] == "945.23 (945.23, +0.00)"
-    assert mixed["forwards / backwards per sample"] == "1 / 1"
     assert "Not measured: SNR, nnUNet_3d_lowres, DCAC," in text
     assert ", SAML, " in text
+    why = "each network has trained 2 iterations, its authors' 250000."
+    assert f"nnUNet_3d_fullres: budget not comparable: {why}" in text
+    assert "not shown below 5 comparable rows" in text
+    assert not any(heading.startswith("rank") for heading in mixed)
+    costs, _ = block("costs", tmp_path)
+    assert len(costs) == len(TABLE6.rows)  # a method's cost is known before its results
+    assert costs["MixStyle"]["GMACs"] == "945.23 (945.23, +0.00)"
+    assert costs["MixStyle"]["forwards / backwards per sample"] == "1 / 1"
+
+
+def test_rows_are_ranked_beside_the_paper_by_the_seeds_that_all_have(tmp_path: Path) -> None:
+    # In the paper's order SNR, DCAC, BL, HOG, Cutout, SAML; here the first two change places.
+    dice = {"snr": 31.0, "dcac": 30.0, "bl": 32.0, "hog": 33.0, "cutout": 34.0}
+    found = {
+        key("tumor_fine", target, method, 1): make_cases([dsc, dsc + 20])
+        for method, dsc in dice.items()
+        for target in "AB"
+    }
+    found |= {key("tumor_fine", t, "snr", 2): make_cases([90.0, 90.0]) for t in "AB"}
+    found |= {key("tumor_fine", t, "bl", 2): make_cases([0.0, 0.0]) for t in "AB"}
+    found |= {key("tumor_fine", t, "saml", 1): make_cases([99.0]) for t in "AB"}  # other cases
+    found |= {key("tumor_fine", t, "nnunet_3d_fullres", 1): make_cases([1.0, 1.0]) for t in "AB"}
+    rows = make_rows(found, ("A", "B"))
+    short = {("nnunet_3d_fullres", "tumor_fine"): Network(1, 1, iterations=2, own_iterations=9)}
+    write_experiment(tmp_path / "mine", Rows(rows.evaluations, short, rows.centers))
+    cells, text = block("comparison", tmp_path)
+    ranks = {row: of_row["rank: paper's / here"] for row, of_row in cells.items()}
+    assert ranks == {
+        "SNR": "5 / 4", "nnUNet_3d_fullres (budget not comparable)": "-", "DCAC": "4 / 5",
+        "BL (printed as BigAug)": "3 / 3", "HOG": "2 / 2", "Cutout": "1 / 1", "SAML": "-",
+    }  # fmt: skip
+    assert "n = 5 rows by mean DSC (seed 1)" in text
+    assert "correlation of the two orders is 0.90 [" in text  # 1 - 6 * (1 + 1) / (5 * 24)
 
 
 def patients() -> list[Row]:
@@ -102,7 +134,7 @@ def test_detection_in_short_has_the_lesion_free_scans(tmp_path: Path) -> None:
 
 def test_changes_in_short_are_those_of_the_middle_strength(tmp_path: Path) -> None:
     folder = write_experiment(tmp_path / "mine", make_rows({}, ("A", "B")))
-    assert "not measured" in render_page("{{changes mine}}", tmp_path)
+    assert "not measured" in render_page("{{changes mine}}", Page(tmp_path))
     dice = {("unchanged", ""): 60.0, ("white noise", "10"): 59.0, ("white noise", "20"): 50.0}
     dice |= {("lesion", "PDA"): 60.0, ("lesion", "IPMN"): 54.0, ("lesion", "PNET"): 57.0}
     for target, by in (("A", 0.0), ("B", 2.0)):
@@ -138,14 +170,27 @@ def test_table_5_shows_rows_of_fewer_seeds_beside_the_baselines_of_the_same(tmp_
         found[key("tumor_fine", "A", "bl", seed)] = make_cases([30 + by, 40 + by])
     found[key("tumor_fine", "A", ROW_METHODS["BL+IDR"], 2)] = make_cases([39, 49])
     write_experiment(tmp_path / "mine", make_rows(found, ("A",)))
-    lines = render_page("{{rows mine}}", tmp_path).splitlines()
+    lines = render_page("{{rows mine}}", Page(tmp_path)).splitlines()
     assert lines[2].startswith("| fine, target | BL | 39.00 | 39.00 [")
     assert lines[2].endswith("| 2 |")
     assert "| BL+IDR | 44.00 | 44.00 [39.00, 49.00] | +1.00 [1.00, 1.00] |" in lines[3]
     assert lines[3].endswith("| 1 |")
 
 
-@pytest.mark.parametrize("name", ["comparison", "detection", "changes"])
+def test_a_row_is_compared_by_the_seeds_that_the_baseline_has_too(tmp_path: Path) -> None:
+    found = {key("tumor_fine", "A", "bl", 1): make_cases([30, 40])}
+    for seed, dsc in ((1, 32.0), (2, 90.0)):
+        found[key("tumor_fine", "A", "ours", seed)] = make_cases([dsc, dsc + 10])
+    write_experiment(tmp_path / "mine", make_rows(found, ("A",)))
+    (ours,) = [of_row for row, of_row in block("comparison", tmp_path)[0].items() if row == "Ours"]
+    assert ours["DSC [95 %]"].startswith("37.00 [")
+    assert ours["minus BL [95 %, cases]"] == "+2.00 [2.00, 2.00]"
+    assert ours["seeds"] == "1"
+    lines = render_page("{{rows mine}}", Page(tmp_path)).splitlines()
+    assert "| Ours | 37.00 | 37.00 [32.00, 42.00] | +2.00 [2.00, 2.00] |" in lines[3]
+
+
+@pytest.mark.parametrize("name", ["comparison", "costs", "detection", "changes"])
 def test_an_experiment_without_results_says_so(name: str, tmp_path: Path) -> None:
     write_experiment(tmp_path / "mine", make_rows({}, ("A",)))
-    assert "ot measured" in render_page(f"{{{{{name} mine}}}}", tmp_path)
+    assert "ot measured" in render_page(f"{{{{{name} mine}}}}", Page(tmp_path))

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from report.build import main
+from report.contents import Curve
 from report.evaluated import chain_of, name_groups, read_evaluated
+from report.page import curves_html
 from report.results import epoch_means, paper_tables, read_contents
 from reproduce.analysis.rows import Rows
 from reproduce.experiments.plan import Plan, note_experiment
@@ -38,6 +40,19 @@ def test_an_evaluation_shows_itself_and_the_stages_before(
     origin = json.loads((finished["tumor_fine"] / "origin.json").read_text())
     folder = finished["tumor_fine"].parent.name
     assert contents.checkpoints[folder] == origin["checkpoint_sha256"]
+
+
+def test_the_page_says_of_how_many_trainings_it_shows_curves(
+    finished: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    curve = Curve("a run", [1, 2], {"total": [2, 1]})
+    monkeypatch.setattr("report.results.run_curves", lambda item: [curve])
+    every = read_contents(finished["tumor_fine"], images=False)
+    assert "trainings shown" not in curves_html(every)
+    monkeypatch.setattr("report.results.MAX_RUNS", 3)
+    cut = read_contents(finished["tumor_fine"], images=False)
+    assert (len(cut.curves), len(every.curves)) == (3, 4)
+    assert "<p>3 of 4 trainings shown.</p>" in curves_html(cut)
 
 
 def test_a_case_has_its_label_and_the_mask_of_each_stage(

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes of bytes, text and JSON; and their digest."""
+"""Files that are whole or absent: atomic writes of bytes, text and JSON; lines; digests."""
 
 from __future__ import annotations
 
@@ -109,6 +109,41 @@ def check_folder(option: str, path: Path, *, written: bool = True) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
     write_atomic(path, lambda handle: handle.write(text.encode("utf-8")))
+
+
+def append_text(path: Path, text: str) -> None:
+    """Add whole lines of UTF-8 text to a file, and flush them to disk; costs no more as it grows.
+
+    A process killed meanwhile leaves all earlier lines and at most a part of the new ones, whose
+    unfinished last line the next call drops. Raises OSError, naming `path`.
+    """
+    drop_unfinished_line(path)
+    try:
+        with path.open("r+b") as stream:
+            end = stream.seek(0, os.SEEK_END)
+            try:
+                stream.write(text.encode("utf-8"))
+                stream.flush()
+                os.fsync(stream.fileno())
+            except OSError:
+                os.truncate(path, end)
+                raise
+    except OSError as error:
+        if error.errno is not None:
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+def drop_unfinished_line(path: Path) -> None:
+    """Cut off what is behind the last line's end: what a killed `append_text` has left."""
+    with path.open("r+b") as stream:
+        if stream.seek(0, os.SEEK_END) == 0:
+            return
+        stream.seek(-1, os.SEEK_END)
+        if stream.read(1) == b"\n":
+            return
+        stream.seek(0)
+        stream.truncate(stream.read().rfind(b"\n") + 1)
 
 
 def read_json(path: Path, cure: str, keys: Sequence[str] = ()) -> dict[str, Any]:

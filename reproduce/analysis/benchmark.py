@@ -126,24 +126,25 @@ def seeds_markdown(dice: Mapping[tuple[str, int], RowDice]) -> str:
         "the 95 % bootstrap intervals hold the scatter of cases only). Two seeds differ by their "
         "trainings.\n"
     )
-    return "\n".join([text, *seeds_table(dice)]) + "\n"
+    named = {f"{stage.removeprefix('tumor_')}, {seed}": of for (stage, seed), of in dice.items()}
+    return "\n".join([text, *seeds_table(named)]) + "\n"
 
 
-def seeds_table(dice: Mapping[tuple[str, int], RowDice]) -> list[str]:
-    """The lines of a Markdown table: a stage and seed each."""
+def seeds_table(dice: Mapping[str, RowDice]) -> list[str]:
+    """The lines of a Markdown table; `dice`: a line's name -> results of one training a row."""
     others = [row for row in TABLE5_METHODS if row != BASELINE]
     lines = [
         f"| stage, seed | {BASELINE} | {' | '.join(others)} |",
         "| --- |" + " --- |" * len(TABLE5_METHODS),
     ]
-    for (stage, seed), rows in dice.items():
+    for name, rows in dice.items():
         base = _every_center(rows[BASELINE])
         shown = ["-" if base is None else f"{mean_over_centers(base):.2f}"]
         for row in others:
             gains = _gains(rows, row)
             text = "-" if gains is None else f"{mean_over_centers(gains):+.2f}"
             shown.append(text + ("" if gains is None else interval_text(gains)))
-        lines.append(f"| {stage.removeprefix('tumor_')}, {seed} | {' | '.join(shown)} |")
+        lines.append(f"| {name} | {' | '.join(shown)} |")
     return lines
 
 
@@ -168,11 +169,6 @@ def _gains(dice: RowDice, row: str) -> list[np.ndarray] | None:
 
 def verdict_markdown(lines: Sequence[Line]) -> str:
     """Whether the paper's claim comes out: one sentence for each part of it and threshold."""
-    return "\n".join(["## The paper's claim\n", *verdict_sentences(lines)]) + "\n"
-
-
-def verdict_sentences(lines: Sequence[Line], surfaces: bool = True) -> list[str]:
-    """The list items of `verdict_markdown`; `surfaces`: those of ASD and HD too."""
     found = {(line.threshold, line.row, line.metric): line for line in lines if line.center == MEAN}
     parts = []
     for threshold in dict.fromkeys(line.threshold for line in lines):
@@ -182,11 +178,10 @@ def verdict_sentences(lines: Sequence[Line], surfaces: bool = True) -> list[str]
             parts.append(f"- threshold {threshold}: not every result is there yet.")
             continue
         sentences = [_dice_sentence(whole["dsc"])]
-        if surfaces:
-            sentences += [_surface_sentence(whole[metric]) for metric in ("asd_mm", "hd95_mm")]
+        sentences += [_surface_sentence(whole[metric]) for metric in ("asd_mm", "hd95_mm")]
         sentences.append(_modules_sentence(modules))
         parts += [f"- threshold {threshold}: {text}" for text in sentences]
-    return parts
+    return "\n".join(["## The paper's claim\n", *parts]) + "\n"
 
 
 def _dice_sentence(line: Line | None) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from data.centers import load_centers
 from engine.run_folders import environment, new_time
 from reproduce.analysis.collect import collect_rows, with_earlier
+from reproduce.analysis.export_notes import add_entry
 from reproduce.analysis.line_files import NOTE
 from reproduce.analysis.paper_tables import ROW_METHODS, ROW_NAMES
 from reproduce.analysis.rows import (
@@ -48,9 +49,10 @@ class Exported:
 def export_results(request: Request, folder: Path, commit: str | None = None) -> Exported:
     """Write the cases of everything that `request` asks for and that is finished.
 
-    Evaluations that `folder` has already are replaced, others are kept. `commit`: of the code that
-    trained; None: the one that is checked out. Raises ValueError where nothing is finished, or
-    `folder` holds an experiment of other settings.
+    Evaluations that `folder` has already are replaced, others are kept; so are the entries of
+    earlier exports of which `folder` still has cases (`export_notes.py`). `commit`: of the code
+    that trained; None: the one that is checked out. Raises ValueError where nothing is finished,
+    or `folder` holds an experiment of other settings.
     """
     centers = load_centers(request.plan.centers)
     targets = choose_targets(centers, request.targets, request.plan.centers)
@@ -71,13 +73,11 @@ def export_results(request: Request, folder: Path, commit: str | None = None) ->
         **machine(),
         "not_run": name_not_run(key for key in keys if rows.select(key) is None),
     }
-    before = [] if older is None else older[1]
-    kept = [
-        e for e in before if (e["command"], e["commit"]) != (export["command"], export["commit"])
-    ]
+    had, before = (Rows({}), []) if older is None else older
+    exports = add_entry(before, export, had, newer)
     paths = write_results(folder, rows, ROW_NAMES)
     files = digest_files(folder)
-    facts = {"experiment": folder.name, **settings, "files": files, "exports": [*kept, export]}
+    facts = {"experiment": folder.name, **settings, "files": files, "exports": exports}
     write_json(folder / EXPERIMENT, facts)
     written = (*paths, folder / EXPERIMENT)
     return Exported(written, len(newer.evaluations), tuple(export["not_run"]))

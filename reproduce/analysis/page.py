@@ -1,4 +1,4 @@
-"""What docs/results.md is made of: the experiments of results/, each read once."""
+"""What docs/results.md and comparison.md are made of: experiments of results/, each read once."""
 
 from __future__ import annotations
 
@@ -34,10 +34,8 @@ class Experiment:
     def lines(self, name: str) -> tuple[Line, ...]:
         """The numbers of a table; `table5_coarse` is Table V's rows before the fine stage."""
         if name not in self.measured:
-            before = name == TABLE5_COARSE.name
-            table = TABLE5_COARSE if before else TABLES[name]
-            thresholds = ("target",) if before else table.thresholds
-            self.measured[name] = own_lines(table, self.rows, self.targets, thresholds)
+            table = TABLE5_COARSE if name == TABLE5_COARSE.name else TABLES[name]
+            self.measured[name] = own_lines(table, self.rows, self.targets)
         return self.measured[name]
 
 
@@ -59,18 +57,16 @@ class Page:
         return self.experiments[name]
 
 
-def own_lines(
-    table: Table, rows: Rows, targets: Sequence[str], thresholds: Sequence[str]
-) -> tuple[Line, ...]:
-    """The numbers of a table, each row with the seeds that it has been trained with.
+def own_lines(table: Table, rows: Rows, targets: Sequence[str]) -> tuple[Line, ...]:
+    """The numbers of a table, each row with the seeds that it shares with the baseline.
 
     It is compared with the baseline's trainings of the same seeds.
     """
     groups: dict[tuple[str, tuple[int, ...]], list[str]] = {}
-    for (threshold, row, _), of_seeds in keys_of_own_seeds(table, rows, targets).items():
-        if threshold in thresholds:
-            names = groups.setdefault((threshold, tuple(key.seed for key in of_seeds)), [])
-            names += [] if row in names else [row]
+    of_rows = keys_of_own_seeds(table, rows, targets, table.baseline)
+    for (threshold, row, _), of_seeds in of_rows.items():
+        names = groups.setdefault((threshold, tuple(key.seed for key in of_seeds)), [])
+        names += [] if row in names else [row]
     found: dict[tuple[str, str], list[Line]] = {}
     for (threshold, seeds), names in groups.items():
         shown = tuple(row for row in table.rows if row.name in (*names, table.baseline))
@@ -80,7 +76,7 @@ def own_lines(
         for line in make_report(part, rows, keys).lines:
             if line.row in names:
                 found.setdefault((threshold, line.row), []).append(line)
-    order = [(threshold, row.name) for threshold in thresholds for row in table.rows]
+    order = [(threshold, row.name) for threshold in table.thresholds for row in table.rows]
     return tuple(line for place in order for line in found.get(place, []))
 
 
@@ -92,3 +88,10 @@ def head(cells: Sequence[str]) -> list[str]:
 def number(line: Line) -> str:
     """Two decimals; "-" where it is not known."""
     return "-" if line.ours is None else f"{line.ours:.2f}"
+
+
+def not_run(names: Sequence[str]) -> list[str]:
+    """The rows without results, in a sentence behind a table."""
+    if not names:
+        return []
+    return ["", f"{NOT_MEASURED.capitalize()}: {', '.join(names)}."]

@@ -1,6 +1,6 @@
-"""docs/results.template.md and results/ -> docs/results.md: no number in it is typed by hand.
+"""docs/NAME.template.md and results/ -> docs/NAME.md: no number in it is typed by hand.
 
-The template's `{{name argument ...}}` is replaced by what the function of that name in `BLOCKS`
+A template's `{{name argument ...}}` is replaced by what the function of that name in `BLOCKS`
 makes of the exported cases: a table, list items or a piece of a sentence.
 """
 
@@ -9,32 +9,29 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from itertools import product
 
-from reproduce.analysis.benchmark import (
-    CLAIM_DSC,
-    measure_dice,
-    seeds_table,
-    signed,
-    verdict_sentences,
-)
+from reproduce.analysis.benchmark import STAGES, RowDice, measure_dice, seeds_table, signed
 from reproduce.analysis.choice import choice_markdown, compare_trials, read_trial
+from reproduce.analysis.claim import show_claim, show_verdict
 from reproduce.analysis.compare import MEAN, METRICS, Line, paper_number, read_paper
+from reproduce.analysis.comparison import show_comparison, show_costs
 from reproduce.analysis.layout import PAIRED_COLUMNS, gain_cells, mean_interval
-from reproduce.analysis.page import NOT_MEASURED, Page, head, number
-from reproduce.analysis.page_blocks import show_changes, show_comparison, show_detection
+from reproduce.analysis.page import NOT_MEASURED, Experiment, Page, head, number
+from reproduce.analysis.page_blocks import show_changes, show_detection
 from reproduce.analysis.paper_tables import TABLE5, TABLE5_COARSE, TABLES
-from reproduce.analysis.shift import BASELINE, WHOLE, measure_shift, shift_table
+from reproduce.analysis.shift import BASELINE, Shift, measure_shift, shift_sentence, shift_table
 from reproduce.experiments.presets import PRESETS
 
 PLACEHOLDER = re.compile(r"\{\{([^{}]*)\}\}")
 # In a page that is written by hand: what stands between is made of the cases.
 SECTION = re.compile(r"<!-- (\{\{[^{}]*\}\}) -->\n.*?<!-- end -->", re.DOTALL)
 
+FULL_COMMIT = 40  # digits
 
-def render_page(template: str, results: Path) -> str:
+
+def render_page(template: str, page: Page) -> str:
     """The page. Raises ValueError, naming it, for a placeholder that cannot be filled."""
-    page = Page(results)
 
     def fill(match: re.Match[str]) -> str:
         name, *arguments = shlex.split(match[1]) or [""]
@@ -48,10 +45,10 @@ def render_page(template: str, results: Path) -> str:
     return PLACEHOLDER.sub(fill, template)
 
 
-def refresh_sections(text: str, results: Path) -> str:
+def refresh_sections(text: str, page: Page) -> str:
     """A page with its sections `<!-- {{block}} --> ... <!-- end -->` filled in."""
     return SECTION.sub(
-        lambda match: f"<!-- {match[1]} -->\n{render_page(match[1], results)}\n<!-- end -->", text
+        lambda match: f"<!-- {match[1]} -->\n{render_page(match[1], page)}\n<!-- end -->", text
     )
 
 
@@ -86,7 +83,7 @@ def show_status(page: Page, *names: str) -> str:
             " ".join(map(str, found.rows.seeds)),
             " ".join(found.targets),
             f"{sum(map(len, found.rows.evaluations.values()))} cases",
-            f"{last['commit']}, {_day(last['date'])}",
+            f"{_short(last['commit'])}, {_day(last['date'])}",
             f"{len(last['not_run'])} (experiment.json)" if last["not_run"] else "-",
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -100,7 +97,10 @@ def show_facts(page: Page, name: str) -> str:
         return f"{name}: {NOT_MEASURED}."
     last = found.facts["exports"][-1]
     phantoms = f"; {found.facts['phantoms']}" if found.facts["phantoms"] else ""
-    return f"`{last['command']}`; {last['machine']}, torch {last['packages']['torch']}{phantoms}."
+    number = len(found.facts["exports"])
+    more = f"The last of {number} exports (experiment.json): " if number > 1 else ""
+    made = f"`{last['command']}`; {last['machine']}, torch {last['packages']['torch']}"
+    return f"{more}{made}{phantoms}."
 
 
 def show_count(page: Page, name: str, what: str) -> str:
@@ -117,15 +117,33 @@ def show_count(page: Page, name: str, what: str) -> str:
 
 
 def show_shift(page: Page, name: str, *rows: str) -> str:
-    """What the shift costs these rows of Table V."""
-    found = page.experiment(name)
+    """What the shift costs these rows of Table V, center by center."""
+    shifts = _shifts(page.experiment(name), rows)
+    return "\n".join(shift_table(shifts)) if shifts else f"What the shift costs: {NOT_MEASURED}."
+
+
+def show_shift_words(page: Page, name: str, *rows: str) -> str:
+    """Whether these rows of Table V lose by the shift, a list item for each."""
+    shifts = _shifts(page.experiment(name), rows)
+    lines = [f"- {shift_sentence(row, of_row)}" for row, of_row in shifts.items()]
+    return "\n".join(lines or [f"- What the shift costs: {NOT_MEASURED}."])
+
+
+def _shifts(found: Experiment | None, rows: Sequence[str]) -> dict[str, dict[str, Shift | None]]:
+    """Row -> center -> what the shift costs, of the seeds for which a row has all; {} for none."""
     if found is None:
-        return f"What the shift costs: {NOT_MEASURED}."
-    seeds = found.rows.seeds
-    shifts = {r: {t: measure_shift(found.rows, t, seeds, r) for t in found.targets} for r in rows}
-    if not any(shift for of_row in shifts.values() for shift in of_row.values()):
-        return f"What the shift costs: {NOT_MEASURED}."
-    return "\n".join(shift_table(shifts))
+        return {}
+    every, targets = found.rows, found.targets
+    shifts: dict[str, dict[str, Shift | None]] = {}
+    for row in rows:
+        whole = [
+            seed
+            for seed in every.seeds
+            if all(measure_shift(every, target, (seed,), row) for target in targets)
+        ]
+        seeds = whole or every.seeds
+        shifts[row] = {target: measure_shift(every, target, seeds, row) for target in targets}
+    return shifts if any(any(of_row.values()) for of_row in shifts.values()) else {}
 
 
 def show_rows(page: Page, name: str) -> str:
@@ -153,21 +171,19 @@ def show_rows(page: Page, name: str) -> str:
     return "\n".join(lines)
 
 
-def show_seeds(page: Page, name: str, stage: str) -> str:
-    """Every row against BL, seed by seed."""
-    found = page.experiment(name)
-    if found is None:
-        return f"Seed by seed: {NOT_MEASURED}."
-    dice = {(stage, s): measure_dice(found.rows, found.targets, stage, s) for s in found.rows.seeds}
-    return "\n".join(seeds_table(dice))
-
-
-def show_claim(page: Page, name: str) -> str:
-    """Whether the paper's claim comes out, as list items."""
-    found = page.experiment(name)
-    if found is None:
-        return f"- Whether {WHOLE} is {CLAIM_DSC} Dice points above {BASELINE}: {NOT_MEASURED}."
-    return "\n".join(verdict_sentences(found.lines(TABLE5.name), surfaces=False))
+def show_seeds(page: Page, *names: str) -> str:
+    """Every row against BL, seed by seed, of one experiment after the other."""
+    dice: dict[str, RowDice] = {}
+    for name in names:
+        found = page.experiment(name)
+        if found is None:
+            continue
+        for stage, seed in product(STAGES, found.rows.seeds):
+            rows = measure_dice(found.rows, found.targets, stage, seed)
+            if any(values is not None for values in rows[BASELINE].values()):
+                place = f"{stage.removeprefix('tumor_')}, {seed}"
+                dice[place if name == names[0] else f"{place}, {name}"] = rows
+    return "\n".join(seeds_table(dice)) if dice else f"Seed by seed: {NOT_MEASURED}."
 
 
 def show_means(page: Page, *names: str) -> str:
@@ -203,12 +219,15 @@ BLOCKS: Mapping[str, Callable[..., str]] = {
     "facts": show_facts,
     "count": show_count,
     "shift": show_shift,
+    "shift_words": show_shift_words,
     "rows": show_rows,
     "seeds": show_seeds,
     "claim": show_claim,
+    "verdict": show_verdict,
     "means": show_means,
     "gain": show_difference,
     "comparison": show_comparison,
+    "costs": show_costs,
     "detection": show_detection,
     "changes": show_changes,
 }
@@ -217,6 +236,11 @@ BLOCKS: Mapping[str, Callable[..., str]] = {
 def _day(time: str) -> str:
     """20260101-000000 -> 2026-01-01."""
     return f"{time[:4]}-{time[4:6]}-{time[6:8]}"
+
+
+def _short(commit: str) -> str:
+    """A commit's first seven digits, as others are noted."""
+    return commit[:7] if len(commit) == FULL_COMMIT else commit
 
 
 def _means(measured: Sequence[Line], row: str) -> str:

@@ -185,6 +185,11 @@ def write_results(folder: Path, rows: Rows, names: Mapping[str, str]) -> list[Pa
     return [*written, _write_csv(folder / NETWORKS, columns, networks)]
 
 
+def same_cases(key: ResultKey, one: Sequence[Row], other: Sequence[Row]) -> bool:
+    """Whether two evaluations of a key would be written as the same lines."""
+    return [_to_line(key, row, {}) for row in one] == [_to_line(key, row, {}) for row in other]
+
+
 def _to_line(key: ResultKey, row: Row, names: Mapping[str, str]) -> dict[str, Any]:
     line = {
         "stage": key.stage,

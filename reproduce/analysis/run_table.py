@@ -163,18 +163,26 @@ def keys_of_results(
     return {place: of_seeds for place, of_seeds in keys.items() if place[0] in there}
 
 
-def keys_of_own_seeds(table: Table, rows: Rows, targets: Sequence[str] | None = None) -> Keys:
+def keys_of_own_seeds(
+    table: Table,
+    rows: Rows,
+    targets: Sequence[str] | None = None,
+    baseline: str | None = None,
+) -> Keys:
     """`keys_of_results`, of each row the seeds that it has been trained with for every target.
 
-    A row without such a seed has the keys of all seeds, so that what is missing is named.
+    Of these only the seeds of the row `baseline`, where it shares any. A row without a seed has
+    the keys of all seeds, so that what is missing is named.
     """
     every = keys_of_results(table, rows, targets)
     seeds: dict[tuple[str, str], set[int]] = {}
     for place, of_seeds in every.items():
         there = {key.seed for key in of_seeds if rows.select(key) is not None}
         seeds[place[:2]] = seeds.get(place[:2], there) & there
+    bases = {threshold: seeds.get((threshold, str(baseline)), set()) for threshold, _ in seeds}
+    own = {place: found & bases[place[0]] or found for place, found in seeds.items()}
     return {
-        place: tuple(key for key in of_seeds if key.seed in seeds[place[:2]]) or of_seeds
+        place: tuple(key for key in of_seeds if key.seed in own[place[:2]]) or of_seeds
         for place, of_seeds in every.items()
     }
 
