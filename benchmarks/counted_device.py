@@ -4,8 +4,8 @@ Its tensors hold their numbers in the CPU's memory, so results are real; the cod
 device that is not the CPU, and takes the way that it takes on a GPU. Every operation of ATen that
 reaches the device is one launch at least (some are several kernels of CUDA); views, and results
 without elements, are none. The host waits where it needs a number (`item`, `tolist`, `bool`), or
-a size that depends on the data (`nonzero`, indexing by a mask), where a tensor comes back to it,
-and where one goes to the device without `non_blocking`.
+a size that depends on the data (`nonzero`, `bincount`, indexing by a mask), where a tensor comes
+back to it, and where one goes to the device without `non_blocking`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim.optimizer import _foreach_supported_types as optimizer_types
+from torch.overrides import TorchFunctionMode
 from torch.utils import _foreach_utils
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
@@ -37,6 +38,7 @@ READS = {  # their result, or its size, is a number that the host must know
     ATEN.unique_dim,
     ATEN.unique_consecutive,
 }
+TWICE_READ = {ATEN.bincount}  # CUDA's asks for the least value and for the largest
 INDEXING = {ATEN.index, ATEN.index_put, ATEN.index_put_, ATEN._index_put_impl_}
 NO_LAUNCH = {
     ATEN._local_scalar_dense,
@@ -126,6 +128,20 @@ class _Factories(TorchDispatchMode):
         return _run(func, args, kwargs or {})
 
 
+class _FromNumbers(TorchFunctionMode):
+    """Numbers of the host that become a tensor of the device; PyTorch would not ask the modes."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        device = kwargs.get("device")
+        if func not in (torch.tensor, torch.as_tensor) or device is None:
+            return func(*args, **kwargs)
+        if torch.device(device).type != NAME:
+            return func(*args, **kwargs)
+        del kwargs["device"]
+        return func(*args, **kwargs).to(device)
+
+
 @cache
 def counted_device() -> torch.device:
     """The device. It takes the place that PyTorch keeps for one backend of its user's."""
@@ -152,7 +168,7 @@ def counting() -> Iterator[Counts]:
     counts = Counts()
     _counts.append(counts)
     try:
-        with _Factories():
+        with _Factories(), _FromNumbers():
             yield counts
     finally:
         _counts.remove(counts)
@@ -170,7 +186,7 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if func is ATEN._to_copy.default and on_device != bool(given):
         made = held_args[0].to(dtype=held_kwargs.get("dtype"), copy=True)
     else:
-        made = DONE_AT_ONCE.get(func, func)(*held_args, **held_kwargs)
+        made = _compute(DONE_AT_ONCE.get(func, func), held_args, held_kwargs)
     if (on_device or given) and _counts:
         _counts[-1].note(
             func, launches=_launches(func, made), waits=_waits(func, args, kwargs, given, leaves)
@@ -179,6 +195,23 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         return made
     own = {id(tensor.held): tensor for tensor in given}
     return tree_map_only(Tensor, lambda t: own[id(t)] if id(t) in own else CountedTensor(t), made)
+
+
+def _compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """The result on the CPU; in float32 what CUDA does in bf16 and the CPU does not."""
+    try:
+        return func(*args, **kwargs)
+    except NotImplementedError:
+        args, kwargs = tree_map_only(Tensor, _widen, (args, kwargs))
+        return tree_map_only(Tensor, _narrow, func(*args, **kwargs))
+
+
+def _widen(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+
+
+def _narrow(tensor: Tensor) -> Tensor:
+    return tensor.bfloat16() if tensor.dtype == torch.float32 else tensor
 
 
 def _launches(func: Any, made: Any) -> int:
@@ -194,6 +227,8 @@ def _waits(
     packet = func.overloadpacket
     if packet in READS or func is ATEN.repeat_interleave.Tensor:
         return 1
+    if packet in TWICE_READ:
+        return 2
     if packet is ATEN._to_copy:
         to_host = bool(given) and torch.device(kwargs.get("device", NAME)).type != NAME
         from_host = not given

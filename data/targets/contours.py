@@ -6,20 +6,26 @@ import torch
 from torch import Tensor
 
 from data.targets.anchors import dilate_all
-from data.targets.sdm import bounding_box
+from data.targets.sdm import BoxSlices, bounding_box, grow_box
+
+RING_WIDTH = 5
 
 
 @torch.no_grad()
-def contour_and_ring(mask: Tensor, ring_width: int = 5) -> tuple[Tensor, Tensor]:
+def contour_and_ring(
+    mask: Tensor, ring_width: int = RING_WIDTH, own: BoxSlices | None = None
+) -> tuple[Tensor, Tensor]:
     """`mask`, bool (z, y, x) -> two of the same shape: its inner contour, and what surrounds it.
 
     Contour: voxels of the mask of which one of the four neighbors in the axial slice is not in it.
     Ring: voxels outside that at most `ring_width` steps between such neighbors reach. The array's
-    edge is no contour. Without a lesion both are empty.
+    edge is no contour. Without a lesion both are empty. `own`: the mask's `bounding_box`, where it
+    is known; else it is read, from a GPU too.
     """
     contour, ring = torch.zeros_like(mask), torch.zeros_like(mask)
-    box = bounding_box(mask, margin=ring_width + 1)
-    if box is not None:
+    own = bounding_box(mask) if own is None else own
+    if own is not None:
+        box = grow_box(own, ring_width + 1, mask.shape)
         inside = mask[box]
         contour[box] = inside & _spread(~inside)
         reached = inside
