@@ -19,7 +19,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,23 +33,25 @@ from torch.profiler import ProfilerActivity, profile
 import utils.script_start  # noqa: F401 - a signal ends it in one line
 from benchmarks.counted_device import NAME, Counts, counted_device, counting
 from benchmarks.cuda_autocast import CudaAutocast
-from data.dataset import Crop
+from data.dataset import ONE_PER_CENTER, Crop
 from engine.checkpointing import NoCheckpoints, State, build_state
 from engine.step import TrainingStep
-from methods import make_config
-from models.backbone import Outputs
+from engine.training import set_checkpointing
+from methods import METHODS, make_config
+from models.backbone import ResidualEncoderDecoder
 from utils.arguments import Count
 from utils.config import Config
 from utils.scripts import ArgumentParser
 from utils.stages import STAGES
 
-METHODS = ("bl", "ours")
 MOST_WAITS, MOST_LAUNCHES = 4, 400
 SOURCES = ("A", "B")
 WIDTH = 8  # of the network: its launches do not depend on it
 # Of the crops, voxels (z, y, x): no count but that of the distance map's blocks depends on it.
 SHAPE = (24, 24, 24)
 SPACING = (1.5, 0.8, 0.8)
+HOOKS = {"augment": "augmentation", "make_views": "views"}
+WAYS = ("forward", "encode", "decode", "read_out", "read")  # into a network
 EVERYTHING = {f"augment.{name}_probability": 1.0 for name in ("rotation", "mirror", "noise")}
 PARTS = {  # name -> whether it belongs to the sample and its losses
     "sample": True,
@@ -61,6 +63,7 @@ PARTS = {  # name -> whether it belongs to the sample and its losses
     "network backward": False,
     "optimizer": False,
     "log": False,
+    "after the step": False,
 }
 
 
@@ -99,14 +102,22 @@ def make_crops(shape: Sequence[int]) -> Iterator[Crop]:
         yield Crop(hu, label, SPACING, (z, y, x), f"case_{index}", center, index)
 
 
-def configure(stage: str, method: str) -> Config:
+def configure(stage: str, method: str, **values: Any) -> Config:
     """A configuration that does in each step all that its defaults do in some."""
     changes: dict[str, Any] = dict(EVERYTHING)
     views = getattr(make_config(STAGES[stage], method).settings, "views", None)
     if views is not None:
         changes["views.kernel_sizes"] = (max(views.kernel_sizes),)
     return make_config(
-        STAGES[stage], method, changes, width=WIDTH, spacing=SPACING, device="cpu", precision="bf16"
+        STAGES[stage],
+        method,
+        changes,
+        width=WIDTH,
+        spacing=SPACING,
+        device="cpu",
+        precision="bf16",
+        checkpointing="off",
+        **values,
     )
 
 
@@ -115,10 +126,10 @@ def count_step(config: Config, shape: Sequence[int]) -> Counts:
     crops = make_crops(shape)
     with counting() as counts, CudaAutocast(NAME):
         state = build_state(config, counted_device(), SOURCES)
+        set_checkpointing(state.method, config.checkpointing)
         watch_parts(state, counts)
         take_step(config, state, crops, counts)
-        for counted in (counts.launches, counts.waits, counts.operations):
-            counted.clear()
+        counts.clear()
         take_step(config, state, crops, counts)
     return counts
 
@@ -129,43 +140,40 @@ def take_step(config: Config, state: State, crops: Iterator[Crop], counts: Count
     step.backward = within(counts, "losses backward", step.backward)  # type: ignore[method-assign]
     step.update = within(counts, "optimizer", step.update)  # type: ignore[method-assign]
     state.method.train()
+    group = len(SOURCES) if state.method.sampling == ONE_PER_CENTER else 1
     with counts.at("sample"):
-        samples = step.take(crops, 1)
+        samples = step.take(crops, group * config.accumulate)
     with counts.at("losses"):
         state.method.training_step(samples, step)
     with counts.at("log"):
         step.finish()
     state.step += 1
+    with counts.at("after the step"):
+        state.method.after_step(step)
 
 
-def within(counts: Counts, part: str, function: Any) -> Any:
-    """The function, counted as that part."""
+def within(counts: Counts, part: str, function: Any, backward: str | None = None) -> Any:
+    """The function, counted as that part, and its gradient as the part `backward`."""
 
     def counted(*args: Any, **kwargs: Any) -> Any:
-        with counts.at(part):
+        with counts.at(part, backward):
             return function(*args, **kwargs)
 
     return counted
 
 
 def watch_parts(state: State, counts: Counts) -> None:
-    """Have the method's hooks and its network counted as parts of their own."""
+    """Have the method's hooks and its networks counted as parts of their own."""
     method: Any = state.method
-    method.augment = within(counts, "augmentation", method.augment)
-    if hasattr(method, "make_views"):
-        method.make_views = within(counts, "views", method.make_views)
-    method.network.forward = within(counts, "network forward", method.network.forward)
+    for name, part in HOOKS.items():
+        if hasattr(method, name):
+            setattr(method, name, within(counts, part, getattr(method, name)))
 
-    def begin_backward(gradient: Tensor) -> None:
-        counts.part = "network backward"  # until step.backward ends
-
-    def watch_outputs(module: Any, inputs: Any, outputs: Outputs) -> None:
-        for field in fields(outputs):
-            value = getattr(outputs, field.name)
-            if isinstance(value, Tensor) and value.requires_grad:
-                value.register_hook(begin_backward)
-
-    method.network.register_forward_hook(watch_outputs)
+    networks = [part for part in method.modules() if isinstance(part, ResidualEncoderDecoder)]
+    for network, name in itertools.product(networks, WAYS):
+        if hasattr(network, name):
+            function = within(counts, "network forward", getattr(network, name), "network backward")
+            setattr(network, name, function)
 
 
 def count_all(shape: Sequence[int]) -> list[Row]:

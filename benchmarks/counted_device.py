@@ -64,25 +64,52 @@ class Counts:
         self.launches: Counter[str] = Counter()
         self.waits: Counter[str] = Counter()
         self.operations: Counter[tuple[str, str, str]] = Counter()  # kind, part, name
+        # Autograd's steps back, by their numbers from ... to, and the part that they belong to.
+        self._backward: list[tuple[int, int, str]] = []
 
     @contextmanager
-    def at(self, part: str) -> Iterator[None]:
-        """What is done inside the block belongs to `part`."""
+    def at(self, part: str, backward: str | None = None) -> Iterator[None]:
+        """What is done inside the block belongs to `part`; its gradient to the part `backward`."""
         before, self.part = self.part, part
+        first = _next_node()
         try:
             yield
         finally:
             self.part = before
+            if backward is not None:
+                self._backward.append((first, _next_node(), backward))
+
+    def clear(self) -> None:
+        """Begin again."""
+        for counted in (self.launches, self.waits, self.operations, self._backward):
+            counted.clear()
 
     def note(self, func: Any, *, launches: int, waits: int) -> None:
         """Add one operation."""
+        part = self._current_part()
         for kind, counted, number in (
             ("launch", self.launches, launches),
             ("wait", self.waits, waits),
         ):
             if number:
-                counted[self.part] += number
-                self.operations[kind, self.part, str(func)] += number
+                counted[part] += number
+                self.operations[kind, part, str(func)] += number
+
+    def _current_part(self) -> str:
+        node = torch._C._current_autograd_node()
+        if node is None:
+            return self.part
+        number = node._sequence_nr()
+        found = (part for first, last, part in self._backward if first <= number < last)
+        return next(found, self.part)
+
+
+def _next_node() -> int:
+    """The number that autograd gives to the next operation with a gradient."""
+    with torch.enable_grad():
+        made = torch.zeros((), requires_grad=True).clone()
+    assert made.grad_fn is not None
+    return made.grad_fn._sequence_nr() + 1
 
 
 _registered: list[torch.library.Library] = []  # what is registered is gone with its library
