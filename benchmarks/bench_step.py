@@ -1,14 +1,19 @@
 """How often a training step makes the host wait for the GPU, and how much it launches there.
 
     python benchmarks/bench_step.py
-    python benchmarks/bench_step.py --detail losses
+    python benchmarks/bench_step.py --method ours saml --stage tumor_fine --detail losses
 
 Counted without a GPU, on a device that holds its numbers in the CPU's memory
-(benchmarks/counted_device.py says what is a launch and what a wait), by part of the step, for BL
-and Ours in all four stages: in bf16 by CUDA's autocast rules, with a crop that is resized,
-everything that augmentation does by default, and the largest kernel in the views. The status is 1
-where a step waits more than 4 times, or the sample and its losses, forward and backward, launch
-more than 400 times. Where there is a GPU, PyTorch's own counts of a step are printed too.
+(benchmarks/counted_device.py says what is a launch and what a wait), by part of the step, for every
+method in all four stages: in bf16 by CUDA's autocast rules, with a crop that is resized, everything
+that a method does in some steps by default, the largest kernels, and activations kept. The status
+is 1 where a step waits more than 4 times, or the sample and its losses, forward and backward,
+launch more than `LAUNCHES` says. Where there is a GPU, PyTorch's own counts are printed too.
+
+What a step waits for: the log's values, read once for each optimizer's update, before it; and of a
+sample the box around its target where the losses need one, and the cells of its anchors (Eq. 8). So
+a step of n samples (`--accumulate`, or one of each source) waits 2 n + 1 times at most, with one
+optimizer. In fp16 the loss scale is read too.
 """
 
 from __future__ import annotations
@@ -42,9 +47,14 @@ from models.backbone import ResidualEncoderDecoder
 from utils.arguments import Count
 from utils.config import Config
 from utils.scripts import ArgumentParser
+from utils.settings import flatten
 from utils.stages import STAGES
 
-MOST_WAITS, MOST_LAUNCHES = 4, 400
+MOST_WAITS = 4  # of a step, for each sample that `--accumulate` gives it
+MOST_LAUNCHES = 400
+LAUNCHES = {  # of the sample and its losses, where a method needs more than that, and why
+    "LIMITS": (0, ""),
+}
 SOURCES = ("A", "B")
 WIDTH = 8  # of the network: its launches do not depend on it
 # Of the crops, voxels (z, y, x): no count but that of the distance map's blocks depends on it.
@@ -52,7 +62,7 @@ SHAPE = (24, 24, 24)
 SPACING = (1.5, 0.8, 0.8)
 HOOKS = {"augment": "augmentation", "make_views": "views"}
 WAYS = ("forward", "encode", "decode", "read_out", "read")  # into a network
-EVERYTHING = {f"augment.{name}_probability": 1.0 for name in ("rotation", "mirror", "noise")}
+WORST: dict[str, dict[str, Any]] = {"dart": {"own_ratio": 1.0}}  # each copy sees each sample
 PARTS = {  # name -> whether it belongs to the sample and its losses
     "sample": True,
     "augmentation": True,
@@ -74,6 +84,7 @@ class Row:
     stage: str
     method: str
     counts: Counts
+    accumulate: int = 1
 
     @property
     def waits(self) -> int:
@@ -104,10 +115,12 @@ def make_crops(shape: Sequence[int]) -> Iterator[Crop]:
 
 def configure(stage: str, method: str, **values: Any) -> Config:
     """A configuration that does in each step all that its defaults do in some."""
-    changes: dict[str, Any] = dict(EVERYTHING)
-    views = getattr(make_config(STAGES[stage], method).settings, "views", None)
-    if views is not None:
-        changes["views.kernel_sizes"] = (max(views.kernel_sizes),)
+    changes: dict[str, Any] = dict(WORST.get(method, {}))
+    for name, _, value in flatten(make_config(STAGES[stage], method).settings):
+        if name.endswith("probability") and value > 0:
+            changes[name] = 1.0
+        elif name.endswith("kernel_sizes"):
+            changes[name] = (max(value),)
     return make_config(
         STAGES[stage],
         method,
@@ -165,6 +178,7 @@ def within(counts: Counts, part: str, function: Any, backward: str | None = None
 def watch_parts(state: State, counts: Counts) -> None:
     """Have the method's hooks and its networks counted as parts of their own."""
     method: Any = state.method
+    counts.accumulation = "network backward"
     for name, part in HOOKS.items():
         if hasattr(method, name):
             setattr(method, name, within(counts, part, getattr(method, name)))
@@ -176,12 +190,24 @@ def watch_parts(state: State, counts: Counts) -> None:
             setattr(network, name, function)
 
 
-def count_all(shape: Sequence[int]) -> list[Row]:
-    """Every stage and method."""
+def count_all(
+    shape: Sequence[int], stages: Sequence[str], methods: Sequence[str], accumulate: int = 1
+) -> list[Row]:
+    """Every one of the methods in every one of the stages."""
     return [
-        Row(stage, method, count_step(configure(stage, method), shape))
-        for stage, method in itertools.product(STAGES, METHODS)
+        Row(
+            stage,
+            method,
+            count_step(configure(stage, method, accumulate=accumulate), shape),
+            accumulate,
+        )
+        for stage, method in itertools.product(stages, methods)
     ]
+
+
+def most_launches(method: str) -> int:
+    """How many launches are allowed for a step's samples and their losses."""
+    return LAUNCHES[method][0] if method in LAUNCHES else MOST_LAUNCHES
 
 
 def exceeded(rows: Sequence[Row]) -> list[str]:
@@ -190,37 +216,37 @@ def exceeded(rows: Sequence[Row]) -> list[str]:
         f"{row.stage} {row.method}: {number} {what}, at most {most} are allowed"
         for row in rows
         for what, number, most in (
-            ("waits in a step", row.waits, MOST_WAITS),
-            ("launches for the sample and its losses", row.launches, MOST_LAUNCHES),
+            ("waits in a step", row.waits, MOST_WAITS * row.accumulate),
+            (
+                "launches for the sample and its losses",
+                row.launches,
+                most_launches(row.method) * row.accumulate,
+            ),
         )
         if number > most
     ]
 
 
 def to_lines(rows: Sequence[Row]) -> list[str]:
-    """A column for each row: launches by part, and waits behind a slash where there are any."""
-    width = 18
-    lines = [
-        f"{'':18}" + "".join(f"{row.stage:>{width}}" for row in rows),
-        f"{'launches/waits':18}" + "".join(f"{row.method:>{width}}" for row in rows),
-    ]
-    for part in PARTS:
-        cells = []
-        for row in rows:
+    """A line for each row: waits, launches of sample and losses; by part launches/waits."""
+    width = max(map(len, PARTS)) + 2
+    titles = ("waits", "sample, losses", *PARTS)
+    lines = [f"{'launches/waits':28}" + "".join(f"{title:>{width}}" for title in titles)]
+    for row in rows:
+        cells = [str(row.waits), str(row.launches)]
+        for part in PARTS:
             launches, waits = row.counts.launches[part], row.counts.waits[part]
             cells.append(f"{launches}/{waits}" if waits else str(launches))
-        lines.append(f"{part:18}" + "".join(f"{cell:>{width}}" for cell in cells))
-    for name, values in (
-        ("sample, losses", [row.launches for row in rows]),
-        ("waits", [row.waits for row in rows]),
-    ):
-        lines.append(f"{name:18}" + "".join(f"{value:>{width}}" for value in values))
+        lines.append(
+            f"{row.stage:16}{row.method:12}" + "".join(f"{cell:>{width}}" for cell in cells)
+        )
     return lines
 
 
 def measure_on_gpu(config: Config, shape: Sequence[int]) -> tuple[int, int]:
     """What PyTorch itself counts in a step on the GPU: warnings of waits, and kernels."""
     state = build_state(config, torch.device("cuda"), SOURCES)
+    set_checkpointing(state.method, config.checkpointing)
     pinned = (
         replace(crop, image_hu=crop.image_hu.pin_memory(), label=crop.label.pin_memory())
         for crop in make_crops(shape)
@@ -243,10 +269,14 @@ def measure_on_gpu(config: Config, shape: Sequence[int]) -> tuple[int, int]:
     return waits, len(kernels)
 
 
-def measure(shape: Sequence[int] = SHAPE) -> dict[str, Any]:
-    """The counts of every stage and method, by part, and PyTorch's own where there is a GPU."""
+def measure(
+    shape: Sequence[int] = SHAPE,
+    stages: Sequence[str] = tuple(STAGES),
+    methods: Sequence[str] = tuple(METHODS),
+) -> dict[str, Any]:
+    """The counts of stages and methods, by part, and PyTorch's own where there is a GPU."""
     found: dict[str, Any] = {}
-    for row in count_all(shape):
+    for row in count_all(shape, stages, methods):
         counted: dict[str, Any] = {
             "waits": row.waits,
             "launches_of_sample_and_losses": row.launches,
@@ -264,10 +294,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--shape", type=Count, nargs=3, default=SHAPE, help="z y x of the crops")
-    parser.add_argument("--detail", choices=tuple(PARTS), help="name the operations of this part")
+    add = parser.add_argument
+    add("--method", nargs="+", choices=tuple(METHODS), default=tuple(METHODS), help="default: all")
+    add("--stage", nargs="+", choices=tuple(STAGES), default=tuple(STAGES), help="default: all")
+    add("--accumulate", type=Count, default=1, help="samples, or groups of them, of a step")
+    add("--shape", type=Count, nargs=3, default=SHAPE, help="z y x of the crops")
+    add("--detail", choices=tuple(PARTS), help="name the operations of this part")
     args = parser.parse_args(argv)
-    rows = count_all(args.shape)
+    rows = count_all(args.shape, args.stage, args.method, args.accumulate)
     print(*to_lines(rows), sep="\n")
     for row in rows if args.detail else ():
         print(f"\n{row.stage} {row.method}: {args.detail}")
@@ -281,7 +315,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for (kind, name), number in named.most_common():
             print(f"{number:6} {kind:7} {name}")
     if torch.cuda.is_available():
-        for stage, method in itertools.product(STAGES, METHODS):
+        for stage, method in itertools.product(args.stage, args.method):
             waits, kernels = measure_on_gpu(configure(stage, method), args.shape)
             name = torch.cuda.get_device_name()
             print(f"{name}, {stage} {method}: {waits} waits, {kernels} kernels and copies")

@@ -66,6 +66,7 @@ class Counts:
         self.operations: Counter[tuple[str, str, str]] = Counter()  # kind, part, name
         # Autograd's steps back, by their numbers from ... to, and the part that they belong to.
         self._backward: list[tuple[int, int, str]] = []
+        self.accumulation: str | None = None  # the part of adding a gradient to a parameter's own
 
     @contextmanager
     def at(self, part: str, backward: str | None = None) -> Iterator[None]:
@@ -99,6 +100,8 @@ class Counts:
         node = torch._C._current_autograd_node()
         if node is None:
             return self.part
+        if self.accumulation is not None and node.name().endswith("AccumulateGrad"):
+            return self.accumulation
         number = node._sequence_nr()
         found = (part for first, last, part in self._backward if first <= number < last)
         return next(found, self.part)
