@@ -53,11 +53,14 @@ from utils.stages import STAGES
 MOST_WAITS = 4  # of a step, for each sample that `--accumulate` gives it
 MOST_LAUNCHES = 400
 LAUNCHES = {  # of the sample and its losses, where a method needs more than that, and why
-    "LIMITS": (0, ""),
+    "saml": (500, "two samples; contour and ring of each, their triplets, and the virtual step"),
+    "gin": (540, "two views by ten convolutions each, every one a product of Fourier transforms"),
 }
 SOURCES = ("A", "B")
 WIDTH = 8  # of the network: its launches do not depend on it
-# Of the crops, voxels (z, y, x): no count but that of the distance map's blocks depends on it.
+# Of the crops, voxels (z, y, x). Waits do not depend on it, nor do launches but for the blocks of
+# the distance map and a copy more or less: where that map's axes change their order, or a target's
+# box with its margin fills the crop.
 SHAPE = (24, 24, 24)
 SPACING = (1.5, 0.8, 0.8)
 HOOKS = {"augment": "augmentation", "make_views": "views"}
@@ -134,16 +137,16 @@ def configure(stage: str, method: str, **values: Any) -> Config:
     )
 
 
-def count_step(config: Config, shape: Sequence[int]) -> Counts:
-    """The second step of a training: the first also makes the optimizer's state."""
+def count_step(config: Config, shape: Sequence[int], before: int = 1) -> Counts:
+    """A step of a training, behind others that do not count: the first makes optimizers' state."""
     crops = make_crops(shape)
     with counting() as counts, CudaAutocast(NAME):
         state = build_state(config, counted_device(), SOURCES)
         set_checkpointing(state.method, config.checkpointing)
         watch_parts(state, counts)
-        take_step(config, state, crops, counts)
-        counts.clear()
-        take_step(config, state, crops, counts)
+        for _ in range(before + 1):
+            counts.clear()
+            take_step(config, state, crops, counts)
     return counts
 
 
