@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from benchmarks.bench_step import SHAPE, SOURCES, configure, count_step, make_crops
+from benchmarks.bench_step import SOURCES, configure, count_step, make_crops
 from benchmarks.counted_device import Counts, counted_device, counting
 from data.random_policy import GEOMETRIC, INTENSITY, Draw
 from engine.checkpointing import NoCheckpoints, build_state
@@ -88,7 +88,7 @@ def differences() -> tuple[list[str], float]:
             state = build_state(config, device, SOURCES)
             step = TrainingStep(config, state, NoCheckpoints(), 10)  # type: ignore[arg-type]
             state.method.train()
-            (sample,) = step.take(make_crops(SHAPE), 1)
+            (sample,) = step.take(make_crops(SMALL), 1)
             made.append([getattr(sample, name).cpu() for name in FIELDS])
             state.method.training_step([sample], step)
             logged.append(step.finish())
