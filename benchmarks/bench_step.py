@@ -11,9 +11,11 @@ is 1 where a step waits more than 4 times, or the sample and its losses, forward
 launch more than `LAUNCHES` says. Where there is a GPU, PyTorch's own counts are printed too.
 
 What a step waits for: the log's values, read once for each optimizer's update, before it; and of a
-sample the box around its target where the losses need one, and the cells of its anchors (Eq. 8). So
-a step of n samples (`--accumulate`, or one of each source) waits 2 n + 1 times at most, with one
-optimizer. In fp16 the loss scale is read too.
+sample the box around its target where a target or loss needs one, and the cells of its anchors
+(Eq. 8). So a step of n samples (`--accumulate`, or one of each source) waits 2 n + 1 times at most,
+with one optimizer; DART has one for each copy. No loss reads anything else: what is in a region is
+chosen by sums over masks. In fp16, which is not counted, the loss scale is read too, and whether a
+gradient is infinite.
 """
 
 from __future__ import annotations
@@ -32,7 +34,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 import utils.script_start  # noqa: F401 - a signal ends it in one line

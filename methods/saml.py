@@ -223,7 +223,9 @@ def virtual_step(
     is skipped (fp16) or ends the training.
     """
     pairs = zip(parameters, gradients, strict=True)
-    given = [(parameter.detach(), gradient) for parameter, gradient in pairs if gradient is not None]
+    given = [
+        (parameter.detach(), gradient) for parameter, gradient in pairs if gradient is not None
+    ]
     if not given:
         yield
         return
@@ -251,7 +253,7 @@ def add_gradients(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor
         torch._foreach_add_(own, other)
 
 
-def clipped(gradients: Sequence[Tensor], scale: float, clip_norm: float) -> list[Tensor]:
+def clipped(gradients: list[Tensor], scale: float, clip_norm: float) -> list[Tensor]:
     """Each gradient over `scale`, its norm `clip_norm` at most; zero where that is not finite.
 
     All tensors at once, in a dozen launches on a GPU however many there are.

@@ -18,7 +18,16 @@ from data.targets.contours import contour_and_ring
 from data.targets.sdm import bounding_box
 from engine.checkpointing import State, build_state
 from methods import build_method
-from methods.saml import CONTOUR, RING, Saml, Shape, clipped, masked_means, pool_shapes, virtual_step
+from methods.saml import (
+    CONTOUR,
+    RING,
+    Saml,
+    Shape,
+    clipped,
+    masked_means,
+    pool_shapes,
+    virtual_step,
+)
 from tests._center_pairs import (
     CPU,
     SOURCES,
