@@ -15,6 +15,7 @@ from data.random_policy import GEOMETRIC, INTENSITY, Draw
 from engine.checkpointing import NoCheckpoints, build_state
 from engine.step import TrainingStep
 from methods import METHODS
+from utils.stages import COARSE, TUMOR_FINE
 
 SMALL, LARGE = (24, 16, 16), (32, 32, 32)  # of crops, voxels (z, y, x)
 FIELDS = ("image", "label", "mask", "sdm", "slice_labels", "positive", "negative")
@@ -55,6 +56,8 @@ def count_steps() -> dict[str, dict[str, dict[str, int]]]:
     wanted["coarse"] = configure("tumor_coarse", "ours"), SMALL
     wanted["larger"] = configure("tumor_fine", "ours"), LARGE
     wanted["two samples"] = configure("tumor_fine", "ours", accumulate=2), SMALL
+    second = replace(TUMOR_FINE, second_channel=COARSE)
+    wanted["two channels"] = replace(wanted["ours"][0], stage=second), SMALL
     return {name: parts(count_step(*each, before=0)) for name, each in wanted.items()}
 
 

@@ -103,6 +103,10 @@ def test_a_step_of_two_samples_waits_twice_for_each_and_once_for_the_log(
     assert exceeded([row(counted, "two samples", 2)]) == []
 
 
+def test_the_second_channel_asks_for_one_box_more(counted: dict[str, Any]) -> None:
+    assert row(counted, "two channels").waits == row(counted, "ours").waits + 1 <= MOST_WAITS
+
+
 def test_no_operation_that_may_be_drawn_waits(counted: dict[str, Any]) -> None:
     assert {waits for _, waits in counted["operations"].values()} == {0}
     most = max(launches for launches, _ in counted["operations"].values())
