@@ -26,7 +26,11 @@ class Bench:
 
 
 BENCHES = {
-    "step": Bench("bench_step", "synchronisations and launches of a training step"),
+    "step": Bench(
+        "bench_step",
+        "synchronisations and launches of a training step, of every method",
+        quick={"stages": ("tumor_fine",), "methods": ("bl", "ours")},
+    ),
     "network": Bench(
         "bench_network",
         "a training step and a pass of the network, and peers'",

@@ -10,7 +10,10 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 # What CUDA's autocast runs in the lower precision, and what in float32, of what the network calls.
-LOWER = {torch.conv3d, torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.nn.functional.linear}
+LOWER = {
+    *(torch.conv3d, torch.nn.functional.linear, torch.bmm),
+    *(torch.matmul, Tensor.matmul, Tensor.__matmul__),
+}
 FLOAT32 = {torch.group_norm, torch.nn.functional.group_norm, torch.layer_norm}
 
 

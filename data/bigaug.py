@@ -143,7 +143,8 @@ def change_intensity(
             blurred = gaussian_blur(image, first, spacing)
             return blurred + alpha * (blurred - gaussian_blur(blurred, second, spacing))
         case "noise", (std,):
-            noise = torch.randn(image.shape, generator=generator).to(image.device)
+            noise = torch.randn(image.shape, generator=generator, pin_memory=image.is_cuda)
+            noise = noise.to(image.device, non_blocking=True)
             return image + noise * (std * image.std())
         case "brightness", (shift,):
             return image + shift
@@ -194,7 +195,7 @@ def deformation(
     cz, cy, cx = (length / n for length, n in zip(lengths, cells, strict=True))  # mm of a cell
     reach = [ceil(TRUNCATE * sigma / cell) for cell in (cz, cy, cx)]
     drawn = [n + 1 + 2 * r for n, r in zip(cells, reach, strict=True)]
-    noise = torch.randn(3, *drawn, generator=generator).to(device)
+    noise = torch.randn(3, *drawn, generator=generator).to(device, non_blocking=True)
     smooth = gaussian_blur(noise, sigma, (cz, cy, cx))
     z, y, x = (slice(r, r + n + 1) for n, r in zip(cells, reach, strict=True))  # not the border
     field = F.interpolate(
@@ -204,4 +205,5 @@ def deformation(
     for cell, r in zip((cz, cy, cx), reach, strict=True):
         gain *= float(gaussian_taps(sigma / cell, r).square().sum()) ** 0.5
     mm = sqrt(1 / 3) / ((4 * pi) ** 0.75 * sigma**1.5)
-    return field * (mm / gain / torch.tensor(spacing, device=device)[:, None, None, None])
+    lengths_mm = torch.tensor(spacing).to(device, non_blocking=True)
+    return field * (mm / gain / lengths_mm[:, None, None, None])

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from data.targets.sdm import bounding_box
+
 MISSED = 0.15  # how often the coarse stage finds nothing
 ELSEWHERE = 0.15  # how often it finds something else, of the lesion's shape, in place of it
 STRETCH = 1.35  # largest factor of each side, and its inverse the smallest: 0.41 to 2.5 in volume
@@ -38,10 +40,10 @@ def spoil_mask(
     drawn = torch.rand(8, generator=generator, dtype=torch.float64).tolist()
     shifts = torch.randn(3, generator=generator, dtype=torch.float64).tolist()
     chance, elsewhere, place, stretch = drawn[0], drawn[1] < ELSEWHERE, drawn[2:5], drawn[5:]
-    places = mask[0, 0].nonzero()
-    if chance < MISSED or not len(places):
+    box = None if chance < MISSED else bounding_box(mask[0, 0])
+    if box is None:
         return torch.zeros_like(mask, dtype=torch.float32)
-    middle = ((places.amin(0) + places.amax(0)) / 2).tolist()
+    middle = [(part.start + part.stop - 1) / 2 for part in box]
     rows = []
     for axis, length in enumerate(mask.shape[2:]):
         factor = STRETCH ** (2 * stretch[axis] - 1)
@@ -54,6 +56,6 @@ def spoil_mask(
         row = [0.0, 0.0, 0.0, origin - moved / factor]
         row[2 - axis] = 1 / factor  # affine_grid's order is x, y, z
         rows.append(row)
-    theta = torch.tensor([rows[::-1]], dtype=torch.float32, device=mask.device)
+    theta = torch.tensor([rows[::-1]], dtype=torch.float32).to(mask.device, non_blocking=True)
     grid = F.affine_grid(theta, list(mask.shape), align_corners=False)
     return F.grid_sample(mask.float(), grid, align_corners=False).clamp(0, 1)

@@ -141,7 +141,8 @@ def _smooth(image: Tensor) -> Tensor:
 
 
 def _noise(image: Tensor, draw: Draw, generator: torch.Generator) -> Tensor:
-    noise = torch.randn(image.shape, generator=generator).to(image.device)
+    noise = torch.randn(image.shape, generator=generator, pin_memory=image.is_cuda)
+    noise = noise.to(image.device, non_blocking=True)
     return image.add(noise, alpha=NOISE_STD * draw.strength)
 
 
@@ -162,8 +163,10 @@ def _invert(image: Tensor, _: Draw, __: torch.Generator) -> Tensor:
 def _equalize(image: Tensor, _: Draw, __: torch.Generator) -> Tensor:
     """Histogram equalization; a constant image stays as it is."""
     bins = (image * (GRAY_LEVELS - 1)).round().long()
-    below = bins.flatten().bincount(minlength=GRAY_LEVELS).cumsum(0)
-    lowest = below[bins.min()]
+    # Not by bincount, nor by an index that is a number: both would make a GPU wait.
+    counts = bins.new_zeros(GRAY_LEVELS)
+    below = counts.scatter_add_(0, bins.flatten(), torch.ones_like(bins).flatten()).cumsum(0)
+    lowest = below.index_select(0, bins.min()[None])
     span = below[-1] - lowest
     equalized = ((below - lowest) / span.clamp(min=1))[bins]
     return torch.where(span > 0, equalized, image)

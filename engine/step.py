@@ -111,9 +111,11 @@ class TrainingStep:
         total = weighted_sum(terms, self.state.method.weights)
         with self._averaging():
             self.state.scaler.scale(total * share).backward()
-        for name, term in {**terms, "total": total}.items():
-            part = share if logged is None else logged
-            self._sums[name] = self._sums.get(name, 0.0) + term.detach() * part
+        # As one tensor, so that a GPU is not given two operations for each term.
+        parts = torch.stack([*terms.values(), total]).detach()
+        parts = parts * (share if logged is None else logged)
+        for name, part in zip((*terms, "total"), parts.unbind(), strict=True):
+            self._sums[name] = self._sums[name] + part if name in self._sums else part
         self._shared = None
 
     def update(self, optimizer: torch.optim.Optimizer | None = None) -> None:

@@ -17,18 +17,26 @@ MIN_SIZE = 1e-6  # added to the area or volume, which is 0 where nothing is pred
 
 
 def slice_compactness(
-    prob: Tensor, spacing: tuple[float, float], *, boundary_scale: float = 1.0
+    prob: Tensor,
+    spacing: tuple[float, float],
+    held: Tensor | None = None,
+    *,
+    boundary_scale: float = 1.0,
 ) -> Tensor:
     """Mean of L^2 / (4 pi A) over the slices of `prob`, (n, y, x); L and A in mm, by `spacing`.
 
-    `boundary_scale` multiplies L. Without slices it is zero, connected to the graph. Returns a
-    float32 scalar.
+    `held`, bool (n,): the slices that count (a mask, since choosing them would make a GPU wait);
+    all if None. `boundary_scale` multiplies L. Without slices it is zero, connected to the graph.
+    Returns a float32 scalar.
     """
     if len(prob) == 0:
         return prob.float().sum()
     length = boundary_scale * _total_variation(prob, spacing)
     area = prod(spacing) * prob.float().sum(dim=(1, 2)) + MIN_SIZE
-    return (length**2 / (4 * pi * area)).mean()
+    quotients = length**2 / (4 * pi * area)
+    if held is None:
+        return quotients.mean()
+    return torch.where(held, quotients, 0.0).sum() / held.sum().clamp_min(1)
 
 
 def volume_compactness(

@@ -109,7 +109,7 @@ class Dofe(Method):
             logits = outputs.domain_logits
             label = soft_label(
                 sample.domain, logits.shape[1], self.settings.least_true, generator
-            ).to(logits.device)
+            ).to(logits.device, non_blocking=True)
             terms["domain"] = F.mse_loss(logits.softmax(dim=1)[0], label)
         return terms
 

@@ -34,15 +34,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.dataset import Sample
-from data.targets.contours import contour_and_ring
-from data.targets.sdm import bounding_box
+from data.targets.contours import RING_WIDTH, contour_and_ring
+from data.targets.sdm import BoxSlices, bounding_box, grow_box
 from losses.compactness import slice_compactness, volume_compactness
 from losses.segmentation import segmentation_loss
 from losses.triplet import semi_hard_triplet_loss
@@ -54,7 +54,17 @@ COMPACTNESS_MARGIN = 10  # voxels around the target that the compactness looks a
 CONTOUR, RING = 1, 0  # the two classes of embeddings
 COMPACTNESS_FORMS = ("slices", "volume")
 
-Shapes = list[tuple[int, Tensor]]  # class and pooled features (2 width,)
+
+class Shape(NamedTuple):
+    """A contour or ring, by its class.
+
+    `features`: (2 width,), pooled. `present`: bool scalar, whether it has a voxel at all; a tensor,
+    so that a GPU need not be asked.
+    """
+
+    kind: int
+    features: Tensor
+    present: Tensor
 
 
 @dataclass(frozen=True)
@@ -127,7 +137,7 @@ class Saml(Method):
         meta_train = [sample for sample in samples if sample.domain != held_out]
         meta_test = [sample for sample in samples if sample.domain == held_out]
         share = 1 / len(samples)
-        shapes: Shapes = []
+        shapes: list[Shape] = []
         for sample in meta_train:
             step.backward(step.forward(partial(self.meta_train_loss, shapes), sample), share)
         parameters = list(self.network.parameters())
@@ -141,28 +151,30 @@ class Saml(Method):
             for sample in meta_test:
                 terms = step.forward(partial(self.meta_test_loss, shapes), sample)
                 step.backward(terms, share * settings.meta_weight, share)
-        for parameter, gradient in zip(parameters, task, strict=True):
-            if gradient is not None:
-                meta = parameter.grad
-                parameter.grad = gradient if meta is None else gradient + meta
+        add_gradients(parameters, task)
         step.update()
 
-    def meta_train_loss(self, shapes: Shapes, sample: Sample, generator: torch.Generator) -> Terms:
+    def meta_train_loss(
+        self, shapes: list[Shape], sample: Sample, generator: torch.Generator
+    ) -> Terms:
         """The baseline's loss; the sample's pooled features are added to `shapes`."""
         logits, levels = self._features(sample)
         if self.uses("smooth"):
-            pooled = pool_shapes(levels, sample.mask)
-            shapes.extend((kind, features.detach()) for kind, features in pooled)
+            pooled = pool_shapes(levels, sample.mask, target_box(sample))
+            shapes.extend(shape._replace(features=shape.features.detach()) for shape in pooled)
         return {"seg": segmentation_loss([logits], sample.mask)}
 
-    def meta_test_loss(self, shapes: Shapes, sample: Sample, generator: torch.Generator) -> Terms:
+    def meta_test_loss(
+        self, shapes: Sequence[Shape], sample: Sample, generator: torch.Generator
+    ) -> Terms:
         """The baseline's loss and both terms of shape; `shapes`: of the meta-train samples."""
         logits, levels = self._features(sample)
         terms = {"seg": segmentation_loss([logits], sample.mask)}
+        own = target_box(sample) if self.uses("compact") or self.uses("smooth") else None
         if self.uses("compact"):
-            terms["compact"] = self._compactness(torch.sigmoid(logits.float()), sample)
+            terms["compact"] = self._compactness(torch.sigmoid(logits.float()), sample, own)
         if self.uses("smooth"):
-            terms["smooth"] = self._smoothness([*shapes, *pool_shapes(levels, sample.mask)])
+            terms["smooth"] = self._smoothness([*shapes, *pool_shapes(levels, sample.mask, own)])
         return terms
 
     def _features(self, sample: Sample) -> tuple[Tensor, Levels]:
@@ -170,28 +182,31 @@ class Saml(Method):
         levels = self.network.decode(stages)
         return self.network.read_out(stages, levels).logits, levels
 
-    def _compactness(self, prob: Tensor, sample: Sample) -> Tensor:
-        """Of the probability near the target; zero where the sample has none."""
-        mask = sample.mask[0, 0] > 0.5
-        box = bounding_box(mask, margin=COMPACTNESS_MARGIN)
-        if box is None:
+    def _compactness(self, prob: Tensor, sample: Sample, own: BoxSlices | None) -> Tensor:
+        """Of the probability near the target in its box `own`; zero where the sample has none."""
+        if own is None:
             return prob.flatten()[:0].sum()
-        near, scale = prob[0, 0][box], self.settings.boundary_scale
+        scale = self.settings.boundary_scale
+        z, y, x = grow_box(own, COMPACTNESS_MARGIN, sample.mask.shape[2:])
         if self.settings.compactness == "volume":
-            return volume_compactness(near, sample.spacing, boundary_scale=scale)
-        held = mask[box].flatten(1).any(dim=1)
-        return slice_compactness(near[held], sample.spacing[1:], boundary_scale=scale)
+            return volume_compactness(prob[0, 0, z, y, x], sample.spacing, boundary_scale=scale)
+        held = sample.mask[0, 0, own[0]].flatten(1).amax(dim=1) > 0.5
+        return slice_compactness(
+            prob[0, 0, own[0], y, x], sample.spacing[1:], held, boundary_scale=scale
+        )
 
-    def _smoothness(self, shapes: Shapes) -> Tensor:
+    def _smoothness(self, shapes: Sequence[Shape]) -> Tensor:
         """Triplet loss of the metric network's embeddings, in float32."""
         assert self.auxiliary is not None
         weight = next(self.auxiliary.parameters())
         if not shapes:  # no sample of this step has a target
             return weight.flatten()[:0].sum()
         with torch.autocast(weight.device.type, enabled=False):
-            embeddings = self.auxiliary(torch.stack([features for _, features in shapes]))
-        labels = torch.tensor([kind for kind, _ in shapes], device=weight.device)
-        return semi_hard_triplet_loss(embeddings, labels, self.settings.margin)
+            embeddings = self.auxiliary(torch.stack([shape.features for shape in shapes]))
+        labels = torch.tensor([shape.kind for shape in shapes])
+        labels = labels.to(weight.device, non_blocking=True)
+        present = torch.stack([shape.present for shape in shapes])
+        return semi_hard_triplet_loss(embeddings, labels, self.settings.margin, present)
 
 
 @contextmanager
@@ -207,45 +222,92 @@ def virtual_step(
     Each tensor's gradient is clipped by itself. One that is not finite moves nothing: its update
     is skipped (fp16) or ends the training.
     """
-    kept = [parameter.detach().clone() for parameter in parameters]
+    pairs = zip(parameters, gradients, strict=True)
+    given = [
+        (parameter.detach(), gradient) for parameter, gradient in pairs if gradient is not None
+    ]
+    if not given:
+        yield
+        return
+    moved = [parameter for parameter, _ in given]
+    kept = [torch.empty_like(parameter) for parameter in moved]
+    torch._foreach_copy_(kept, moved)
     try:
-        with torch.no_grad():
-            for parameter, gradient in zip(parameters, gradients, strict=True):
-                if gradient is None:
-                    continue
-                moved = gradient / scale
-                norm = torch.linalg.vector_norm(moved)
-                moved = moved * (clip_norm / norm).clamp(max=1)
-                parameter.sub_(rate * torch.where(norm.isfinite(), moved, 0.0))
+        steps = clipped([gradient for _, gradient in given], scale, clip_norm)
+        torch._foreach_sub_(moved, torch._foreach_mul(steps, rate))
         yield
     finally:
-        with torch.no_grad():
-            for parameter, value in zip(parameters, kept, strict=True):
-                parameter.copy_(value)
+        torch._foreach_copy_(moved, kept)
 
 
-def pool_shapes(levels: Levels, mask: Tensor) -> Shapes:
+def add_gradients(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None]) -> None:
+    """Add to each parameter's gradient another, of which either may be None."""
+    own, other = [], []
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if parameter.grad is None:
+            parameter.grad = gradient
+        elif gradient is not None:
+            own.append(parameter.grad)
+            other.append(gradient)
+    if own:
+        torch._foreach_add_(own, other)
+
+
+def clipped(gradients: list[Tensor], scale: float, clip_norm: float) -> list[Tensor]:
+    """Each gradient over `scale`, its norm `clip_norm` at most; zero where that is not finite.
+
+    All tensors at once, in a dozen launches on a GPU however many there are.
+    """
+    scaled = torch._foreach_div(gradients, scale)
+    norms = torch.stack(torch._foreach_norm(scaled))
+    factors = (clip_norm / norms).clamp(max=1)
+    sizes = [gradient.numel() for gradient in gradients]
+    factor, is_finite = (
+        torch.cat([value.expand(size) for value, size in zip(each, sizes, strict=True)])
+        for each in (factors, norms.isfinite())
+    )
+    flat = torch.where(is_finite, torch.cat([part.flatten() for part in scaled]) * factor, 0.0)
+    parts = zip(flat.split(sizes), gradients, strict=True)
+    return [part.view_as(gradient) for part, gradient in parts]
+
+
+def target_box(sample: Sample) -> BoxSlices | None:
+    """The smallest box that holds the sample's target; the only read of a sample from a GPU."""
+    return bounding_box(sample.mask[0, 0] > 0.5)
+
+
+def pool_shapes(levels: Levels, mask: Tensor, own: BoxSlices | None) -> list[Shape]:
     """Features of the finest two levels, averaged over the mask's contour and over its ring.
 
-    `mask`: (1, 1, z, y, x). One entry for each that is not empty. Each level's average has zero
-    mean and unit variance over its channels.
+    `mask`: (1, 1, z, y, x); `own`: its `bounding_box`, without which there is no shape. Each
+    level's average has zero mean and unit variance over its channels.
     """
-    shapes: Shapes = []
-    for kind, region in zip((CONTOUR, RING), contour_and_ring(mask[0, 0] > 0.5), strict=True):
-        if bool(region.any()):
-            means = [masked_mean(level[0], region) for level in (levels[2], levels[1])]
-            shapes.append((kind, torch.cat([F.layer_norm(m, m.shape) for m in means])))
-    return shapes
+    if own is None:
+        return []
+    regions = torch.stack(contour_and_ring(mask[0, 0] > 0.5, own=own))  # (2, z, y, x)
+    pooled = []
+    for level in (levels[2], levels[1]):
+        ratio = mask.shape[2] // level.shape[2]
+        cells = [  # of the level, that hold all of both regions
+            slice(part.start // ratio, -(-part.stop // ratio))
+            for part in grow_box(own, RING_WIDTH, mask.shape[2:])
+        ]
+        z, y, x = (slice(part.start * ratio, part.stop * ratio) for part in cells)
+        means = masked_means(level[0][:, *cells], regions[:, z, y, x])
+        pooled.append(F.layer_norm(means, means.shape[1:]))
+    features, present = torch.cat(pooled, dim=1), regions.flatten(1).any(dim=1)
+    return [Shape(kind, features[row], present[row]) for row, kind in enumerate((CONTOUR, RING))]
 
 
-def masked_mean(features: Tensor, region: Tensor) -> Tensor:
-    """Mean of `features` (c, z, y, x) over a bool `region` of as many or more voxels: (c,) float32.
+def masked_means(features: Tensor, regions: Tensor) -> Tensor:
+    """Mean of `features` (c, z, y, x) over each of the bool `regions` (r, z, y, x): (r, c) float32.
 
-    Each feature voxel counts as often as the region has voxels in it.
+    Regions have as many voxels as `features` or a multiple; each feature voxel counts as often as
+    a region has voxels in it. Zero over an empty region. A product of matrices, since a choice of
+    voxels would make a GPU wait.
     """
-    ratio = region.shape[0] // features.shape[1]
-    share = F.avg_pool3d(region[None, None].float(), ratio).flatten()
-    cells = share.nonzero().squeeze(1)
-    weights = share[cells]
-    values = features.flatten(1)[:, cells].float()  # the few that count
-    return (values * weights).sum(dim=1) / weights.sum()
+    ratio = regions.shape[1] // features.shape[1]
+    shares = F.avg_pool3d(regions[:, None].float(), ratio).flatten(1)  # (r, voxels)
+    with torch.autocast(features.device.type, enabled=False):
+        sums = shares @ features.flatten(1).float().T
+    return sums / shares.sum(dim=1, keepdim=True).clamp_min(1 / ratio**3)  # one voxel's share

@@ -9,11 +9,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from benchmarks.bench_step import SHAPE, SOURCES, configure, count_step, make_crops
-from benchmarks.counted_device import counted_device, counting
+from benchmarks.bench_step import SOURCES, configure, count_step, make_crops
+from benchmarks.counted_device import Counts, counted_device, counting
+from data.random_policy import GEOMETRIC, INTENSITY, Draw
 from engine.checkpointing import NoCheckpoints, build_state
 from engine.step import TrainingStep
+from methods import METHODS
+from utils.stages import COARSE, TUMOR_FINE
 
+SMALL, LARGE = (24, 16, 16), (32, 32, 32)  # of crops, voxels (z, y, x)
 FIELDS = ("image", "label", "mask", "sdm", "slice_labels", "positive", "negative")
 KNOWN: dict[str, Callable[[Tensor], object]] = {  # of ten numbers on the device
     "a sum": lambda x: x + 1,
@@ -24,6 +28,8 @@ KNOWN: dict[str, Callable[[Tensor], object]] = {  # of ten numbers on the device
     "a decision": lambda x: bool((x > 0).all()),
     "places": lambda x: x.nonzero(),
     "a mask": lambda x: x[x > 0],
+    "a histogram": lambda x: x.long().bincount(),
+    "a tensor of numbers": lambda x: torch.tensor([1.0, 2.0], device=x.device),
     "a fill": lambda x: x.masked_fill(x > 0, 0.0),
     "a made tensor": lambda x: torch.zeros(3, device=x.device),
     "a tensor from the host": lambda x: torch.tensor([1.0]).to(x.device),
@@ -45,11 +51,34 @@ def count_known() -> dict[str, tuple[int, int]]:
 
 
 def count_steps() -> dict[str, dict[str, dict[str, int]]]:
-    """By method and part, a step of the fine tumor stage."""
+    """By name and part, the first step of each method in the fine tumor stage, and of others."""
+    wanted = {method: (configure("tumor_fine", method), SMALL) for method in METHODS}
+    wanted["coarse"] = configure("tumor_coarse", "ours"), SMALL
+    wanted["larger"] = configure("tumor_fine", "ours"), LARGE
+    wanted["two samples"] = configure("tumor_fine", "ours", accumulate=2), SMALL
+    second = replace(TUMOR_FINE, second_channel=COARSE)
+    wanted["two channels"] = replace(wanted["ours"][0], stage=second), SMALL
+    return {name: parts(count_step(*each, before=0)) for name, each in wanted.items()}
+
+
+def parts(counts: Counts) -> dict[str, dict[str, int]]:
+    return {"launches": dict(counts.launches), "waits": dict(counts.waits)}
+
+
+def count_operations() -> dict[str, tuple[int, int]]:
+    """Launches and waits of each operation of DAM's policy."""
     found = {}
-    for method in ("bl", "ours"):
-        counts = count_step(configure("tumor_fine", method), SHAPE)
-        found[method] = {"launches": dict(counts.launches), "waits": dict(counts.waits)}
+    image, label = torch.rand(1, 1, 4, 8, 8), torch.zeros(1, 1, 4, 8, 8, dtype=torch.uint8)
+    for name in (*GEOMETRIC, *INTENSITY):
+        draw = Draw(name, 0.5, 1.0, 1, True)
+        with counting() as counts:
+            on_device = [tensor.to(counted_device()) for tensor in (image, label)]
+            counts.clear()
+            if name in GEOMETRIC:
+                GEOMETRIC[name](on_device[0], on_device[1], (2.0, 1.0, 1.0), draw)
+            else:
+                INTENSITY[name](on_device[0], draw, torch.Generator().manual_seed(0))
+        found[name] = (counts.launches.total(), counts.waits.total())
     return found
 
 
@@ -62,7 +91,7 @@ def differences() -> tuple[list[str], float]:
             state = build_state(config, device, SOURCES)
             step = TrainingStep(config, state, NoCheckpoints(), 10)  # type: ignore[arg-type]
             state.method.train()
-            (sample,) = step.take(make_crops(SHAPE), 1)
+            (sample,) = step.take(make_crops(SMALL), 1)
             made.append([getattr(sample, name).cpu() for name in FIELDS])
             state.method.training_step([sample], step)
             logged.append(step.finish())
@@ -73,5 +102,5 @@ def differences() -> tuple[list[str], float]:
 
 if __name__ == "__main__":
     other, apart = differences()
-    found = {"known": count_known(), "steps": count_steps(), "other": other, "apart": apart}
-    print(json.dumps(found))
+    found = {"known": count_known(), "steps": count_steps(), "operations": count_operations()}
+    print(json.dumps({**found, "other": other, "apart": apart}))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from math import pi
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from losses.compactness import slice_compactness, volume_compactness
@@ -86,6 +88,30 @@ def test_an_even_probability_is_finite_with_a_finite_gradient(value: float) -> N
     assert loss.isfinite()
     assert prob.grad is not None
     assert prob.grad.isfinite().all()
+
+
+def by_definition(prob: NDArray[np.float64], spacing: tuple[float, float]) -> float:
+    """L^2 / (4 pi A) of one slice (y, x), of the values and formula in words."""
+    along_y = np.diff(prob, axis=0)[:, :-1] / spacing[0]
+    along_x = np.diff(prob, axis=1)[:-1] / spacing[1]
+    pixel = spacing[0] * spacing[1]
+    length = pixel * np.sqrt(along_y**2 + along_x**2 + 1e-8).sum()
+    return float(length**2 / (4 * pi * (pixel * prob.sum() + 1e-6)))
+
+
+def test_only_the_slices_that_are_held_count() -> None:
+    rng = torch.Generator().manual_seed(0)
+    prob = torch.rand(5, 6, 9, generator=rng, requires_grad=True)
+    held = torch.tensor([True, False, True, True, False])
+    loss = slice_compactness(prob, (1.5, 0.8), held)
+    loss.backward()
+    expected = [by_definition(each.detach().double().numpy(), (1.5, 0.8)) for each in prob[held]]
+    assert float(loss) == pytest.approx(np.mean(expected), rel=1e-5)
+    torch.testing.assert_close(loss, slice_compactness(prob[held], (1.5, 0.8)))
+    assert prob.grad is not None
+    assert prob.grad[held].count_nonzero() > 0
+    assert prob.grad[~held].count_nonzero() == 0
+    assert slice_compactness(prob, (1.5, 0.8), torch.zeros(5, dtype=torch.bool)) == 0
 
 
 def test_without_slices_it_is_zero_in_the_graph() -> None:

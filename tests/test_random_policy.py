@@ -198,6 +198,15 @@ def test_a_constant_image_has_no_contrast_to_stretch(name: str, value: float) ->
     assert torch.equal(change(image, name), image)
 
 
+def test_equalization_is_by_the_histogram_to_the_bit() -> None:
+    image = random_image(3).clamp(0.2, 0.9)
+    bins = np.rint(image.numpy() * np.float32(255)).astype(int)
+    below = np.bincount(bins.ravel(), minlength=256).cumsum()
+    lowest = below[bins.min()]
+    expected = (below - lowest).astype(np.float32) / np.float32(below[-1] - lowest)
+    assert np.array_equal(change(image, "equalize").numpy(), expected[bins])
+
+
 def test_an_equalized_image_has_a_flat_histogram() -> None:
     values = change(0.2 + 0.5 * random_image() ** 1.5, "equalize").flatten()
     counts = torch.histc(values, bins=4, min=0, max=1) / len(values)

@@ -6,16 +6,28 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from data.dataset import Crop
 from data.targets.contours import contour_and_ring
+from data.targets.sdm import bounding_box
 from engine.checkpointing import State, build_state
 from methods import build_method
-from methods.saml import CONTOUR, RING, Saml, masked_mean, pool_shapes, virtual_step
+from methods.saml import (
+    CONTOUR,
+    RING,
+    Saml,
+    Shape,
+    clipped,
+    masked_means,
+    pool_shapes,
+    virtual_step,
+)
 from tests._center_pairs import (
     CPU,
     SOURCES,
@@ -65,6 +77,18 @@ def test_parameters_move_by_the_clipped_gradient_and_return_to_the_bit() -> None
         assert torch.equal(fourth, before[3])
     for parameter, value in zip((first, second, third, fourth), before, strict=True):
         assert torch.equal(parameter, value)
+
+
+@pytest.mark.parametrize("clip_norm", [0.5, 100.0])
+def test_each_gradient_is_clipped_as_by_itself_to_the_bit(clip_norm: float) -> None:
+    rng = torch.Generator().manual_seed(1)
+    given = [torch.randn(*shape, generator=rng) for shape in ((4, 3, 1), (7,), (1, 1), (6, 5))]
+    given[1][2] = float("nan")
+    for found, gradient in zip(clipped(given, 4.0, clip_norm), given, strict=True):
+        scaled = gradient / 4.0
+        norm = torch.linalg.vector_norm(scaled)
+        expected = scaled * (clip_norm / norm).clamp(max=1)
+        assert torch.equal(found, expected if norm.isfinite() else torch.zeros_like(scaled))
 
 
 def test_parameters_return_after_an_error_too() -> None:
@@ -185,8 +209,21 @@ def test_the_mean_at_stride_2_is_that_of_features_repeated_to_stride_1() -> None
     region = torch.rand(8, 12, 16, generator=rng) > 0.9
     fine = F.interpolate(coarse[None], scale_factor=2, mode="nearest")[0]
     expected = fine[:, region].mean(dim=1)
-    torch.testing.assert_close(masked_mean(coarse, region), expected)
-    torch.testing.assert_close(masked_mean(fine, region), expected)
+    torch.testing.assert_close(masked_means(coarse, region[None])[0], expected)
+    torch.testing.assert_close(masked_means(fine, region[None])[0], expected)
+
+
+def test_the_mean_over_a_region_without_voxels_is_zero_and_stops_no_gradient() -> None:
+    rng = torch.Generator().manual_seed(3)
+    features = torch.randn(5, 4, 6, 8, generator=rng, requires_grad=True)
+    regions = torch.zeros(2, 4, 6, 8, dtype=torch.bool)
+    regions[1, 1, 2, 3] = True
+    empty, one = masked_means(features, regions)
+    assert empty.count_nonzero() == 0
+    assert torch.equal(one, features[:, 1, 2, 3])
+    (empty + one).sum().backward()
+    assert features.grad is not None
+    assert torch.equal(features.grad, regions[1].float().expand_as(features))
 
 
 def test_a_shape_is_the_normalized_mean_of_both_levels_over_contour_and_ring() -> None:
@@ -196,15 +233,62 @@ def test_a_shape_is_the_normalized_mean_of_both_levels_over_contour_and_ring() -
     )
     mask = torch.zeros(1, 1, 16, 16, 16)
     mask[:, :, 4:9, 5:12, 6:11] = 1
-    (contour_kind, contour), (ring_kind, ring) = pool_shapes(levels, mask)  # type: ignore[arg-type]
-    assert (contour_kind, ring_kind) == (CONTOUR, RING)
+    own = bounding_box(mask[0, 0])
+    shapes = pool_shapes(levels, mask, own)  # type: ignore[arg-type]
+    assert [shape.kind for shape in shapes] == [CONTOUR, RING]
+    assert all(shape.present for shape in shapes)
     regions = contour_and_ring(mask[0, 0] > 0)
-    for found, region in zip((contour, ring), regions, strict=True):
+    for (_, found, _), region in zip(shapes, regions, strict=True):
         mean = levels[2][0][:, region].mean(dim=1)
         expected = (mean - mean.mean()) / mean.std(unbiased=False)
         torch.testing.assert_close(found[:8], expected, rtol=1e-3, atol=1e-3)
         assert float(found[8:].mean()) == pytest.approx(0, abs=1e-5)
-    assert pool_shapes(levels, torch.zeros_like(mask)) == []  # type: ignore[arg-type]
+    assert pool_shapes(levels, torch.zeros_like(mask), None) == []  # type: ignore[arg-type]
+    full = torch.ones_like(mask)  # has neither a contour nor a ring
+    shapes = pool_shapes(levels, full, bounding_box(full[0, 0]))  # type: ignore[arg-type]
+    assert not any(shape.present for shape in shapes)
+
+
+@pytest.mark.parametrize("form", ["slices", "volume"])
+def test_compactness_is_that_of_the_box_around_the_target_and_of_its_slices(
+    form: str, tiny_config: MakeConfig, pairs: list[list[Crop]]
+) -> None:
+    config = tiny_config("tumor_fine", method="saml", settings={"compactness": form})
+    state = build_state(config, CPU, SOURCES)
+    _, (sample, _) = begin_step(state, config, pairs[0])
+    mask = torch.zeros(40, 40, 32)
+    mask[14, 15:18, 20], mask[17, 12, 13:20] = 1, 1  # two slices between do not hold it
+    sample = replace(sample, mask=mask[None, None])
+    prob = torch.rand(mask.shape, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    found = saml(state)._compactness(prob[None, None], sample, bounding_box(mask))
+    near = prob[4:28, 2:28, 3:31].detach().double().numpy()  # 10 voxels more on each side
+    expected = compactness(near, sample.spacing, form, [10, 13])
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+    found.backward()
+    assert prob.grad is not None
+    assert prob.grad[14].count_nonzero() > 0
+
+
+def compactness(
+    near: NDArray[np.float64], spacing: tuple[float, float, float], form: str, held: list[int]
+) -> float:
+    """The definition, with the default factor of 0.01 of the boundary."""
+
+    def variation(values: NDArray[np.float64], steps: tuple[float, ...]) -> float:
+        inside = tuple(slice(0, n - 1) for n in values.shape)
+        squares = [(np.diff(values, axis=a)[_cut(inside, a)] / s) ** 2 for a, s in enumerate(steps)]
+        return 0.01 * float(np.prod(steps) * np.sqrt(sum(squares) + 1e-8).sum())
+
+    if form == "volume":
+        volume = np.prod(spacing) * near.sum() + 1e-6
+        return float(variation(near, spacing) ** 3 / (36 * np.pi * volume**2))
+    area = [np.prod(spacing[1:]) * near[z].sum() + 1e-6 for z in held]
+    lengths = [variation(near[z], spacing[1:]) for z in held]
+    return float(np.mean([s**2 / (4 * np.pi * a) for s, a in zip(lengths, area, strict=True)]))
+
+
+def _cut(inside: tuple[slice, ...], axis: int) -> tuple[slice, ...]:
+    return tuple(slice(None) if a == axis else part for a, part in enumerate(inside))
 
 
 def test_the_shape_terms_reach_the_network_and_the_metric_network(
@@ -213,10 +297,10 @@ def test_the_shape_terms_reach_the_network_and_the_metric_network(
     config = tiny_config("tumor_fine", method="saml")
     state = build_state(config, CPU, SOURCES)
     step, (first, second) = begin_step(state, config, pairs[0])
-    shapes: list[tuple[int, Tensor]] = []
+    shapes: list[Shape] = []
     step.forward(partial(saml(state).meta_train_loss, shapes), first)
-    assert [kind for kind, _ in shapes] == [CONTOUR, RING]
-    assert not any(features.requires_grad for _, features in shapes)
+    assert [shape.kind for shape in shapes] == [CONTOUR, RING]
+    assert not any(shape.features.requires_grad for shape in shapes)
     for term, reaches_metric in (("compact", False), ("smooth", True), ("seg", False)):
         for parameter in state.method.parameters():
             parameter.grad = None

@@ -64,6 +64,36 @@ def test_without_a_pair_or_another_class_it_is_zero_in_the_graph(labels: list[in
     assert loss == 0
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_those_that_are_not_present_are_in_no_triplet(seed: int) -> None:
+    """The value of the others alone, whatever the absent ones are; their gradient is zero."""
+    rng = torch.Generator().manual_seed(seed)
+    points = torch.randn(8, 3, generator=rng, requires_grad=True)
+    labels = torch.tensor([0, 1, 1, 0, 2, 1, 0, 2])
+    present = torch.tensor([True, True, False, True, True, True, True, False])
+    loss = semi_hard_triplet_loss(points, labels, 1.0, present)
+    kept = points.detach()[present]
+    expected = by_definition(kept, labels[present].tolist(), 1.0)
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+    loss.backward()
+    assert points.grad is not None
+    assert points.grad[present].count_nonzero() > 0
+    assert points.grad[~present].count_nonzero() == 0
+
+
+@pytest.mark.parametrize("present", [[True, True, False, False], [False] * 4])
+def test_where_a_class_is_not_present_it_is_zero_with_a_finite_gradient(
+    present: list[bool],
+) -> None:
+    points = torch.tensor([[0.0], [2.0], [3.0], [7.0]], requires_grad=True)
+    labels = torch.tensor([0, 0, 1, 1])
+    loss = semi_hard_triplet_loss(points, labels, 10.0, torch.tensor(present))
+    loss.backward()
+    assert loss == 0
+    assert points.grad is not None
+    assert points.grad.count_nonzero() == 0  # a NaN would count
+
+
 def test_other_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"must be \(n, c\) and labels \(n,\), not \(3, 2\)"):
         semi_hard_triplet_loss(torch.zeros(3, 2), torch.zeros(2), 1.0)

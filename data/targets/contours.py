@@ -5,21 +5,26 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from data.targets.anchors import dilate_all
-from data.targets.sdm import bounding_box
+from data.targets.sdm import BoxSlices, bounding_box, grow_box
+
+RING_WIDTH = 5
 
 
 @torch.no_grad()
-def contour_and_ring(mask: Tensor, ring_width: int = 5) -> tuple[Tensor, Tensor]:
+def contour_and_ring(
+    mask: Tensor, ring_width: int = RING_WIDTH, own: BoxSlices | None = None
+) -> tuple[Tensor, Tensor]:
     """`mask`, bool (z, y, x) -> two of the same shape: its inner contour, and what surrounds it.
 
     Contour: voxels of the mask of which one of the four neighbors in the axial slice is not in it.
     Ring: voxels outside that at most `ring_width` steps between such neighbors reach. The array's
-    edge is no contour. Without a lesion both are empty.
+    edge is no contour. Without a lesion both are empty. `own`: the mask's `bounding_box`, where it
+    is known; else it is read, from a GPU too.
     """
     contour, ring = torch.zeros_like(mask), torch.zeros_like(mask)
-    box = bounding_box(mask, margin=ring_width + 1)
-    if box is not None:
+    own = bounding_box(mask) if own is None else own
+    if own is not None:
+        box = grow_box(own, ring_width + 1, mask.shape)
         inside = mask[box]
         contour[box] = inside & _spread(~inside)
         reached = inside
@@ -31,4 +36,9 @@ def contour_and_ring(mask: Tensor, ring_width: int = 5) -> tuple[Tensor, Tensor]
 
 def _spread(mask: Tensor) -> Tensor:
     """The mask and its four neighbors in each slice, (z, y, x)."""
-    return dilate_all(mask, (1, 3, 1)) | dilate_all(mask, (1, 1, 3))
+    spread = mask.clone()
+    for axis in (1, 2):
+        kept = mask.shape[axis] - 1
+        spread.narrow(axis, 0, kept).logical_or_(mask.narrow(axis, 1, kept))
+        spread.narrow(axis, 1, kept).logical_or_(mask.narrow(axis, 0, kept))
+    return spread
