@@ -20,7 +20,7 @@ from engine.run_folders import Run
 from engine.step import TrainingStep
 from methods import METHODS, build_method, make_config
 from methods.base import Step
-from models.complexity import count_complexity
+from tests._counting import count_once
 from tests.conftest import NoFile, read_log, same, take_step, train, weights
 from utils.config import Config
 from utils.stages import STAGES, TUMOR_FINE
@@ -66,7 +66,7 @@ def cost(method: str, settings: Mapping[str, Any] | None = None) -> tuple[int, s
     """Parameters and GMACs of what predicts, at the paper's width and patches; two sources."""
     with torch.device("meta"):
         config = make_config(STAGES["tumor_fine"], method, settings, upsample="nearest")
-        counted = count_complexity(build_method(config, SOURCES).network)
+        counted = count_once(build_method(config, SOURCES).network)
     return counted.parameters, counted.gmacs
 
 
