@@ -1,6 +1,7 @@
 """Throw-away steps for the tests of `reproduce/workflow`; they import nothing heavy.
 
-As a script it runs such steps, so that a test can send it signals: FOLDER ACTION SECONDS DEVICE...
+As a script it runs such steps, so that a test can send it signals. Its arguments: FOLDER ACTION
+SECONDS GRACE DEVICE...
 """
 
 from __future__ import annotations
@@ -101,12 +102,13 @@ class Place:
 
 
 def main() -> None:
-    folder, action, seconds = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+    folder, action = Path(sys.argv[1]), sys.argv[2]
+    seconds, grace_s = float(sys.argv[3]), float(sys.argv[4])
     place = Place(folder)
     entries = [place.entry("a", action), place.entry("b", action), place.entry("c", needs=["a"])]
-    engine = Engine(seconds=seconds or None, grace_s=30.0, say=print)
+    engine = Engine(seconds=seconds or None, grace_s=grace_s, say=print)
     with only_one(folder):
-        outcome = run_steps(place.plan(entries, sys.argv[4:]), engine)
+        outcome = run_steps(place.plan(entries, sys.argv[5:]), engine)
     print(f"stopped={outcome.stopped} left={' '.join(outcome.left)}")
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from reproduce.workflow.launch import last_line
 from tests._step_actions import Place
+from utils.signals import AGAIN_S
 
 DRIVER = Path(__file__).with_name("_step_actions.py")
 PATIENCE_S = 120.0
@@ -35,9 +36,12 @@ def driver(place: Place) -> Iterator[subprocess.Popen[str]]:
     process.wait()
 
 
-def start(place: Place, action: str, seconds: float = 0.0) -> subprocess.Popen[str]:
+def start(
+    place: Place, action: str, seconds: float = 0.0, grace_s: float = 30.0
+) -> subprocess.Popen[str]:
+    numbers = str(seconds), str(grace_s)
     return subprocess.Popen(
-        [sys.executable, str(DRIVER), str(place.folder), action, str(seconds), "cuda:0", "cuda:1"],
+        [sys.executable, str(DRIVER), str(place.folder), action, *numbers, "cuda:0", "cuda:1"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -98,6 +102,19 @@ def test_steps_run_once_behind_what_they_need_and_keep_what_they_print(place: Pl
     assert (place.folder / ".snakemake").is_dir()
     assert place.run(entries).done == ["c", "a+1[x]", "b"]  # asked again, they run again
     assert len(place.noted("end")) == 6
+
+
+def test_slurm_is_asked_for_nothing_where_the_steps_run_here(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, tool = place.folder / "asked.txt", place.folder / "bin" / "scontrol"
+    tool.parent.mkdir()
+    tool.write_text(f'#!/bin/sh\necho "$SLURM_CONF" >> {asked}\nexit 1\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_CONF", "a cluster's")
+    assert place.run([place.entry("a")]).done == ["a"]
+    assert set(asked.read_text().split()) == {os.devnull}
 
 
 def test_two_gpus_get_one_step_each_at_a_time(place: Place) -> None:
@@ -164,7 +181,7 @@ def test_a_signal_lets_the_running_steps_save(
 
 
 def test_the_end_of_the_time_lets_the_running_steps_save(place: Place) -> None:
-    process = start(place, "save_and_exit", seconds=15.0)
+    process = start(place, "save_and_exit", seconds=8.0)
     text, _ = process.communicate(timeout=PATIENCE_S)
     assert "stopped=time left=a b c" in text
     assert sorted(place.noted("saved")) == sorted(place.noted("begin")) == ["a", "b"]
@@ -219,11 +236,20 @@ def test_a_second_call_is_refused_while_one_is_at_work(
 
 
 def test_steps_that_do_not_end_are_killed_after_the_grace(place: Place) -> None:
-    process = start(place, "never_exit")
+    process = start(place, "never_exit", grace_s=1.0)
     wait_until_begun(place, process)
     process.send_signal(signal.SIGTERM)
-    time.sleep(0.5)
-    process.send_signal(signal.SIGTERM)  # a second one: at once
+    text, _ = process.communicate(timeout=PATIENCE_S)
+    assert "stopped=SIGTERM left=a b c" in text
+    assert not any(map(is_alive, step_pids(place)))
+
+
+def test_a_second_signal_kills_steps_that_do_not_end_at_once(place: Place) -> None:
+    process = start(place, "never_exit", grace_s=10 * PATIENCE_S)
+    wait_until_begun(place, process)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(AGAIN_S + 0.5)  # one so soon after another is the same one
+    process.send_signal(signal.SIGTERM)
     text, _ = process.communicate(timeout=PATIENCE_S)
     assert "stopped=SIGTERM left=a b c" in text
     assert not any(map(is_alive, step_pids(place)))

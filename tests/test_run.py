@@ -302,7 +302,7 @@ def test_a_second_call_is_refused_and_a_killed_one_resumes_until_its_minutes_are
     process.kill()
     process.communicate()
     killed_at = place.saved_step(COARSE)
-    status, text = call(place, *endless, "--minutes", "0.4")
+    status, text = call(place, *endless, "--minutes", "0.25")
     assert status == 0, text
     assert "the time is over" in text
     assert "4 left. The same command resumes:\n  python reproduce/run.py --what table2" in text
