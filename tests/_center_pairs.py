@@ -113,18 +113,14 @@ def assert_equal_runs(whole: Run, resumed: Run) -> None:
 def assert_near_in_16_bits(method: str, make_config_: MakeConfig, folder: Path) -> None:
     """Terms of a run in bf16 within 5 % (or 0.02) of those in fp32; in fp16 of the first step.
 
-    After it the loss scale of fp16 may have skipped updates.
+    After it the loss scale of fp16 may have skipped updates: one epoch of that is enough.
     """
-    logs = {
-        precision: read_log(
-            train(
-                make_config_(
-                    method=method, precision=precision, epochs=2, checkpoints=folder / precision
-                )
-            )
+    logs = {}
+    for precision, epochs in {"fp32": 2, "bf16": 2, "fp16": 1}.items():
+        config = make_config_(
+            method=method, precision=precision, epochs=epochs, checkpoints=folder / precision
         )
-        for precision in ("fp32", "bf16", "fp16")
-    }
+        logs[precision] = read_log(train(config))
     for precision, rows in (("bf16", logs["bf16"]), ("fp16", logs["fp16"][:1])):
         for row, full in zip(rows, logs["fp32"], strict=precision == "bf16"):
             for term in METHODS[method].terms:
