@@ -46,8 +46,9 @@ torch.set_num_threads(1)  # as the subprocesses: a sum's order depends on the nu
 
 # The files that take longest begin first, so that no process is left alone with one at the end.
 LONGEST = (
-    *("test_run", "test_nnunet_training", "test_training_processes", "test_launch", "test_slurm"),
-    *("test_export_dataset", "test_bundle", "test_method_costs", "test_export", "test_methods"),
+    *("test_nnunet_training", "test_run", "test_training_processes", "test_slurm", "test_launch"),
+    *("test_training_signals", "test_bundle", "test_methods", "test_export", "test_dofe"),
+    *("test_mixstyle", "test_method_costs", "test_export_dataset", "test_report_browser"),
 )
 
 

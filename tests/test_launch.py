@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from reproduce.workflow.launch import last_line
-from tests._step_actions import Place
+from tests._step_actions import Clock, Place
 from utils.signals import AGAIN_S
 
 DRIVER = Path(__file__).with_name("_step_actions.py")
@@ -36,12 +36,10 @@ def driver(place: Place) -> Iterator[subprocess.Popen[str]]:
     process.wait()
 
 
-def start(
-    place: Place, action: str, seconds: float = 0.0, grace_s: float = 30.0
-) -> subprocess.Popen[str]:
-    numbers = str(seconds), str(grace_s)
+def start(place: Place, action: str, grace_s: float = 30.0) -> subprocess.Popen[str]:
+    words = (str(place.folder), action, str(grace_s), "cuda:0", "cuda:1")
     return subprocess.Popen(
-        [sys.executable, str(DRIVER), str(place.folder), action, *numbers, "cuda:0", "cuda:1"],
+        [sys.executable, str(DRIVER), *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -180,10 +178,15 @@ def test_a_signal_lets_the_running_steps_save(
     assert not any(map(is_alive, step_pids(place)))
 
 
-def test_the_end_of_the_time_lets_the_running_steps_save(place: Place) -> None:
-    process = start(place, "save_and_exit", seconds=8.0)
-    text, _ = process.communicate(timeout=PATIENCE_S)
-    assert "stopped=time left=a b c" in text
+def test_the_end_of_the_time_lets_the_running_steps_save(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(lambda: len(place.noted("begin")) == 2)
+    monkeypatch.setattr("reproduce.workflow.launch.time", clock)
+    entries = [place.entry(name, "save_and_exit") for name in "ab"]
+    entries.append(place.entry("c", needs=["a"]))
+    outcome = place.run(entries, "cuda:0", "cuda:1", seconds=3600.0)
+    assert (outcome.stopped, outcome.left) == ("time", ["a", "b", "c"])
     assert sorted(place.noted("saved")) == sorted(place.noted("begin")) == ["a", "b"]
 
 

@@ -25,6 +25,7 @@ from reproduce.experiments.request import Request, collect_cells, parse_request
 from reproduce.experiments.workload import loads_of
 from reproduce.workflow.actions import entries_of
 from reproduce.workflow.launch import Outcome
+from reproduce.workflow.processes import no_step_runs
 from reproduce.workflow.run_request import (
     EXIT,
     estimate,
@@ -34,6 +35,7 @@ from reproduce.workflow.run_request import (
     show_outcome,
     step_device,
 )
+from tests._step_actions import Clock
 from tests.conftest import write_tiny_centers
 from utils.config import StoppedError
 from utils.scripts import run_script
@@ -290,7 +292,7 @@ def test_a_table_resumes_after_sigterm_and_is_filled_once(
 
 @pytest.mark.slow
 def test_a_second_call_is_refused_and_a_killed_one_resumes_until_its_minutes_are_over(
-    tmp_path: Path, speeds: Path, call: Call
+    tmp_path: Path, speeds: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = Place(tmp_path, speeds)
     endless = ("--stage-options", "pancreas_coarse=--epochs 100000")
@@ -301,8 +303,11 @@ def test_a_second_call_is_refused_and_a_killed_one_resumes_until_its_minutes_are
     assert "another reproduce/run.py is at work here" in text
     process.kill()
     process.communicate()
+    assert no_step_runs(place.out, PATIENCE_S)  # it saves, and may have taken a step more
     killed_at = place.saved_step(COARSE)
-    status, text = call(place, *endless, "--minutes", "0.25")
+    clock = Clock(lambda: place.saved_step(COARSE) > killed_at)
+    monkeypatch.setattr("reproduce.workflow.launch.time", clock)
+    status, text = call(place, *endless, "--minutes", "60")
     assert status == 0, text
     assert "the time is over" in text
     assert "4 left. The same command resumes:\n  python reproduce/run.py --what table2" in text
