@@ -1,6 +1,7 @@
 """Table VI: parameters and multiply-accumulates."""
 
 import csv
+from typing import Any
 
 import pytest
 import torch
@@ -72,6 +73,7 @@ def test_a_structure_tells_networks_apart_that_may_cost_another_number() -> None
     class Other(ResidualEncoderDecoder):
         """Its forward pass may do anything."""
 
+    changes: tuple[dict[str, Any], ...]
     changes = ({"width": 16}, {"upsample": "trilinear"}, {"slices": False})
     with torch.device("meta"):
         one, same = (ResidualEncoderDecoder(width=8, upsample="nearest") for _ in range(2))
