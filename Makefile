@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 TEST_PROCESSES ?= 2
+MADE := $(VENV)/made
 INSTALLED := $(VENV)/installed
 INSTALLED_DEV := $(VENV)/installed-dev
 
@@ -14,10 +15,9 @@ demo: install
 test: install-dev
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
-	$(MAKE) --no-print-directory --jobs 2 types units
-	$(MAKE) --no-print-directory quick-demo
+	$(MAKE) --no-print-directory --jobs 2 types units quick-demo
 
-# Side by side: mypy is one process, and so is the end of the tests.
+# Beside the tests, which wait at times: mypy, then the demo.
 types: install-dev
 	$(RUN) -m mypy .
 
@@ -36,18 +36,24 @@ install: $(INSTALLED)
 
 install-dev: $(INSTALLED_DEV)
 
+# Python compiles what is imported, at its first import; pip would compile every file of every package.
+PIP_INSTALL := $(RUN) -m pip install --quiet --no-compile
+
 # Each is made again only when its requirements change.
-$(INSTALLED): requirements.txt
-	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.11')"
-	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --requirement requirements.txt
+$(INSTALLED): requirements.txt | $(MADE)
+	$(PIP_INSTALL) --requirement requirements.txt
 	touch $(INSTALLED)
 
-# What requirements-dev.txt includes.
+# What requirements-dev.txt includes, requirements.txt among it.
 OPTIONAL := requirements-dicom.txt requirements-export.txt requirements-nnunet.txt
-$(INSTALLED_DEV): requirements-dev.txt $(OPTIONAL) $(INSTALLED)
-	$(RUN) -m pip install --quiet --requirement requirements-dev.txt
-	touch $(INSTALLED_DEV)
+$(INSTALLED_DEV): requirements-dev.txt requirements.txt $(OPTIONAL) | $(MADE)
+	$(PIP_INSTALL) --requirement requirements-dev.txt
+	touch $(INSTALLED) $(INSTALLED_DEV)
+
+$(MADE):
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.11')"
+	$(PYTHON) -m venv $(VENV)
+	touch $(MADE)
 
 format: install-dev
 	$(RUN) -m ruff format .

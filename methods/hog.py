@@ -36,7 +36,7 @@ from losses.descriptor import descriptor_loss
 from methods.base import Method, MethodSettings, Terms
 from models.backbone import ResidualEncoderDecoder
 from models.capture import captured
-from models.layers import SameConv3d, head_std, voxel_head
+from models.layers import SameConv3d, draw_weights, head_std, voxel_head
 from utils.settings import NOT_NEGATIVE, Range, setting
 
 HIDDEN = 4  # channels between the head's convolutions
@@ -69,7 +69,7 @@ class DescriptorHead(nn.Module):
         self.conv1 = SameConv3d(channels, HIDDEN, 3)
         self.conv2 = SameConv3d(HIDDEN, orientations, 3)
         self.shortcut = voxel_head(channels, orientations)
-        nn.init.normal_(self.conv1.weight, std=head_std(channels) / math.sqrt(27))
+        draw_weights(self.conv1.weight, head_std(channels) / math.sqrt(27))
 
     def forward(self, feature: Tensor) -> Tensor:
         dense = self.conv2(self.conv1(feature).relu()) + self.shortcut(feature)

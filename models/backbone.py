@@ -20,6 +20,7 @@ from models.layers import (
     Upsample,
     WSConv3d,
     conv3d,
+    draw_weights,
     head_std,
 )
 from models.recompute import TOGETHER, Recompute, has_hooks, run_level
@@ -125,7 +126,7 @@ class ResidualEncoderDecoder(nn.Module):
         """Start the voxel heads with outputs of about unit size, so that no tanh is saturated."""
         for head in (self.segmentation_head, self.distance_head):
             if head is not None:
-                nn.init.normal_(head.weight, std=head_std(self.width))
+                draw_weights(head.weight, head_std(self.width))
 
     def take_channels(self, channels: int) -> ResidualEncoderDecoder:
         """The network with so many input channels, its first convolution new; itself for 1."""

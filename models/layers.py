@@ -54,7 +54,7 @@ class WSConv3d(nn.Module):
         self.stride = (stride,) * 3
         self.padding = (dilation * (kernel_size // 2),) * 3
         self.dilation = (dilation,) * 3
-        nn.init.kaiming_normal_(self.weight)
+        draw_weights(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         weight = standardize_weight(self.weight)
@@ -257,6 +257,20 @@ class SameConv3d(nn.Conv3d):
         return conv3d(x, self.weight, self.bias, padding=tuple(sides))
 
 
+def draw_weights(weight: Tensor, std: float | None = None) -> None:
+    """Draw from a normal distribution of this deviation, or of He's for a convolution, in place.
+
+    A tensor on "meta" has no values to draw. PyTorch would load its compiler for one, which takes
+    as long as loading PyTorch, in processes that only check settings.
+    """
+    if weight.is_meta:
+        return
+    if std is None:
+        nn.init.kaiming_normal_(weight)
+    else:
+        nn.init.normal_(weight, std=std)
+
+
 def head_std(channels: int) -> float:
     """Deviation of the weights of a 1x1x1 head whose outputs begin at about unit size.
 
@@ -269,5 +283,5 @@ def head_std(channels: int) -> float:
 def voxel_head(channels: int, channels_out: int = 1) -> SameConv3d:
     """A 1x1x1 convolution on the decoder's features whose outputs begin at about unit size."""
     head = SameConv3d(channels, channels_out)
-    nn.init.normal_(head.weight, std=head_std(channels))
+    draw_weights(head.weight, head_std(channels))
     return head

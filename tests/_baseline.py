@@ -17,7 +17,7 @@ from data.prepare.prepared_case import PreparedCase
 from engine.checkpointing import State, build_state, load_checkpoint
 from methods import METHODS, Method, build_method, make_config
 from methods.base import Step
-from models.complexity import count_complexity
+from tests._counting import count_once
 from tests.conftest import SPACING, make_tiny_case, read_log, take_step, train, weights
 from utils.config import Config
 from utils.stages import STAGES, TUMOR_FINE, Stage
@@ -92,7 +92,7 @@ def costs(method: str) -> set[tuple[int, str]]:
     found = set()
     with torch.device("meta"):
         for stage in STAGES.values():
-            counted = count_complexity(
+            counted = count_once(
                 build_method(make_config(stage, method, upsample="nearest"), SOURCES).network
             )
             found.add((counted.parameters, counted.gmacs))

@@ -1,6 +1,6 @@
 """Throw-away steps for the tests of `reproduce/workflow`; they import nothing heavy.
 
-As a script it runs such steps, so that a test can send it signals: FOLDER ACTION SECONDS DEVICE...
+As a script it runs such steps, so that a test can send it signals: FOLDER ACTION GRACE DEVICE...
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,23 @@ def _note(request: dict[str, Any], word: str, device: str) -> None:
         handle.write(line)
 
 
+class Clock:
+    """Stands for `time` in `launch`: two hours later from the moment that something has happened.
+
+    So the end of the time comes behind it, however busy the machine is; after five minutes without
+    it the time ends too, and with it the test.
+    """
+
+    def __init__(self, happened: Callable[[], bool]) -> None:
+        self.happened, self.later_s, self.began = happened, 0.0, time.monotonic()
+
+    def monotonic(self) -> float:
+        over = time.monotonic() - self.began > 300.0
+        if not self.later_s and (over or self.happened()):
+            self.later_s = 7200.0
+        return time.monotonic() + self.later_s
+
+
 class Place:
     """A folder for throw-away steps, and what they leave there."""
 
@@ -101,10 +118,10 @@ class Place:
 
 
 def main() -> None:
-    folder, action, seconds = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+    folder, action, grace_s = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
     place = Place(folder)
     entries = [place.entry("a", action), place.entry("b", action), place.entry("c", needs=["a"])]
-    engine = Engine(seconds=seconds or None, grace_s=30.0, say=print)
+    engine = Engine(grace_s=grace_s, say=print)
     with only_one(folder):
         outcome = run_steps(place.plan(entries, sys.argv[4:]), engine)
     print(f"stopped={outcome.stopped} left={' '.join(outcome.left)}")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import os
+import runpy
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,6 +35,7 @@ from utils.stages import STAGES, Stage
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPE, SPACING = (24, 32, 40), (3.0, 1.5, 1.5)  # voxels and mm, (z, y, x)
+RunScript = Callable[..., tuple[int, str]]
 CASES = {"A": 2, "B": 1, "C": 2, "N": 1}  # cases of each center; N has no lesions
 
 for number in (signal.SIGINT, signal.SIGHUP):  # ignored in a background job, and by its children
@@ -43,8 +46,9 @@ torch.set_num_threads(1)  # as the subprocesses: a sum's order depends on the nu
 
 # The files that take longest begin first, so that no process is left alone with one at the end.
 LONGEST = (
-    *("test_run", "test_nnunet_training", "test_training_processes", "test_launch", "test_slurm"),
-    *("test_export_dataset", "test_bundle", "test_method_costs", "test_export", "test_methods"),
+    *("test_nnunet_training", "test_run", "test_training_processes", "test_slurm", "test_launch"),
+    *("test_training_signals", "test_bundle", "test_methods", "test_export", "test_dofe"),
+    *("test_mixstyle", "test_method_costs", "test_export_dataset", "test_report_browser"),
 )
 
 
@@ -158,6 +162,22 @@ def start_script(script: str, *args: str, processes: int = 1) -> subprocess.Pope
         encoding="utf-8",  # whatever the locale: messages of PyTorch hold more than ASCII
         errors="replace",
     )
+
+
+@pytest.fixture
+def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> RunScript:
+    """Run a script in this process: its exit status, and what it wrote to stderr."""
+
+    def run_script(script: str | Path, words: Sequence[str]) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", [str(script), *words])
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            runpy.run_path(str(script), run_name="__main__")
+        code: Any = caught.value.code
+        return int(code), capsys.readouterr().err
+
+    return run_script
 
 
 def train(config: Config) -> Run:

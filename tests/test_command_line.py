@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import fields, replace
 from itertools import chain
 from pathlib import Path
@@ -13,14 +11,9 @@ import pytest
 
 from engine.command_line import config_arguments, parse_config, parse_evaluation, run_script
 from methods import METHODS, config_from_plain, make_config, method_names, read_config
-from tests.conftest import ROOT
 from utils.config import Config, check_config
 from utils.settings import flatten, option_name, setting_names, to_plain
 from utils.stages import STAGES, TUMOR_COARSE, TUMOR_FINE, Stage, stage_named
-
-SCRIPTS = sorted(ROOT.glob("train_*/train_sh_*.py")) + sorted(
-    ROOT.glob("evaluate_*/evaluate_sh_*.py")
-)
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
@@ -322,19 +315,3 @@ def test_the_help_of_a_train_script_tells_default_and_source_of_every_setting(
     assert f"default: {stage.epochs};" in shown
     assert f"method {method}:" in shown
     assert f"--method {{{','.join(method_names())}}}" in shown
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
-def test_a_script_explains_itself_from_another_folder(script: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(script), "--help"], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert "default:" in done.stdout
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_there_is_a_train_and_an_evaluate_script_for_each_stage() -> None:
-    stems = {path.stem for path in SCRIPTS}
-    assert stems == {f"{kind}_sh_{name}" for kind in ("train", "evaluate") for name in STAGES}

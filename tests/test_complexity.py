@@ -1,6 +1,7 @@
 """Table VI: parameters and multiply-accumulates."""
 
 import csv
+from typing import Any
 
 import pytest
 import torch
@@ -9,13 +10,14 @@ from torch import Tensor, nn
 from benchmarks.bench_complexity import ROWS, TABLE6, Row, main
 from models.backbone import ResidualEncoderDecoder
 from models.complexity import count_complexity
+from tests._counting import count_once, structure
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.heads)
 def test_parameters_and_multiply_accumulates_are_those_of_table_vi(row: Row) -> None:
     with torch.device("meta"):
         network = ResidualEncoderDecoder(upsample="nearest", **row.settings)
-    found = count_complexity(network)
+    found = count_once(network)
     assert (found.parameters, found.gmacs) == (row.parameters, row.gmacs)
 
 
@@ -67,6 +69,27 @@ def test_counting_by_shapes_equals_counting_a_network_that_runs() -> None:
         assert run.total() == counted.macs
 
 
+def test_a_structure_tells_networks_apart_that_may_cost_another_number() -> None:
+    class Other(ResidualEncoderDecoder):
+        """Its forward pass may do anything."""
+
+    changes: tuple[dict[str, Any], ...]
+    changes = ({"width": 16}, {"upsample": "trilinear"}, {"slices": False})
+    with torch.device("meta"):
+        one, same = (ResidualEncoderDecoder(width=8, upsample="nearest") for _ in range(2))
+        others = [
+            ResidualEncoderDecoder(**{"width": 8, "upsample": "nearest", **change})
+            for change in changes
+        ]
+        others.append(Other(width=8, upsample="nearest"))
+        convolutions = [nn.Conv3d(1, 2, 3, stride=stride) for stride in (1, 2)]
+    assert structure(one) == structure(same)
+    networks = [one, *others, *convolutions]
+    assert len({structure(network) for network in networks}) == len(networks)
+    assert count_once(one, [(8, 16, 24)]) == count_once(same, [(8, 16, 24)])
+    assert count_once(same, [(8, 16, 24)]) == count_complexity(one, [(8, 16, 24)])
+
+
 def test_what_is_trained_apart_from_the_network_is_not_counted() -> None:
     # A method's auxiliary part (a metric network, a domain code) is no part of what predicts.
     with torch.device("meta"):
@@ -93,8 +116,9 @@ def test_counting_leaves_convolutions_on_the_meta_device_as_they_were() -> None:
 
 
 def test_the_benchmark_prints_every_figure_and_ends_well(
-    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr("benchmarks.bench_complexity.count_complexity", count_once)
     assert main([]) == 0
     printed = capsys.readouterr().out
     assert "DIFFERS" not in printed

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -35,7 +33,6 @@ from tests._figure_fixtures import (
 from tests._table_fixtures import TIME
 
 pytest_plugins = ["tests._figure_plugin"]
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_a_picture_is_of_print_size_at_300_dpi_and_the_same_twice(tmp_path: Path) -> None:
@@ -127,15 +124,3 @@ def test_what_is_missing_ends_the_script_with_one_message_and_status_2(
         figure.main(["--centers", str(picture_centers), "--targets", "C", "--experiment", "mine"])
     assert left.value.code == 2
     assert capsys.readouterr().err.startswith("error: no tumor")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["figure5", "figure6", "figure7", "figure8"])
-def test_the_scripts_explain_themselves_from_another_folder(name: str, tmp_path: Path) -> None:
-    script = ROOT / "reproduce" / f"{name}.py"
-    done = subprocess.run(
-        [sys.executable, script, "--help"], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(f"usage: {name}.py")
-    assert list(tmp_path.iterdir()) == []

@@ -14,7 +14,6 @@ from engine.command_line import parse_config
 from methods import build_method, make_config
 from methods.hog import HOG
 from models.capture import captured
-from models.complexity import count_complexity
 from tests._baseline import (
     BASELINE_COST,
     costs,
@@ -23,6 +22,7 @@ from tests._baseline import (
     sample_of,
     train_steps,
 )
+from tests._counting import count_once
 from tests._gradients import has_gradient
 from tests.conftest import same
 from utils.config import Config
@@ -132,7 +132,7 @@ def test_it_costs_what_the_baseline_costs_and_table_vi_counts_its_head() -> None
     assert costs("hog") == BASELINE_COST
     with torch.device("meta"):
         method = make_hog(make_config(TUMOR_FINE, "hog", upsample="nearest"))
-        counted = count_complexity(WithHead(method))
+        counted = count_once(WithHead(method))
     assert (counted.parameters, counted.gmacs) == (18_957_825 + 4_738, "962.85")
 
 

@@ -19,8 +19,8 @@ from methods import build_method, make_config
 from methods.lanet_style import LanetStyle
 from models.backbone import ResidualEncoderDecoder
 from models.capture import captured
-from models.complexity import count_complexity
 from tests._baseline import CPU, SOURCES, costs, make_crops, network_weights, sample_of, train_steps
+from tests._counting import count_once
 from tests._gradients import has_gradient
 from tests.conftest import gradient_of, same
 from utils.config import Config
@@ -178,7 +178,7 @@ def test_its_cost_and_table_vis_which_counts_the_heads_that_only_train() -> None
     assert costs(NAME) == {(18_957_825 + 3_232, "957.91")}
     with torch.device("meta"):
         method = make_lanet(make_config(TUMOR_FINE, NAME, upsample="nearest"))
-        counted = count_complexity(WithHeads(method))
+        counted = count_once(WithHeads(method))
     assert (counted.parameters, counted.gmacs) == (18_957_825 + 3_298, "958.14")
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from reproduce.workflow.launch import last_line
-from tests._step_actions import Place
+from tests._step_actions import Clock, Place
+from utils.signals import AGAIN_S
 
 DRIVER = Path(__file__).with_name("_step_actions.py")
 PATIENCE_S = 120.0
@@ -35,9 +36,10 @@ def driver(place: Place) -> Iterator[subprocess.Popen[str]]:
     process.wait()
 
 
-def start(place: Place, action: str, seconds: float = 0.0) -> subprocess.Popen[str]:
+def start(place: Place, action: str, grace_s: float = 30.0) -> subprocess.Popen[str]:
+    words = (str(place.folder), action, str(grace_s), "cuda:0", "cuda:1")
     return subprocess.Popen(
-        [sys.executable, str(DRIVER), str(place.folder), action, str(seconds), "cuda:0", "cuda:1"],
+        [sys.executable, str(DRIVER), *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -98,6 +100,19 @@ def test_steps_run_once_behind_what_they_need_and_keep_what_they_print(place: Pl
     assert (place.folder / ".snakemake").is_dir()
     assert place.run(entries).done == ["c", "a+1[x]", "b"]  # asked again, they run again
     assert len(place.noted("end")) == 6
+
+
+def test_slurm_is_asked_for_nothing_where_the_steps_run_here(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, tool = place.folder / "asked.txt", place.folder / "bin" / "scontrol"
+    tool.parent.mkdir()
+    tool.write_text(f'#!/bin/sh\necho "$SLURM_CONF" >> {asked}\nexit 1\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_CONF", "a cluster's")
+    assert place.run([place.entry("a")]).done == ["a"]
+    assert set(asked.read_text().split()) == {os.devnull}
 
 
 def test_two_gpus_get_one_step_each_at_a_time(place: Place) -> None:
@@ -163,10 +178,15 @@ def test_a_signal_lets_the_running_steps_save(
     assert not any(map(is_alive, step_pids(place)))
 
 
-def test_the_end_of_the_time_lets_the_running_steps_save(place: Place) -> None:
-    process = start(place, "save_and_exit", seconds=15.0)
-    text, _ = process.communicate(timeout=PATIENCE_S)
-    assert "stopped=time left=a b c" in text
+def test_the_end_of_the_time_lets_the_running_steps_save(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(lambda: len(place.noted("begin")) == 2)
+    monkeypatch.setattr("reproduce.workflow.launch.time", clock)
+    entries = [place.entry(name, "save_and_exit") for name in "ab"]
+    entries.append(place.entry("c", needs=["a"]))
+    outcome = place.run(entries, "cuda:0", "cuda:1", seconds=3600.0)
+    assert (outcome.stopped, outcome.left) == ("time", ["a", "b", "c"])
     assert sorted(place.noted("saved")) == sorted(place.noted("begin")) == ["a", "b"]
 
 
@@ -219,11 +239,20 @@ def test_a_second_call_is_refused_while_one_is_at_work(
 
 
 def test_steps_that_do_not_end_are_killed_after_the_grace(place: Place) -> None:
-    process = start(place, "never_exit")
+    process = start(place, "never_exit", grace_s=1.0)
     wait_until_begun(place, process)
     process.send_signal(signal.SIGTERM)
-    time.sleep(0.5)
-    process.send_signal(signal.SIGTERM)  # a second one: at once
+    text, _ = process.communicate(timeout=PATIENCE_S)
+    assert "stopped=SIGTERM left=a b c" in text
+    assert not any(map(is_alive, step_pids(place)))
+
+
+def test_a_second_signal_kills_steps_that_do_not_end_at_once(place: Place) -> None:
+    process = start(place, "never_exit", grace_s=10 * PATIENCE_S)
+    wait_until_begun(place, process)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(AGAIN_S + 0.5)  # one so soon after another is the same one
+    process.send_signal(signal.SIGTERM)
     text, _ = process.communicate(timeout=PATIENCE_S)
     assert "stopped=SIGTERM left=a b c" in text
     assert not any(map(is_alive, step_pids(place)))

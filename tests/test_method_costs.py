@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from methods import EXTERNAL, METHODS
-from models.complexity import count_complexity
 from reproduce.analysis import method_costs
 from reproduce.analysis.compare import read_paper
 from reproduce.analysis.method_costs import (
@@ -19,7 +18,7 @@ from reproduce.analysis.method_costs import (
     write_costs,
 )
 from reproduce.analysis.paper_tables import EXTRA_METHODS, ROW_NAMES, TABLE6, TABLE6_METHODS
-from reproduce.analysis.rows import Network
+from tests._counting import count_once
 
 
 def test_every_method_of_the_list_is_in_the_file() -> None:
@@ -63,29 +62,10 @@ def test_passes_are_what_each_method_says_it_runs() -> None:
     assert several == {**two, "randconv": (6, 3)}
 
 
-@pytest.fixture
-def networks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Networks are told apart by their structure, and each is counted once; their stages."""
-    counted: list[str] = []
-    known: dict[tuple[str, str], Network] = {}
-
-    def count(network, stage):  # type: ignore[no-untyped-def]
-        key = (repr(network), stage)
-        if key not in known:
-            counted.append(stage)
-            found = count_complexity(network, [method_costs.COUNTED_AT[stage]])
-            known[key] = Network(found.parameters, found.macs)
-        return known[key]
-
-    monkeypatch.setattr(method_costs, "count_stage", count)
-    return counted
-
-
 @pytest.mark.slow
-def test_the_file_says_what_counting_gives(
-    networks: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """All networks; the passes of those whose steps are alike, in two steps."""
+def test_the_file_says_what_counting_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All networks, a structure once; the passes of those whose steps are alike, in two steps."""
+    monkeypatch.setattr(method_costs, "count_complexity", count_once)
     real = method_costs.count_passes
     monkeypatch.setattr(method_costs, "count_passes", lambda method: real(method, 2, 2))
     for method, said in read_costs().items():
@@ -93,7 +73,6 @@ def test_the_file_says_what_counting_gives(
         assert (counted.parameters, counted.macs) == (said.parameters, said.macs), method
         if said.steps == 8:
             assert (counted.forwards, counted.backwards) == (said.forwards, said.backwards), method
-    assert len(networks) < 2 * len(METHODS)
 
 
 def test_a_method_that_the_file_lacks_is_counted(

@@ -19,7 +19,7 @@ from engine.checkpointing import State, build_state
 from methods import METHODS, build_method, config_from_plain, make_config, read_config
 from methods.base import Method, MethodSettings, check_weights
 from methods.bl import Baseline
-from models.complexity import count_complexity
+from tests._counting import count_once
 from tests.conftest import take_step
 from utils.config import Config
 from utils.settings import to_plain
@@ -235,7 +235,7 @@ def test_the_baseline_overrides_nothing_and_has_the_network_of_table_vi() -> Non
         for stage in STAGES.values():
             config = make_config(stage, "bl", upsample="nearest")
             method = build_method(config)
-            counted = count_complexity(method.network)
+            counted = count_once(method.network)
             assert counted.parameters == 18_957_825
             assert counted.gmacs == "945.23"
 

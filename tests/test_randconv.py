@@ -14,7 +14,6 @@ from losses.segmentation import segmentation_loss
 from methods import build_method, make_config
 from methods.randconv import RandConv
 from models.backbone import ResidualEncoderDecoder
-from models.complexity import count_complexity
 from tests._baseline import (
     BASELINE_COST,
     costs,
@@ -23,6 +22,7 @@ from tests._baseline import (
     sample_of,
     train_steps,
 )
+from tests._counting import count_once
 from tests.conftest import same
 from utils.config import Config
 from utils.stages import TUMOR_FINE
@@ -143,5 +143,5 @@ def test_bf16_and_fp32_agree(tiny_config: MakeConfig, tiny_prepared: Prepared) -
 def test_it_costs_the_baseline_and_table_vi_counts_two_heads_of_ours() -> None:
     assert costs("randconv") == BASELINE_COST
     with torch.device("meta"):
-        counted = count_complexity(ResidualEncoderDecoder(slices=False, upsample="nearest"))
+        counted = count_once(ResidualEncoderDecoder(slices=False, upsample="nearest"))
     assert counted.gmacs == "945.41"

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,16 +25,20 @@ from reproduce.experiments.request import Request, collect_cells, parse_request
 from reproduce.experiments.workload import loads_of
 from reproduce.workflow.actions import entries_of
 from reproduce.workflow.launch import Outcome
+from reproduce.workflow.processes import no_step_runs
 from reproduce.workflow.run_request import (
     EXIT,
     estimate,
+    main,
     run,
     share_processors,
     show_outcome,
     step_device,
 )
+from tests._step_actions import Clock
 from tests.conftest import write_tiny_centers
 from utils.config import StoppedError
+from utils.scripts import run_script
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE_S = 300.0
@@ -140,8 +147,12 @@ def test_what_a_cluster_runs_is_not_measured_here(
 class Place:
     """Centers A, B, C with two cases each, and N; Table II on C in a folder of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, speeds: Path | None = None) -> None:
+        """`speeds`: of an earlier call, so that none is measured again."""
         self.folder, self.out = folder, folder / "out"
+        if speeds is not None:
+            self.out.mkdir()
+            shutil.copy(speeds, self.out)
         self.toml = write_tiny_centers(folder / "centers", {"A": 2, "B": 2, "C": 2, "N": 1})
 
         self.words = (
@@ -162,11 +173,6 @@ class Place:
             errors="replace",
         )
 
-    def run(self, *more: str) -> tuple[int, str]:
-        process = self.start(*more)
-        text, _ = process.communicate(timeout=PATIENCE_S)
-        return process.returncode, text
-
     def saved_step(self, stage: str) -> int:
         """The step of the one run of a stage; 0 before its first save."""
         for found in find_runs(self.out / "checkpoints", stage):
@@ -183,27 +189,70 @@ class Place:
 
 
 # A and B keep one case of two for the threshold, N has one: three cases train in an epoch.
-STEPS = 50 * 3
-LONG = ("--stage-options", "pancreas_coarse=--epochs 50")
+STEPS = 20 * 3
+LONG = ("--stage-options", "pancreas_coarse=--epochs 20")
 COARSE = "pancreas_coarse"
+Call = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
+    """The script's work at a place, in this process: its status, and what it showed."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+    def of(place: Place, *more: str) -> tuple[int, str]:
+        monkeypatch.chdir(place.folder)
+        capfd.readouterr()
+        status: Any = 0
+        try:
+            run_script(main, request(*place.words, *more))
+        except SystemExit as exit_:
+            status = exit_.code
+        return int(status), "".join(capfd.readouterr())
+
+    return of
+
+
+@pytest.fixture(scope="module")
+def dry_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, int, str]:
+    """The script's dry run: where, its status, and what it showed."""
+    place = Place(tmp_path_factory.mktemp("dry"))
+    process = place.start("--dry-run", *LONG)
+    text, _ = process.communicate(timeout=PATIENCE_S)
+    return place, process.returncode, text
+
+
+@pytest.fixture
+def speeds(dry_run: tuple[Place, int, str]) -> Path:
+    """What the dry run has measured."""
+    return dry_run[0].out / "speeds.json"
 
 
 @pytest.mark.slow
-def test_a_dry_run_says_what_it_costs_and_does_nothing(tmp_path: Path) -> None:
-    place = Place(tmp_path)
-    status, text = place.run("--dry-run", *LONG)
+def test_a_dry_run_says_what_it_costs_and_does_nothing(
+    dry_run: tuple[Place, int, str], call: Call
+) -> None:
+    place, status, text = dry_run
     assert status == 0, text
+    assert "measuring a few steps of 2 models" in text
     assert ": 2 trainings, 2 evaluations to do" in text
     assert re.search(r"train_sh_pancreas_coarse\.py .*--sources A B N --target C ", text)
     assert re.search(rf"train pancreas_coarse ours +1 +{STEPS} steps", text), text
     assert re.search(r"expected: [\d.e-]+ device hours, [\d.e-]+ hours on cpu", text)
     assert not (place.out / "checkpoints").exists()
     assert not (place.out / "experiment.json").exists()
+    status, text = call(place, "--dry-run", *LONG)
+    assert status == 0, text
+    assert re.search(rf"train pancreas_coarse ours +1 +{STEPS} steps +\d", text), text
+    assert "measuring" not in text
 
 
 @pytest.mark.slow
-def test_a_table_resumes_after_sigterm_and_is_filled_once(tmp_path: Path) -> None:
-    place = Place(tmp_path)
+def test_a_table_resumes_after_sigterm_and_is_filled_once(
+    tmp_path: Path, speeds: Path, call: Call
+) -> None:
+    place = Place(tmp_path, speeds)
     process = place.start(*LONG)
     place.wait_for_step(process, COARSE, 6)
     process.send_signal(signal.SIGTERM)
@@ -213,7 +262,7 @@ def test_a_table_resumes_after_sigterm_and_is_filled_once(tmp_path: Path) -> Non
     assert 6 <= saved < STEPS
     assert "SIGTERM: 1 steps done, 4 left. The same command resumes:" in text  # 1: preparing
 
-    status, text = place.run(*LONG)
+    status, text = call(place, *LONG)
     assert status == 0, text
     left = re.search(r"train pancreas_coarse ours +1 +(\d+) steps", text)
     assert left is not None
@@ -230,12 +279,12 @@ def test_a_table_resumes_after_sigterm_and_is_filled_once(tmp_path: Path) -> Non
     assert command[command.index("--device") + 1] == "cpu"
 
     done = {path: path.stat().st_mtime_ns for path in (place.out / "checkpoints").rglob("done")}
-    status, text = place.run(*LONG)
+    status, text = call(place, *LONG)
     assert status == 0, text
     assert ": 0 trainings, 0 evaluations to do" in text
     after = {path: path.stat().st_mtime_ns for path in (place.out / "checkpoints").rglob("done")}
     assert after == done
-    status, text = place.run("--dry-run", *LONG, "--stage-options", "pancreas_fine=--epochs 2")
+    status, text = call(place, "--dry-run", *LONG, "--stage-options", "pancreas_fine=--epochs 2")
     assert status == 0, text
     assert ": 1 trainings, 1 evaluations to do" in text
     assert f"{fine.folder}: made with other settings or from other cases" in text
@@ -243,19 +292,22 @@ def test_a_table_resumes_after_sigterm_and_is_filled_once(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_a_second_call_is_refused_and_a_killed_one_resumes_until_its_minutes_are_over(
-    tmp_path: Path,
+    tmp_path: Path, speeds: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = Place(tmp_path)
+    place = Place(tmp_path, speeds)
     endless = ("--stage-options", "pancreas_coarse=--epochs 100000")
     process = place.start(*endless)
     place.wait_for_step(process, COARSE, 3)
-    status, text = place.run(*endless)
+    status, text = call(place, *endless)
     assert status == 2
     assert "another reproduce/run.py is at work here" in text
     process.kill()
     process.communicate()
+    assert no_step_runs(place.out, PATIENCE_S)  # it saves, and may have taken a step more
     killed_at = place.saved_step(COARSE)
-    status, text = place.run(*endless, "--minutes", "0.4")
+    clock = Clock(lambda: place.saved_step(COARSE) > killed_at)
+    monkeypatch.setattr("reproduce.workflow.launch.time", clock)
+    status, text = call(place, *endless, "--minutes", "60")
     assert status == 0, text
     assert "the time is over" in text
     assert "4 left. The same command resumes:\n  python reproduce/run.py --what table2" in text
@@ -266,11 +318,13 @@ def test_a_second_call_is_refused_and_a_killed_one_resumes_until_its_minutes_are
 
 
 @pytest.mark.slow
-def test_a_case_that_cannot_be_read_fails_the_run_and_is_named(tmp_path: Path) -> None:
-    place = Place(tmp_path)
+def test_a_case_that_cannot_be_read_fails_the_run_and_is_named(
+    tmp_path: Path, speeds: Path, call: Call
+) -> None:
+    place = Place(tmp_path, speeds)
     centers = load_centers(place.toml)
     (centers["C"].path / "images" / "c0.nii.gz").write_bytes(b"no image")
-    status, text = place.run()
+    status, text = call(place)
     assert status == 1, text
     assert "FAILED prepare_3x1.5x1.5: C/c0" in text
     assert text.count("skipped ") == 4

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-import runpy
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from data.centers import load_centers
 from tests._evaluation_fixtures import Place, hu_window, small_stage, write_run
+from tests.conftest import RunScript
 from utils.stages import STAGE_NAMES
 
 pytest_plugins = ["tests._evaluation_plugin"]
@@ -24,7 +22,6 @@ TRAIN = {s: ROOT / f"train_{s.partition('_')[0]}" / f"train_sh_{s}.py" for s in 
 EVALUATE = {
     s: ROOT / f"evaluate_{s.partition('_')[0]}" / f"evaluate_sh_{s}.py" for s in STAGE_NAMES
 }
-Run = Callable[..., tuple[int, str]]
 
 
 def start(script: Path, *words: str, folder: Path) -> subprocess.Popen[str]:
@@ -37,22 +34,6 @@ def start(script: Path, *words: str, folder: Path) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
-@pytest.fixture
-def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a script in this process: its exit status, and what it wrote to stderr."""
-
-    def run(script: Path, words: Sequence[str]) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", [str(script), *words])
-        monkeypatch.setattr(sys, "path", list(sys.path))
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            runpy.run_path(str(script), run_name="__main__")
-        code: Any = caught.value.code
-        return int(code), capsys.readouterr().err
-
-    return run
 
 
 @pytest.mark.slow
@@ -76,7 +57,7 @@ def test_wrong_input_ends_a_process_with_status_2_and_without_a_traceback(tmp_pa
 @pytest.mark.parametrize("stage", STAGE_NAMES)
 @pytest.mark.parametrize("scripts", [TRAIN, EVALUATE], ids=["train", "evaluate"])
 def test_a_centers_file_that_is_missing_is_named(
-    scripts: dict[str, Path], stage: str, run_here: Run
+    scripts: dict[str, Path], stage: str, run_here: RunScript
 ) -> None:
     status, err = run_here(scripts[stage], ["--centers", "none.toml"])
     assert status == 2
@@ -97,7 +78,7 @@ def test_a_centers_file_that_is_missing_is_named(
     ],
 )
 def test_a_wrong_setting_of_a_training_is_named(
-    words: list[str], message: str, stage: str, run_here: Run
+    words: list[str], message: str, stage: str, run_here: RunScript
 ) -> None:
     status, err = run_here(TRAIN[stage], words)
     assert status == 2
@@ -116,7 +97,7 @@ def test_a_wrong_setting_of_a_training_is_named(
     ],
 )
 def test_a_wrong_setting_of_an_evaluation_is_named(
-    words: list[str], message: str, stage: str, run_here: Run
+    words: list[str], message: str, stage: str, run_here: RunScript
 ) -> None:
     status, err = run_here(EVALUATE[stage], words)
     assert status == 2
@@ -126,7 +107,7 @@ def test_a_wrong_setting_of_an_evaluation_is_named(
 
 @pytest.mark.parametrize("stage", STAGE_NAMES)
 def test_an_evaluation_without_a_training_says_how_to_train(
-    stage: str, place: Place, run_here: Run
+    stage: str, place: Place, run_here: RunScript
 ) -> None:
     words = ["--centers", str(place.centers), "--checkpoints", str(place.checkpoints)]
     status, err = run_here(EVALUATE[stage], words)
@@ -136,7 +117,7 @@ def test_an_evaluation_without_a_training_says_how_to_train(
     assert "Traceback" not in err
 
 
-def test_wrong_requests_end_with_one_message(place: Place, run_here: Run) -> None:
+def test_wrong_requests_end_with_one_message(place: Place, run_here: RunScript) -> None:
     write_run(place.checkpoints, small_stage("pancreas_coarse"), hu_window(60.0))
     paths = ["--centers", str(place.centers), "--checkpoints", str(place.checkpoints)]
     paths += ["--cache", str(place.cache)]

@@ -56,12 +56,12 @@ class Cluster:
 
 def test_a_stopped_job_saves_is_requeued_and_resumes_to_its_end(tiny: Tiny, tmp_path: Path) -> None:
     cluster = Cluster(tmp_path)
-    args = tiny.args(tmp_path / "checkpoints", "--epochs", "100", "--checkpoint-seconds", "3600")
+    args = tiny.args(tmp_path / "checkpoints", "--epochs", "40", "--checkpoint-seconds", "3600")
     job = cluster.start(*args)
     assert job.stdout is not None
     while "3 cases" not in job.stdout.readline():
         assert job.poll() is None
-    time.sleep(0.3)  # some of its 150 steps
+    time.sleep(0.3)  # some of its 80 steps
     job.send_signal(signal.SIGTERM)
     text, _ = job.communicate(timeout=PATIENCE_S)
     assert job.returncode == 0, text

@@ -146,8 +146,8 @@ def test_a_second_network_with_its_own_optimizer_leaves_the_first_as_the_baselin
 
 
 def test_two_optimizers_train_under_a_loss_scale(tiny_config: MakeConfig, tmp_path: Path) -> None:
-    half = train(tiny_config(method="two", precision="fp16", checkpoints=tmp_path / "16", epochs=2))
-    full = train(tiny_config(method="two", precision="fp32", checkpoints=tmp_path / "32", epochs=2))
+    half = train(tiny_config(method="two", precision="fp16", checkpoints=tmp_path / "16", epochs=1))
+    full = train(tiny_config(method="two", precision="fp32", checkpoints=tmp_path / "32", epochs=1))
     for a, b in zip(read_log(half), read_log(full), strict=True):
         assert float(a["seg"]) == pytest.approx(float(b["seg"]), rel=0.05)
         assert float(a["critic"]) == pytest.approx(float(b["critic"]), rel=0.05)

@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,16 @@ import torch
 from engine.checkpointing import load_checkpoint
 from engine.command_line import parse_config
 from engine.run_folders import Run, find_runs
-from tests.conftest import Tiny, read_log, same, start_script, train, weights
+from tests.conftest import (
+    ROOT,
+    RunScript,
+    Tiny,
+    read_log,
+    same,
+    start_script,
+    train,
+    weights,
+)
 from utils.stages import TUMOR_COARSE
 
 SCRIPT = "train_tumor/train_sh_tumor_coarse.py"
@@ -160,29 +168,18 @@ def test_two_processes_equal_one_that_accumulates_two_samples(tiny: Tiny, tmp_pa
             assert float(row[name]) == pytest.approx(float(other[name]), rel=1e-5)
 
 
-@pytest.fixture
-def ended(tiny: Tiny, tmp_path: Path) -> Callable[..., tuple[int, str]]:
-    """Run the script to its end: its status and what it showed."""
-
-    def run(*more: str) -> tuple[int, str]:
-        process = start_script(SCRIPT, *tiny.args(tmp_path, *more))
-        text, _ = process.communicate(timeout=PATIENCE_S)
-        return process.returncode, text
-
-    return run
-
-
 def test_what_a_user_can_fix_is_one_message_and_status_2(
-    ended: Callable[..., tuple[int, str]],
+    tiny: Tiny, tmp_path: Path, run_here: RunScript
 ) -> None:
     for more, message in (
         (["--centers", "none.toml"], "error: none.toml: cannot be read"),
         (["--method", "bl", "--slices"], "--slices: method bl has no such setting"),
         (["--lr", "1e20", "--epochs", "3"], "loss or gradient is not finite at "),
     ):
-        status, text = ended(*more)
+        status, text = run_here(ROOT / SCRIPT, tiny.args(tmp_path, *more))
         assert status == 2, text
         assert message in text
+        assert text.count("error: ") == 1
         assert "Traceback" not in text
 
 

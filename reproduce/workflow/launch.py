@@ -97,6 +97,9 @@ def _snakemake(plan: PlanFile, engine: Engine) -> Iterator[subprocess.Popen[byte
         words += ["--executor", engine.executor, "--jobs", str(engine.jobs)]
     if engine.profile is not None:
         words += ["--profile", str(engine.profile)]
+    # Its Slurm plugin asks for a cluster's configuration when it is loaded, whatever the executor:
+    # where Slurm's tools find no controller, they would say so after ten seconds.
+    own = {"SLURM_CONF": os.devnull} if engine.executor == LOCAL else {}
     death = signal.SIGKILL if engine.executor == LOCAL else signal.SIGINT
     log = plan.out / "logs" / "snakemake.log"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -104,6 +107,7 @@ def _snakemake(plan: PlanFile, engine: Engine) -> Iterator[subprocess.Popen[byte
         log.open("ab") as handle,
         subprocess.Popen(
             words,
+            env={**os.environ, **own},
             stdin=subprocess.DEVNULL,
             stdout=handle,
             stderr=subprocess.STDOUT,
