@@ -21,8 +21,9 @@ test: install-dev
 types: install-dev
 	$(RUN) -m mypy .
 
+# A thread each: what tests start would wait for one another's threads, twice the work in all.
 units: install-dev
-	$(RUN) -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # The demo with one epoch of few cases a stage: it shows that everything runs, not that it learns.
 quick-demo: install
