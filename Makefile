@@ -15,9 +15,10 @@ demo: install
 test: install-dev
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
-	$(MAKE) --no-print-directory --jobs 2 types units quick-demo
+	$(MAKE) --no-print-directory --jobs 2 types units
+	$(MAKE) --no-print-directory quick-demo
 
-# Beside the tests, which wait at times: mypy, then the demo.
+# Beside the tests; the demo behind them: beside them it takes three times as long, and they longer.
 types: install-dev
 	$(RUN) -m mypy .
 
