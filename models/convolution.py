@@ -77,7 +77,7 @@ def conv3d(
     if not exact and _needs_float32(x, stride):
         with torch.autocast("cpu", enabled=False):
             return F.conv3d(x.float(), weight.float(), bias, *geometry)
-    if _suits_winograd(x, weight, geometry):
+    if bias is None and _suits_winograd(x, weight, geometry):
         dtype = torch.float32 if exact else torch.bfloat16
         with torch.autocast("cpu", enabled=False):
             return winograd_conv3d(x.to(dtype), weight)

@@ -123,3 +123,11 @@ def test_neither_does_an_odd_depth_nor_a_small_one(
     monkeypatch.setattr(convolution, "WINOGRAD_PRODUCTS", 32 * 32 * 64 + 1)
     conv(torch.randn(1, 32, 4, 4, 4))
     assert calls == []
+
+
+def test_neither_does_one_with_a_bias_which_is_added(calls: list[torch.dtype]) -> None:
+    conv = layers.SameConv3d(32, 32, 3)
+    x = torch.randn(1, 32, 4, 4, 4)
+    expected = F.conv3d(x, conv.weight, conv.bias, padding=1)
+    torch.testing.assert_close(conv(x), expected, atol=1e-5, rtol=1e-5)
+    assert calls == []
