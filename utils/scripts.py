@@ -28,7 +28,7 @@ class ArgumentParser(argparse.ArgumentParser):
         # A type's own message begins with the value: "--minutes 0: above 0".
         own = r"^argument ([^:]+): (?!invalid |expected |not allowed |ignored )"
         message = re.sub(own, r"\1 ", " ".join(message.split()))
-        print(f"error: {message}", file=sys.stderr)
+        _say(message)
         raise SystemExit(USER_ERROR)
 
 
@@ -44,5 +44,10 @@ def run_script(action: Callable[[Request], Any], request: Request) -> None:
         message = describe_error(error)
         if message is None:
             raise
-        print(f"error: {message}", file=sys.stderr)
+        _say(message)
         raise SystemExit(USER_ERROR) from error
+
+
+def _say(message: str) -> None:
+    """In one write: `print` writes the line's end apart, and two processes would share a line."""
+    sys.stderr.write(f"error: {message}\n")
