@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -63,10 +64,12 @@ def test_table_6_in_short_compares_each_row_with_the_trainings_of_its_seeds(tmp_
     assert f"nnUNet_3d_fullres: budget not comparable: {why}" in text
     assert "not shown below 5 comparable rows" in text
     assert not any(heading.startswith("rank") for heading in mixed)
-    costs, _ = block("costs", tmp_path)
+    costs, text = block("costs", tmp_path)
     assert len(costs) == len(TABLE6.rows)  # a method's cost is known before its results
     assert costs["MixStyle"]["GMACs"] == "945.23 (945.23, +0.00)"
     assert costs["MixStyle"]["forwards / backwards per sample"] == "1 / 1"
+    explained = re.findall(r"^- (.+?): ", text, re.MULTILINE)
+    assert explained == ["DCAC", "LANet", "HOG", "DAM", "DART", "RandConv", "Ours"]
 
 
 def test_rows_are_ranked_beside_the_paper_by_the_seeds_that_all_have(tmp_path: Path) -> None:
