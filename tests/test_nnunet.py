@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -288,3 +289,19 @@ def test_the_resenc_planner_and_the_memory_go_to_the_planner() -> None:
     settings = method._launcher_settings("cpu")
     assert (settings["planner"], settings["gpu_memory_gb"]) == ("nnUNetPlannerResEncM", 0.3)
     assert settings["validated"] == []
+
+
+def test_mirroring_and_the_distance_of_windows_go_to_its_predictor(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("nnunetv2", reason="pip install -r requirements-nnunet.txt")
+    made = Mock()
+    monkeypatch.setattr("methods.external.trainers.nnUNetPredictor", made)
+    system()._predictor(tmp_path, "3d_lowres", "cpu")
+    system(mirroring=False, tile_step=1.0)._predictor(tmp_path, "3d_lowres", "cpu")
+    settings = [
+        (call.kwargs["use_mirroring"], call.kwargs["tile_step_size"])
+        for call in made.mock_calls
+        if call.kwargs
+    ]
+    assert settings == [(True, 0.5), (False, 1.0)]

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 # The smallest plan that still has 3d_lowres for the tiny centers, and two steps of training.
 SHORT = {
     **{"gpu_memory_gb": 0.01, "num_epochs": 1, "iterations": 2, "validation_iterations": 1},
-    **{"folds": 2, "mirroring": False},
+    **{"folds": 2, "mirroring": False, "tile_step": 1.0},
 }
 Train = Callable[..., Run]
 

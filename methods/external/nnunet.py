@@ -45,7 +45,7 @@ from utils.config import Config, StoppedError
 from utils.device import select_device
 from utils.files import write_json, write_text
 from utils.progress import Progress
-from utils.settings import AT_LEAST_1, NOT_NEGATIVE, Range, setting
+from utils.settings import AT_LEAST_1, NOT_NEGATIVE, Range, later, setting
 from utils.signals import exit_with_parent
 
 LAUNCHER = Path(__file__).with_name("launcher.py")
@@ -90,6 +90,14 @@ class NnunetSettings:
         1, "folds whose networks predict together", "Table VI", allowed=AT_LEAST_1
     )
     mirroring: bool = setting(True, "mirror in training and in prediction", "nnU-Net 2")
+    tile_step: float = later(
+        setting(
+            0.5,
+            "distance of a prediction's windows, as a part of a window; at 1 none overlap",
+            "nnU-Net 2",
+            allowed=Range(above=0, most=1),
+        )
+    )
 
 
 @dataclass(frozen=True)
@@ -267,6 +275,7 @@ class Nnunet(ExternalMethod):
                 range(self.settings.networks),
                 select_device(device),
                 mirroring=self.settings.mirroring,
+                tile_step=self.settings.tile_step,
             )
         return self._predictors[key]
 

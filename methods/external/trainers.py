@@ -129,12 +129,19 @@ def begin(name: str, budget: dict[str, Any], validated: Iterable[str]) -> None:
 
 
 def load_predictor(
-    model: Path, trainer: str, folds: Iterable[int], device: torch.device, *, mirroring: bool
+    model: Path,
+    trainer: str,
+    folds: Iterable[int],
+    device: torch.device,
+    *,
+    mirroring: bool,
+    tile_step: float,
 ) -> Any:
     """nnU-Net's predictor of the networks of `folds` in a model folder."""
     register()
     with contextlib.redirect_stdout(io.StringIO()):  # on a CPU it says what it cannot do
         predictor = nnUNetPredictor(
+            tile_step_size=tile_step,
             use_mirroring=mirroring,
             perform_everything_on_device=device.type == "cuda",
             device=device,

@@ -134,6 +134,7 @@ _EXTERNAL_SMOKE: Mapping[str, Any] = {
     "validation_iterations": 1,
     "folds": 2,
     "mirroring": False,
+    "tile_step": 1.0,
 }
 _COARSE_METHOD: Mapping[str, Any] = {
     "weights": _WEIGHTS,
