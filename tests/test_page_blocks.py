@@ -64,6 +64,8 @@ def test_table_6_in_short_compares_each_row_with_the_trainings_of_its_seeds(tmp_
     assert f"nnUNet_3d_fullres: budget not comparable: {why}" in text
     assert "not shown below 5 comparable rows" in text
     assert not any(heading.startswith("rank") for heading in mixed)
+    for threshold in ("target", "source-val"):
+        assert f"\n- threshold {threshold}: above BL: MixStyle; below BL: no row\n" in text
     costs, text = block("costs", tmp_path)
     assert len(costs) == len(TABLE6.rows)  # a method's cost is known before its results
     assert costs["MixStyle"]["GMACs"] == "945.23 (945.23, +0.00)"

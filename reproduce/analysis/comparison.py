@@ -150,7 +150,7 @@ def show_comparison(page: Page, name: str) -> str:
     missing = [row.name for row in TABLE6.rows if row.name not in table.dice]
     short = [f"{row}: {NOT_COMPARABLE}: {why}." for row, why in table.short.items()]
     said = [*short, order_sentence(table.order, table.shared_seeds)]
-    return "\n".join([*lines, *not_run(missing), "", " ".join(said)])
+    return "\n".join([rows_that_differ(table), "", *lines, *not_run(missing), "", " ".join(said)])
 
 
 def show_costs(page: Page, name: str) -> str:
@@ -184,6 +184,28 @@ def _differs(costs: Mapping[tuple[str, str], Line], row: str) -> bool:
     """Whether a cost of this row is not the paper's, as printed."""
     found = (costs.get((row, metric)) for metric in COSTS)
     return any(line is not None and abs(line.difference or 0) >= PRINTED_DIGIT for line in found)
+
+
+def rows_that_differ(table: Comparison) -> str:
+    """Which rows differ from BL by their intervals over cases: a line for each threshold."""
+    lines = ["By the interval over cases, which leaves out how trainings scatter:", ""]
+    for threshold in ("target", "source-val"):
+        above, below = [], []
+        for row in TABLE6.rows:
+            line = table.line(row, threshold)
+            if row.name in table.short or line.gain_low is None or line.gain_high is None:
+                continue
+            if line.gain_low > 0:
+                above.append(row.name)
+            elif line.gain_high < 0:
+                below.append(row.name)
+        places = f"above {BASELINE}: {_listed(above)}; below {BASELINE}: {_listed(below)}"
+        lines.append(f"- threshold {threshold}: {places}")
+    return "\n".join(lines)
+
+
+def _listed(rows: Sequence[str]) -> str:
+    return ", ".join(rows) if rows else "no row"
 
 
 def order_sentence(order: RankOrder | None, seeds: Sequence[int]) -> str:
