@@ -119,8 +119,11 @@ def test_modules_have_their_gains_or_are_named() -> None:
     assert modules_sentence(ONE) == "not measured (BL+IDR, BL+DTL, BL+DSL)."
     lines = dict(ONE.lines) | {("fine", "target", "BL+DTL", MEAN): line(1, 2)}
     assert modules_sentence(Gains(lines, ("A", "B"))) == (
-        "threshold target: BL+DTL +1.50 [1.00, 2.00]; not measured (BL+IDR, BL+DSL)."
+        "threshold target: BL+DTL +1.50 [1.00, 2.00]; not measured (BL+IDR, BL+DSL); "
+        "of BL+DTL one training each, so intervals over cases alone."
     )
+    lines |= {("fine", "target", "BL+DTL", MEAN): line(1, 2, seeds=2)}
+    assert "one training" not in modules_sentence(Gains(lines, ("A", "B")))
 
 
 def test_the_claim_of_an_experiment_uses_the_seeds_that_both_rows_have(tmp_path: Path) -> None:

@@ -157,13 +157,17 @@ def centers_sentence(gains: Gains) -> str:
 
 def modules_sentence(gains: Gains) -> str:
     """What each module has more than BL, by threshold; which are not measured."""
-    parts, missing = [], list(MODULES)
+    parts, missing, once = [], list(MODULES), []
     for threshold in dict.fromkeys(threshold for _, threshold in gains.means):
         lines = {row: gains.lines.get(("fine", threshold, row, MEAN)) for row in MODULES}
         shown = [f"{row} {gain_text(line)}" for row, line in lines.items() if line is not None]
         parts += [f"threshold {threshold}: {', '.join(shown)}"] if shown else []
         missing = [row for row in missing if lines[row] is None]
+        once += [row for row, line in lines.items() if line is not None and line.seeds == 1]
     parts += [f"{NOT_MEASURED} ({', '.join(missing)})"] if missing else []
+    if once:
+        rows = _listed(list(dict.fromkeys(once)))
+        parts.append(f"of {rows} one training each, so intervals over cases alone")
     return f"{'; '.join(parts)}."
 
 
