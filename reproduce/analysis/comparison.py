@@ -24,7 +24,7 @@ from reproduce.analysis.layout import gain_cells, mean_interval
 from reproduce.analysis.page import NOT_MEASURED, Experiment, Page, head, not_run, number
 from reproduce.analysis.paper_tables import TABLE6
 from reproduce.analysis.rank_order import MIN_ROWS, RankOrder, rank_rows
-from reproduce.analysis.rows import ResultKey
+from reproduce.analysis.rows import THRESHOLDS, ResultKey
 from reproduce.analysis.run_table import keys_of_own_seeds
 from reproduce.analysis.shift import BASELINE
 from reproduce.analysis.stats import mean_over_centers
@@ -49,9 +49,16 @@ class Comparison:
         return keys_of_own_seeds(TABLE6, self.found.rows, self.found.targets, BASELINE_ROW)
 
     @cached_property
+    def lines(self) -> dict[tuple[str, str], Line]:
+        """`line` by threshold and row, in the paper's order."""
+        return {(t, row.name): self.line(row, t) for t in THRESHOLDS for row in TABLE6.rows}
+
+    @cached_property
     def dice(self) -> dict[str, Line]:
         """The rows that have results for every center, in the paper's order, threshold target."""
-        lines = {row.name: self.line(row, "target") for row in TABLE6.rows}
+        lines = {
+            row: line for (threshold, row), line in self.lines.items() if threshold == "target"
+        }
         return {name: line for name, line in lines.items() if line.ours is not None}
 
     @cached_property
@@ -133,7 +140,7 @@ def show_comparison(page: Page, name: str) -> str:
     for row in TABLE6.rows:
         if row.name not in table.dice:
             continue
-        dice, other = table.dice[row.name], table.line(row, "source-val")
+        dice, other = table.dice[row.name], table.lines["source-val", row.name]
         is_base = row.method == BASELINE_METHOD
         cells = [
             _named(row.name, table.short),
@@ -189,10 +196,10 @@ def _differs(costs: Mapping[tuple[str, str], Line], row: str) -> bool:
 def rows_that_differ(table: Comparison) -> str:
     """Which rows differ from BL by their intervals over cases: a line for each threshold."""
     lines = ["By the interval over cases, which leaves out how trainings scatter:", ""]
-    for threshold in ("target", "source-val"):
+    for threshold in THRESHOLDS:
         above, below = [], []
         for row in TABLE6.rows:
-            line = table.line(row, threshold)
+            line = table.lines[threshold, row.name]
             if row.name in table.short or line.gain_low is None or line.gain_high is None:
                 continue
             if line.gain_low > 0:
