@@ -39,6 +39,8 @@ install: $(INSTALLED)
 install-dev: $(INSTALLED_DEV)
 
 # Python compiles what is imported, at its first import; pip would compile every file of every package.
+# Container images often forbid to keep what was compiled: each process would compile torch again.
+unexport PYTHONDONTWRITEBYTECODE
 PIP_INSTALL := $(RUN) -m pip install --quiet --no-compile
 
 # Each is made again only when its requirements change.
