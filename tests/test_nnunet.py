@@ -169,6 +169,7 @@ def test_the_cascade_trains_lowres_on_every_fold_then_itself(tmp_path: Path) -> 
         "validation_iterations": 50,
         "mirroring": True,
         "seed": 2022,
+        "tile_step": 0.5,
     }
     assert sorted(path.parent.name for path in files if path.suffix == ".pth") == ["fold_0"] * 2
     assert all(path.is_file() for path in files)
@@ -305,3 +306,32 @@ def test_mirroring_and_the_distance_of_windows_go_to_its_predictor(
         if call.kwargs
     ]
     assert settings == [(True, 0.5), (False, 1.0)]
+
+
+@pytest.mark.parametrize("trainer", ["NnunetTrainer", "PaNSegNetTrainer"])
+def test_the_validation_has_the_windows_and_the_maps_that_are_wanted(
+    trainer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("nnunetv2", reason="pip install -r requirements-nnunet.txt")
+    from methods.external import trainers
+
+    made = Mock()
+    theirs = trainers.module_of_trainer
+    monkeypatch.setattr(trainers, "nnUNetPredictor", made)
+    monkeypatch.setattr(theirs, "nnUNetPredictor", theirs.nnUNetPredictor)  # put back behind us
+    monkeypatch.setattr(
+        theirs.nnUNetTrainer,
+        "perform_actual_validation",
+        lambda self, save_probabilities: theirs.nnUNetPredictor(tile_step_size=0.5, verbose=True),
+    )
+    kind = trainers.TRAINERS[trainer]
+    for name in ("budget", "validated"):
+        monkeypatch.setattr(kind, name, getattr(kind, name))
+    trainers.begin(
+        trainer, system(tile_step=1.0)._launcher_settings("cpu")["budget"], ["3d_lowres"]
+    )
+    for configuration in ("3d_lowres", "3d_fullres"):
+        network = kind.__new__(kind)
+        network.configuration_name = configuration
+        network.perform_actual_validation()
+    made.assert_called_once_with(tile_step_size=1.0, verbose=True)

@@ -93,7 +93,8 @@ class NnunetSettings:
     tile_step: float = later(
         setting(
             0.5,
-            "distance of a prediction's windows, as a part of a window; at 1 none overlap",
+            "distance of a prediction's windows, as a part of a window; at 1 none overlap; the "
+            "cascade's first label maps of the source cases too",
             "nnU-Net 2",
             allowed=Range(above=0, most=1),
         )
@@ -217,6 +218,7 @@ class Nnunet(ExternalMethod):
                 "validation_iterations": settings["validation_iterations"],
                 "mirroring": settings["mirroring"],
                 "seed": self.config.seed,
+                "tile_step": settings["tile_step"],
             },
         }
 

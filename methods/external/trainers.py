@@ -32,13 +32,14 @@ SAVE_EPOCHS = 5  # between checkpoints, which is what a kill can cost
 
 @dataclass(frozen=True)
 class Budget:
-    """How long a training is; nnU-Net's own unless set."""
+    """How long a training is, and how its validation predicts; nnU-Net's own unless set."""
 
     epochs: int = 1000
     iterations: int = 250
     validation_iterations: int = 50
     mirroring: bool = True
     seed: int = 2022
+    tile_step: float = 0.5
 
 
 class NnunetTrainer(module_of_trainer.nnUNetTrainer):
@@ -122,10 +123,19 @@ def register() -> None:
 
 
 def begin(name: str, budget: dict[str, Any], validated: Iterable[str]) -> None:
-    """Register, and set how long the trainer of that name trains."""
+    """Register, and set how long the trainer of that name trains and how its validation predicts.
+
+    The distance of the validation's windows has no setting in nnU-Net, only in its predictor.
+    """
     register()
-    TRAINERS[name].budget = Budget(**budget)
-    TRAINERS[name].validated = tuple(validated)
+    trainer = TRAINERS[name]
+    trainer.budget = Budget(**budget)
+    trainer.validated = tuple(validated)
+
+    def make_predictor(*args: Any, **options: Any) -> nnUNetPredictor:
+        return nnUNetPredictor(*args, **{**options, "tile_step_size": trainer.budget.tile_step})
+
+    module_of_trainer.nnUNetPredictor = make_predictor
 
 
 def load_predictor(
