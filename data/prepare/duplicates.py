@@ -5,7 +5,8 @@ A copy is found by what its image is, whatever its name, center, file format or 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import itertools
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,6 +19,7 @@ SEARCHES = {  # the surest sign first: it is the one that is told
     "thumbnail": match_thumbnails,
     "slabs": match_slabs,
 }
+AT_ONCE = 500  # scans of each list: a comparison needs some 0.3 MiB for each
 Case = TypeVar("Case", bound=Signed)
 
 
@@ -33,7 +35,8 @@ class Duplicate:
 
 def find_duplicates(signatures: Sequence[Signature]) -> list[Duplicate]:
     """All pairs of scans that show the same, in the order of `signatures`."""
-    pairs = _find(signatures, signatures)
+    blocks = itertools.combinations_with_replacement(_blocks(signatures), 2)
+    pairs = _find(signatures, signatures, blocks)
     return [
         Duplicate(signatures[i], signatures[j], *pairs[i, j]) for i, j in sorted(pairs) if i < j
     ]
@@ -44,7 +47,9 @@ def find_leaks(trained: Sequence[Signature], cases: Sequence[Case]) -> list[tupl
 
     Names do not matter: a copy is found in another center and under another name.
     """
-    pairs = _find([case.signature for case in cases], trained)
+    signatures = [case.signature for case in cases]
+    blocks = itertools.product(_blocks(signatures), _blocks(trained))
+    pairs = _find(signatures, trained, blocks)
     leaks: dict[int, str] = {}
     for i, j in sorted(pairs, key=lambda pair: (pair[0], -pairs[pair][1], pair[1])):
         leaks.setdefault(i, trained[j].name)
@@ -72,15 +77,21 @@ def keep_unseen(
     return [case for case in cases if id(case) not in leaked], sentences
 
 
+def _blocks(signatures: Sequence[Signature]) -> list[slice]:
+    """Slices of `AT_ONCE` scans: what is compared at once bounds the memory."""
+    return [slice(start, start + AT_ONCE) for start in range(0, len(signatures), AT_ONCE)]
+
+
 def _find(
-    a: Sequence[Signature], b: Sequence[Signature]
+    a: Sequence[Signature], b: Sequence[Signature], blocks: Iterable[tuple[slice, slice]]
 ) -> dict[tuple[int, int], tuple[str, float]]:
     """(place in a, place in b) -> the surest sign of a copy, and its similarity."""
     found: dict[tuple[int, int], tuple[str, float]] = {}
-    for sign, search in SEARCHES.items():
-        pairs: Pairs = search(a, b)
-        for pair, similarity in pairs.items():
-            found.setdefault(pair, (sign, similarity))
+    for of_a, of_b in blocks:
+        for sign, search in SEARCHES.items():
+            pairs: Pairs = search(a[of_a], b[of_b])
+            for (i, j), similarity in pairs.items():
+                found.setdefault((i + of_a.start, j + of_b.start), (sign, similarity))
     return found
 
 
