@@ -15,7 +15,7 @@ from reproduce.analysis.rows import (
     read_results,
     write_results,
 )
-from reproduce.analysis.tables import make_report
+from reproduce.analysis.tables import budget_notes, make_report
 from utils.stages import STAGES
 
 
@@ -47,6 +47,14 @@ def table6(rows: Rows) -> str:
         if row.method == key.method
     }
     return make_report(TABLE6, rows, keys).markdown
+
+
+def test_rows_of_one_budget_share_a_sentence() -> None:
+    why, other = "each network has trained 2 iterations", "each network has trained 3 iterations"
+    assert budget_notes({"A": why, "B": other, "C": why}) == (
+        f"A, C: budget not comparable: {why}.",
+        f"B: budget not comparable: {other}.",
+    )
 
 
 def test_table_6_marks_a_budget_that_is_not_comparable() -> None:

@@ -28,7 +28,7 @@ from reproduce.analysis.rows import THRESHOLDS, ResultKey
 from reproduce.analysis.run_table import keys_of_own_seeds
 from reproduce.analysis.shift import BASELINE
 from reproduce.analysis.stats import mean_over_centers
-from reproduce.analysis.tables import NOT_COMPARABLE, Keys, TableRow, short_trained
+from reproduce.analysis.tables import NOT_COMPARABLE, Keys, TableRow, budget_notes, short_trained
 
 BASELINE_METHOD = "bl"
 BASELINE_ROW = next(row.name for row in TABLE6.rows if row.method == BASELINE_METHOD)
@@ -155,8 +155,7 @@ def show_comparison(page: Page, name: str) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     missing = [row.name for row in TABLE6.rows if row.name not in table.dice]
-    short = [f"{row}: {NOT_COMPARABLE}: {why}." for row, why in table.short.items()]
-    said = [*short, order_sentence(table.order, table.shared_seeds)]
+    said = [*budget_notes(table.short), order_sentence(table.order, table.shared_seeds)]
     return "\n".join([rows_that_differ(table), "", *lines, *not_run(missing), "", " ".join(said)])
 
 

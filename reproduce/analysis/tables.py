@@ -189,7 +189,7 @@ def make_report(table: Table, rows: Rows, keys: Keys) -> Report:
     several = any(len(of_seeds) > 1 for of_seeds in keys.values())
     notes = (
         *_fixed_notes(table, paper, targets, several),
-        *(f"{row}: {NOT_COMPARABLE}: {why}." for row, why in short.items()),
+        *budget_notes(short),
         *warnings,
         *_comparison_notes(lines),
     )
@@ -208,6 +208,14 @@ def short_trained(table: Table, rows: Rows) -> dict[str, str]:
                 f"{network.own_iterations}"
             )
     return found
+
+
+def budget_notes(short: dict[str, str]) -> tuple[str, ...]:
+    """A sentence for each reason in `short` (of `short_trained`), which names all its rows."""
+    rows_of: dict[str, list[str]] = {}
+    for row, why in short.items():
+        rows_of.setdefault(why, []).append(row)
+    return tuple(f"{', '.join(rows)}: {NOT_COMPARABLE}: {why}." for why, rows in rows_of.items())
 
 
 def mark_rows(sheet: Sheet, names: Collection[str]) -> Sheet:
