@@ -157,6 +157,8 @@ def some() -> list[ShiftedCase]:
 def test_losses_are_paired_by_case_and_seed_and_averaged_over_centers() -> None:
     matrix = make_matrix(some())
     assert matrix.rows == ("BL", "Ours")
+    other_order = make_matrix([replace(some()[0], row="SNR"), *reversed(some())])
+    assert other_order.rows == ("BL", "Ours", "SNR")  # that of Tables V and VI
     assert matrix.keys == (("white noise", "10"), ("white noise", "40"))  # by strength
     found = {(x.row, x.strength, x.center): x for x in matrix.losses}
     of_a, of_b = found["BL", "40", "A"], found["BL", "40", "B"]

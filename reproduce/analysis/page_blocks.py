@@ -8,7 +8,7 @@ from reproduce.analysis.detection import METRICS as DETECTION
 from reproduce.analysis.detection_table import count_free, measure_places
 from reproduce.analysis.lesion_free import read_lesion_free
 from reproduce.analysis.page import NOT_MEASURED, Experiment, Page, head, not_run
-from reproduce.analysis.paper_tables import EVERY_ROW
+from reproduce.analysis.paper_tables import EVERY_ROW, order_rows
 from reproduce.analysis.run_table import keys_of_own_seeds
 from reproduce.analysis.shift_cases import SHIFTS
 from reproduce.analysis.shift_middle import middle_losses
@@ -55,13 +55,12 @@ def show_changes(page: Page, name: str) -> str:
     cases = SHIFTS.read_all(found.folder)
     losses = middle_losses(cases)
     lines = head(["row", "unchanged", *losses.changes])
-    every = [row.name for row in EVERY_ROW.rows]
-    for row in sorted(losses.rows, key=lambda r: every.index(r) if r in every else len(every)):
+    for row in order_rows(losses.rows):
         shown = ("-" if x is None else f"{round(x, 1) + 0.0:+.1f}" for x in losses.rows[row])
         plain = losses.unchanged[row]
         text = "-" if plain is None else f"{plain:.2f}"
         lines.append(f"| {row} | {text} | {' | '.join(shown)} |")
-    absent = [row for row in every if row not in losses.rows]
+    absent = [row.name for row in EVERY_ROW.rows if row.name not in losses.rows]
     return "\n".join([*lines, *not_run(absent), *_links(found, "shift_matrix", ("csv", "png"))])
 
 

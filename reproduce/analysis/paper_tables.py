@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -111,3 +111,11 @@ EVERY_ROW = Table(
     ),
 )
 TABLES: Mapping[str, Table] = {t.name: t for t in (TABLE2, TABLE3, TABLE4, TABLE5, TABLE6)}
+
+
+def order_rows(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of rows, each once, in the order of `EVERY_ROW`; others behind, in their own."""
+    every = [row.name for row in EVERY_ROW.rows]
+    given = tuple(dict.fromkeys(names))
+    known = tuple(name for name in every if name in given)
+    return (*known, *(name for name in given if name not in known))

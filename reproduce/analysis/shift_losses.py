@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 from data.shifts import IMAGE_SHIFTS, PHANTOM_SHIFTS, UNCHANGED, ImageShift, PhantomShift
 from reproduce.analysis.compare import MEAN
 from reproduce.analysis.figures import PAGE_IN, SMALL_PT
+from reproduce.analysis.paper_tables import order_rows
 from reproduce.analysis.pyplot import import_pyplot
 from reproduce.analysis.render import Group, Sheet, to_csv, to_markdown
 from reproduce.analysis.shift_cases import ShiftedCase
@@ -63,7 +64,10 @@ LOSS_COLUMNS = tuple(item.name for item in fields(Loss))
 
 @dataclass(frozen=True)
 class ShiftMatrix:
-    """The losses of every row and change, in the order of both; what is missing, in words."""
+    """The losses of every row (in the order of Tables V and VI) and change (of data/shifts.py).
+
+    `missing`: what is not there, in words.
+    """
 
     stage: str
     rows: tuple[str, ...]
@@ -98,7 +102,7 @@ def make_matrix(
     if not chosen:
         raise ValueError(f"no {stage} of {' '.join(targets or ('any center',))} is there")
     centers = tuple(dict.fromkeys(targets or sorted({c.target for c in chosen})))
-    rows = tuple(dict.fromkeys(case.row for case in chosen))
+    rows = order_rows(case.row for case in chosen)
     dice = by_place(chosen)
     keys = _order({place[2] for place in dice} - {PLAIN})
     losses, missing = [], []
