@@ -8,7 +8,8 @@ turn; the difference of the two lengths is what the samples between them took, w
 reading and the end. `efficiency`: samples per second of two processes over twice those of one,
 median over the rounds; 1 is the best. It needs two idle cores, so the load is beside it; by
 `cpu_efficiency`, the processors' seconds per sample, other work counts less, but waiting does not
-count at all.
+count at all. `as_drawn`: the same of two processes whose samples share a step as they were drawn,
+not by their size (`--sorted-steps 1`).
 """
 
 from __future__ import annotations
@@ -38,6 +39,12 @@ from utils.scripts import ArgumentParser
 CENTERS = ("SYN-A", "SYN-B", "SYN-C")  # the last is the unseen one
 STAGE = "tumor_coarse"
 SPACING_MM = ("3.5", "2.8", "2.8")
+# name -> how many processes, and further words of the command
+VARIANTS: dict[str, tuple[int, tuple[str, ...]]] = {
+    "1_processes": (1, ()),
+    "2_processes": (2, ()),
+    "as_drawn": (2, ("--sorted-steps", "1")),
+}
 
 
 @dataclass(frozen=True)
@@ -51,17 +58,20 @@ class Taken:
         return Taken(self.clock_s - other.clock_s, self.cpu_s - other.cpu_s)
 
 
-def train(folder: Path, processes: int, epochs: int) -> Taken:
-    """One training in a folder with centers and cache. Raises ValueError, with its end, if it
-    fails.
+def train(folder: Path, variant: str, epochs: int) -> Taken:
+    """One training in a folder with centers and cache.
+
+    Raises ValueError, with its end, if it fails.
     """
+    processes, more = VARIANTS[variant]
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     with tempfile.TemporaryDirectory(dir=folder) as runs:
         words = [sys.executable, *(launcher if processes > 1 else [])]
         words += [str(ROOT / script("train", STAGE)), "--centers", str(folder / "centers.toml")]
         words += ["--cache", str(folder / "cache"), "--checkpoints", runs, "--device", "cpu"]
         words += ["--sources", *CENTERS[:-1], "--target", CENTERS[-1], "--epochs", str(epochs)]
-        words += ["--spacing", *SPACING_MM, "--width", "8", "--workers", "0", "--no-tensorboard"]
+        words += ["--spacing", *SPACING_MM, "--width", "8", "--workers", "0"]
+        words += ["--no-tensorboard", *more]
         before, started = _children_s(), time.perf_counter()
         done = subprocess.run(
             words,
@@ -90,31 +100,35 @@ def measure(epochs: Sequence[int] = (2, 12), rounds: int = 3, cases: int = 4) ->
     """
     short, long = epochs
     samples = (long - short) * 2 * cases
-    taken: dict[int, list[Taken]] = {1: [], 2: []}
+    taken: dict[str, list[Taken]] = {variant: [] for variant in VARIANTS}
     loads = [load_average()]
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
         make_centers(folder, CENTERS, cases)
-        train(folder, 1, 1)  # prepares the cases
+        train(folder, "1_processes", 1)  # prepares the cases
         for _ in range(rounds):
-            for processes, of in taken.items():
-                lengths = [train(folder, processes, number) for number in (short, long)]
+            for variant, of in taken.items():
+                lengths = [train(folder, variant, number) for number in (short, long)]
                 of.append(lengths[1] - lengths[0])
             loads.append(load_average())
-    pairs = list(zip(taken[1], taken[2], strict=True))
-    found: dict[str, Any] = {
-        "samples": samples,
-        "efficiency": median(one.clock_s / (2 * two.clock_s) for one, two in pairs),
-        "cpu_efficiency": median(one.cpu_s / two.cpu_s for one, two in pairs),
-        "loads": loads,
-        "cores": os.cpu_count(),
-    }
-    for processes, of in taken.items():
-        found[f"{processes}_processes"] = {
+    found: dict[str, Any] = {"samples": samples, "loads": loads, "cores": os.cpu_count()}
+    found.update(_efficiencies(taken["1_processes"], taken["2_processes"]))
+    for variant, of in taken.items():
+        found[variant] = {
             "samples_per_s": samples / median(one.clock_s for one in of),
             "cpu_sample_s": median(one.cpu_s for one in of) / samples,
         }
+    found["as_drawn"].update(_efficiencies(taken["1_processes"], taken["as_drawn"]))
     return found
+
+
+def _efficiencies(one: Sequence[Taken], two: Sequence[Taken]) -> dict[str, float]:
+    """Of two processes against one, by the clock and by the processors' time."""
+    pairs = list(zip(one, two, strict=True))
+    return {
+        "efficiency": median(a.clock_s / (2 * b.clock_s) for a, b in pairs),
+        "cpu_efficiency": median(a.cpu_s / b.cpu_s for a, b in pairs),
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import TypeVar
 
 import numpy as np
@@ -19,7 +20,15 @@ from data.augment import resize
 from data.case import LABEL_PANCREAS, LABEL_TUMOR
 from data.intensity import PAD_HU, window_hu
 from data.prepare.prepared_case import PreparedCase
-from data.roi import STRIDE, Box, central_window, fixed_box, jitter_box, network_input
+from data.roi import (
+    STRIDE,
+    Box,
+    central_window,
+    fixed_box,
+    input_shape,
+    jitter_box,
+    network_input,
+)
 from data.targets.anchors import anchor_masks
 from data.targets.sdm import bounding_box, signed_distance_map
 from data.targets.slices import slice_labels
@@ -155,36 +164,57 @@ class StageDataset(Dataset[Crop]):
         key = [self.seed, epoch] + [source] * (len(self._orders) > 1)
         return cases[np.random.default_rng(key).permutation(len(cases))[position]]
 
+    def voxels(self, index: int) -> int:
+        """How many voxels the crop of a running index has, without reading it."""
+        plan = self._plan(index)
+        return prod(plan.resize_to or plan.shape)
+
     def __getitem__(self, index: int) -> Crop:
-        case = self.case_of(index)
-        rng = np.random.default_rng(sample_seed(self.seed, index, purpose=0))
-        stage = self.stage
+        plan = self._plan(index)
+        case, stage = plan.case, self.stage
         label = case.label
         assert label is not None
-        if stage.roi == "volume":
-            box = central_window(case.image_hu.shape, stage.window_voxels, stage.stride)
-        else:
-            around = case.boxes[stage.roi]
-            if self.around is not None:
-                around = self.around[case.center, case.case_id]
-            box = training_box(stage, around, case, rng)
-        image_hu, _ = network_input(case.image_hu, box, stage.stride, value=PAD_HU)
-        label_crop, _ = network_input(label, box, stage.stride)
-        resize_to = _new_shape(image_hu.shape, stage, rng)
-        resized = image_hu.shape if resize_to is None else resize_to
+        image_hu, _ = network_input(case.image_hu, plan.box, stage.stride, value=PAD_HU)
+        label_crop, _ = network_input(label, plan.box, stage.stride)
         z, y, x = (
             length * stage.stride * old / new
-            for length, old, new in zip(case.spacing, image_hu.shape, resized, strict=True)
+            for length, old, new in zip(
+                case.spacing, plan.shape, plan.resize_to or plan.shape, strict=True
+            )
         )
         return Crop(
             torch.from_numpy(image_hu),
             torch.from_numpy(label_crop),
             (z, y, x),
-            resize_to,
+            plan.resize_to,
             case.case_id,
             case.center,
             index,
         )
+
+    def _plan(self, index: int) -> _Plan:
+        """What is cut out for a running index; all that is random in it."""
+        case, stage = self.case_of(index), self.stage
+        rng = np.random.default_rng(sample_seed(self.seed, index, purpose=0))
+        if stage.roi == "volume":
+            box = central_window(case.shape, stage.window_voxels, stage.stride)
+        else:
+            around = case.boxes[stage.roi]
+            if self.around is not None:
+                around = self.around[case.center, case.case_id]
+            box = training_box(stage, around, case, rng)
+        shape = input_shape(box.shape, stage.stride)
+        return _Plan(case, box, shape, _new_shape(shape, stage, rng))
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A crop before it is read: `shape` of the network's input, and what it is resized to."""
+
+    case: PreparedCase
+    box: Box
+    shape: tuple[int, int, int]
+    resize_to: tuple[int, int, int] | None
 
 
 def training_box(stage: Stage, around: Box, case: PreparedCase, rng: np.random.Generator) -> Box:
@@ -194,11 +224,10 @@ def training_box(stage: Stage, around: Box, case: PreparedCase, rng: np.random.G
     """
     if stage.crop == FIXED:
         shift = rng.uniform(-1, 1, size=3) * stage.shift_mm
-        shape = case.image_hu.shape
-        return fixed_box(around, stage.crop_mm, case.spacing, shape, shift_mm=shift.tolist())
+        return fixed_box(around, stage.crop_mm, case.spacing, case.shape, shift_mm=shift.tolist())
     return jitter_box(
         around,
-        case.image_hu.shape,
+        case.shape,
         rng,
         z_fraction=stage.jitter_z_fraction,
         yx_voxels=stage.jitter_voxels,

@@ -214,6 +214,12 @@ def network_input(
     return padded[every, every, every].copy(), inner
 
 
+def input_shape(shape: Sequence[int], stride: int = 1) -> Triple:
+    """The shape of `network_input` of a box of that shape."""
+    z, y, x = (-(-n // (STRIDE * stride)) * STRIDE for n in shape)
+    return z, y, x
+
+
 def pad_to_multiple(
     array: np.ndarray, multiple: int | Sequence[int], value: float = 0, step: int = 1
 ) -> tuple[np.ndarray, Box]:

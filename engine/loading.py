@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from data.dataset import Crop, StageDataset
+from engine.step_order import order_groups
 from utils.config import Config, StoppedError
 from utils.device import select_device
 from utils.distributed import Distributed
@@ -31,16 +32,16 @@ def load_crops(
 ) -> Iterator[Crop]:
     """This process's crops of the steps `start` to `stop`.
 
-    Process r of W with A groups a step takes groups a W + r of each step, so that two processes
-    see what one process with twice the groups sees. A group is one sample, or one of each source.
-    For a GPU they lie in pinned memory; each worker reads two ahead. An error of reading is raised
-    with the case's name; StoppedError where a worker was killed.
+    Process r of W with A groups a step takes groups a W + r of each step (`order_groups`), so that
+    two processes see what one process with twice the groups sees. A group is one sample, or one of
+    each source. `stop`: the training's last step. For a GPU they lie in pinned memory; each worker
+    reads two ahead. An error of reading is raised with the case's name; StoppedError where a worker
+    was killed.
     """
-    size, group = processes.size, dataset.group
-    groups = range(
-        start * size * config.accumulate + processes.rank, stop * size * config.accumulate, size
-    )
-    order = [g * group + k for g in groups for k in range(group)]
+    per_step = processes.size * config.accumulate
+    steps = order_groups(dataset, per_step, config.sorted_steps, start, stop)
+    own = (group for step in steps for group in step[processes.rank :: processes.size])
+    order = (group * dataset.group + k for group in own for k in range(dataset.group))
     pinned = select_device(config.device).type == "cuda"
     return _Crops(dataset, order, config.workers, pinned)
 
@@ -49,7 +50,7 @@ class _Crops(Iterator[Crop]):
     """The crops of a dataset in a given order."""
 
     def __init__(
-        self, dataset: StageDataset, order: Sequence[int], workers: int, pinned: bool
+        self, dataset: StageDataset, order: Iterator[int], workers: int, pinned: bool
     ) -> None:
         loader = DataLoader(
             _Reading(dataset),

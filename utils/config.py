@@ -150,6 +150,15 @@ class Config:
         "Sec. IV-C",
         allowed=AT_LEAST_1,
     )
+    sorted_steps: int = later(  # where a step takes one sample, as every run in results/ did
+        setting(
+            16,
+            "of the samples of so many steps, those of like size share a step, so that no process "
+            "waits long for a larger crop; 1: as drawn. Only where a step takes several",
+            "docs/method.md",
+            allowed=AT_LEAST_1,
+        )
+    )
     seed: int = setting(
         2022,
         "seed of everything random",

@@ -25,7 +25,7 @@ WHOLE, PANCREAS = "volume", "pancreas"  # what an input is cropped around, as `S
 NOT_USED = (
     *("width", "upsample", "lr", "lr_power", "weight_decay", "validate_epochs", "patience"),
     *("accumulate", "precision", "checkpointing", "checkpoint_seconds", "tensorboard"),
-    *("average_epochs", "snapshot_epochs"),
+    *("average_epochs", "snapshot_epochs", "sorted_steps"),
 )
 
 
