@@ -140,34 +140,28 @@ def append_case(path: Path, row: Row) -> None:
     append_text(path, _line(row))
 
 
-class CaseTable:
-    """A cases.csv that grows by one case at a time, in the order of their names.
+def sort_cases(path: Path) -> list[Row]:
+    """The rows of a file of `append_case`, which is written anew in the order of the cases' names.
 
-    The file is written whole each time, but no row is formatted twice.
+    Of a case that is there twice the last row stays.
     """
-
-    def __init__(self, path: Path, rows: Sequence[Row]) -> None:
-        """`rows`: those of the file."""
-        self._path = path
-        self._lines = {row["case_id"]: _line(row) for row in rows}
-
-    def add(self, row: Row) -> None:
-        """Enter a case and write the file, atomically."""
-        self._lines[row["case_id"]] = _line(row)
-        lines = [self._lines[name] for name in sorted(self._lines)]
-        write_text(self._path, HEADER + "".join(lines))
+    last = {row["case_id"]: row for row in read_cases(path)}
+    rows = [last[name] for name in sorted(last)]
+    write_cases(path, rows)
+    return rows
 
 
 def read_cases(path: Path) -> list[Row]:
     """The rows of cases.csv, numbers as floats, empty cells left out; none where it is missing.
 
-    Raises ValueError, naming the file, where it is damaged.
+    A last line that a killed `append_case` has left unfinished is passed over. Raises
+    ValueError, naming the file, where it is damaged.
     """
     if not path.is_file():
         return []
     cure = f"delete {path.parent} and evaluate again"
     rows = []
-    for number, row in enumerate(read_csv(path, cure, ("case_id",)), start=2):
+    for number, row in enumerate(read_csv(path, cure, ("case_id",), grows=True), start=2):
         try:
             rows.append({k: _value(k, v) for k, v in row.items() if v})
         except ValueError as error:

@@ -21,7 +21,7 @@ from data.readers import load_label
 from data.readers.masks import read_mask, write_mask
 from data.roi import Box
 from engine.cascade import Earlier, Prediction, Roi, choose_roi, mask_box, segment_stage
-from engine.case_metrics import CaseTable, Row, measure_case, measure_findings
+from engine.case_metrics import Row, append_case, measure_case, measure_findings
 from engine.crops import NOTHING, Found, input_box
 from engine.external import (
     ExternalPrediction,
@@ -83,13 +83,12 @@ class Predicted:
     peak_memory_mib: float
 
 
-def evaluate_cases(work: Work, cases: Sequence[PreparedCase], rows: Sequence[Row]) -> None:
-    """Evaluate cases in their order; cases.csv grows by each, `rows` are there already.
+def evaluate_cases(work: Work, cases: Sequence[PreparedCase]) -> None:
+    """Evaluate cases in their order; cases.csv grows by the row of each.
 
     Of an error of the machine the case is named; the cases before it are kept.
     """
     progress = Progress(f"{work.result.stage} on {work.center.name}", len(cases))
-    table = CaseTable(work.result.folder / "cases.csv", rows)
 
     def read(item: PreparedCase) -> Inputs:
         with _naming(work, item):
@@ -102,7 +101,7 @@ def evaluate_cases(work: Work, cases: Sequence[PreparedCase], rows: Sequence[Row
     def write(item: PreparedCase, found: Predicted) -> None:
         with _naming(work, item):
             row = write_case(work, found)
-            table.add(row)
+            append_case(work.result.folder / "cases.csv", row)
         progress.advance({key: row[key] for key in ("dsc", "seconds") if key in row})
 
     run_pipeline(cases, read, predict, write, overlap=overlaps(work.predictor.device))

@@ -15,7 +15,7 @@ from data.prepare.duplicates import keep_unseen
 from data.prepare.prepare_centers import prepare_centers
 from data.prepare.prepared_case import PreparedCase, PrepareSettings
 from data.splits import Split
-from engine.case_metrics import read_cases, write_summary
+from engine.case_metrics import sort_cases, write_summary
 from engine.case_pipeline import Work, evaluate_cases
 from engine.external import ExternalPredictor, check_evaluation, finish_pancreas, load_external
 from engine.inference import Predictor, load_predictor, load_released_predictor
@@ -72,8 +72,8 @@ def evaluate_run(evaluation: Evaluation, run: Run, center: Center, previous: Res
             remove_leftovers(place, alone=True)
         rows = kept_rows(result, origin, cases)
         there = {row["case_id"] for row in rows}
-        evaluate_cases(work, [case for case in cases if case.case_id not in there], rows)
-        rows = read_cases(folder / "cases.csv")
+        evaluate_cases(work, [case for case in cases if case.case_id not in there])
+        rows = sort_cases(folder / "cases.csv")
         write_summary(folder / "summary.json", rows, {**origin, **finish_pancreas(folder, rows)})
         mark_done(folder, written_by_evaluation(folder))
     return folder

@@ -29,9 +29,8 @@ from engine.case_metrics import (
     Row,
     append_case,
     measure_case,
-    read_cases,
+    sort_cases,
     summarize,
-    write_cases,
 )
 from engine.checkpointing import load_checkpoint, save_checkpoint
 from engine.crops import input_box
@@ -42,7 +41,6 @@ from methods.external.base import WHOLE, Scan, TrainingCase
 from models.complexity import Complexity
 from utils.config import Config, Evaluation
 from utils.device import select_device
-from utils.files import drop_unfinished_line
 from utils.leftovers import remove_leftovers
 from utils.settings import to_plain as settings_to_plain
 from utils.stages import Stage
@@ -216,11 +214,8 @@ def finish_pancreas(folder: Path, rows: Sequence[Row]) -> Row:
     path = folder / PANCREAS_CASES
     if not path.is_file():
         return {}
-    drop_unfinished_line(path)
-    last = {row["case_id"]: row for row in read_cases(path)}
-    write_cases(path, [last[name] for name in sorted(last)])
     names = {row["case_id"] for row in rows}
-    of_pancreas = [last[name] for name in sorted(last) if name in names]
+    of_pancreas = [row for row in sort_cases(path) if row["case_id"] in names]
     if not of_pancreas:
         return {}
     summary = summarize([row | {"seconds": 0.0} for row in of_pancreas])

@@ -22,7 +22,7 @@ from engine.case_metrics import read_cases
 from engine.checkpointing import load_checkpoint, save_checkpoint
 from engine.inference import load_predictor
 from engine.results import result_folder
-from engine.run_folders import create_run, find_runs, mark_done, open_runs, read_run
+from engine.run_folders import DONE, create_run, find_runs, mark_done, open_runs, read_run
 from engine.run_log import keep_rows
 from engine.split_selection import select_splits
 from methods import read_config
@@ -213,6 +213,23 @@ def test_leftovers_of_a_killed_evaluation_go_and_damaged_notes_begin_it_anew(
         assert f"{folder / name}" in capsys.readouterr().out
         assert read_rows(folder).keys() == before.keys()
         predicted.clear()
+
+
+def test_a_row_that_a_kill_cut_off_costs_its_case_alone(
+    evaluated: Place, predicted: list[str]
+) -> None:
+    run = run_of(evaluated, "pancreas_coarse")
+    folder = result_folder(run, "pancreas_coarse", "C", evaluated.request("pancreas_coarse"))
+    whole = read_rows(folder)
+    text = (folder / "cases.csv").read_bytes()
+    (folder / DONE).unlink()
+    (folder / "cases.csv").write_bytes(text[:-5])
+    evaluated.evaluate("pancreas_coarse")
+    assert predicted == [CASES[-1]]
+    found = read_rows(folder)
+    assert list(found) == list(whole)
+    for name in CASES:
+        assert found[name]["mask_sha256"] == whole[name]["mask_sha256"]
 
 
 def test_a_damaged_summary_of_the_stage_before_is_named(evaluated: Place) -> None:

@@ -228,9 +228,9 @@ def test_steps_that_overlap_change_no_result_and_hold_no_case_open(
     cases: list[PreparedCase] = []
     evaluate = engine.evaluation.evaluate_cases
 
-    def noted(work: Any, of: list[PreparedCase], rows: Any) -> None:
+    def noted(work: Any, of: list[PreparedCase]) -> None:
         cases.extend(of)
-        evaluate(work, of, rows)
+        evaluate(work, of)
 
     monkeypatch.setattr(engine.evaluation, "evaluate_cases", noted)
     results = []

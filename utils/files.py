@@ -117,7 +117,7 @@ def append_text(path: Path, text: str) -> None:
     A process killed meanwhile leaves all earlier lines and at most a part of the new ones, whose
     unfinished last line the next call drops. Raises OSError, naming `path`.
     """
-    drop_unfinished_line(path)
+    _drop_unfinished_line(path)
     try:
         with path.open("r+b") as stream:
             end = stream.seek(0, os.SEEK_END)
@@ -134,7 +134,7 @@ def append_text(path: Path, text: str) -> None:
         raise
 
 
-def drop_unfinished_line(path: Path) -> None:
+def _drop_unfinished_line(path: Path) -> None:
     """Cut off what is behind the last line's end: what a killed `append_text` has left."""
     with path.open("r+b") as stream:
         if stream.seek(0, os.SEEK_END) == 0:
@@ -168,15 +168,19 @@ def read_json(path: Path, cure: str, keys: Sequence[str] = ()) -> dict[str, Any]
     return content
 
 
-def read_csv(path: Path, cure: str, columns: Sequence[str] = ()) -> list[dict[str, str]]:
+def read_csv(
+    path: Path, cure: str, columns: Sequence[str] = (), grows: bool = False
+) -> list[dict[str, str]]:
     """The rows of a table with a header, each as long as the header.
 
-    Raises ValueError that names the file, what is wrong with it, and `cure`; FileNotFoundError.
+    `grows`: by `append_text`, so a last line without its end is passed over. Raises ValueError
+    that names the file, what is wrong with it, and `cure`; FileNotFoundError.
     """
     rows: list[dict[str, str]] = []
     try:
         with path.open(newline="", encoding="utf-8") as stream:
-            reader = csv.DictReader(stream, strict=True)
+            lines = (line for line in stream if not grows or line.endswith("\n"))
+            reader = csv.DictReader(lines, strict=True)
             missing = [name for name in columns if name not in (reader.fieldnames or ())]
             if missing:
                 raise ValueError(f"{path}: has no column {', '.join(missing)}; {cure}")
