@@ -61,7 +61,10 @@ def test_they_are_written_and_a_folder_of_another_share_is_refused(tmp_path: Pat
         make_centers(tmp_path, ["SYN-C"], 3, "demo", SEED)
 
 
-def test_an_experiment_says_its_share_and_one_without_reads_as_before() -> None:
+def test_an_experiment_says_its_share_and_one_without_reads_as_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the default experiment is in the current folder
     plain = PRESETS["small"].phantoms
     assert plain is not None
     assert "lesion_free" not in str(plain) + Drawing(Path("x"), plain).command

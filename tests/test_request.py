@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from demo import parse_demo
+from reproduce.experiments.cells import Cell, steps_of
 from reproduce.experiments.finished import missing_steps
 from reproduce.experiments.plan import Plan, note_experiment, read_experiment
 from reproduce.experiments.plan_arguments import (
@@ -26,7 +27,7 @@ def request(*words: str) -> Request:
     return parse_request("text", words)
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty current folder, where the default experiment would be."""
     monkeypatch.chdir(tmp_path)
@@ -163,7 +164,7 @@ def test_the_scripts_of_tables_read_an_experiment(tmp_path: Path) -> None:
         (["--what", "table2", "--minutes", "0"], "--minutes 0: above 0"),
         (["--what", "table2", "--phantom-seed", "5"], "only for benchmark, demo, trial"),
         (["--what", "table3", "--rows", "BL"], "--rows: only for table5, table6, benchmark, trial"),
-        (["--what", "benchmark", "--stage", "tumor_fine"], "--stage: only for trial"),
+        (["--what", "table5", "--stage", "tumor_fine"], "--stage: only for benchmark, trial"),
         (["--what", "trial", "--stage", "pancreas_fine"], "invalid choice: 'pancreas_fine'"),
         (["--what", "table5", "--rows", "IDR"], "invalid choice: 'IDR'"),
         (["--what", "table2", "--jobs", "4"], "--jobs: only with --executor"),
@@ -248,3 +249,20 @@ def test_the_benchmark_takes_rows_of_table_vi_and_beside_it(tiny: Tiny) -> None:
     assert {cell.method for cell in cells} == {"bl", "snr", "gin"}
     of_benchmark = replace(more, plan=replace(more.plan, centers=tiny.centers))
     assert set(collect_cells(of_benchmark)) == set(cells)
+
+
+def test_a_benchmark_can_end_at_the_coarse_stage(tiny: Tiny) -> None:
+    words = ["--what", "benchmark", "--seeds", "2022", "--rows", "BL", "Ours", "SNR"]
+
+    plan = replace(request(*words).plan, centers=tiny.centers)
+
+    def cells(*more: str) -> list[Cell]:
+        return collect_cells(replace(request(*words, *more), plan=plan))
+
+    fine = cells()
+    assert cells("--stage", "tumor_fine") == fine
+    coarse = cells("--stage", "tumor_coarse")
+    assert {cell.stage for cell in coarse} == {"tumor_coarse"}
+    assert {replace(cell, stage="tumor_fine") for cell in coarse} == set(fine)
+    needed = {step.stage for cell in coarse for step in steps_of(plan, cell)}
+    assert needed == {"pancreas_coarse", "pancreas_fine", "tumor_coarse"}

@@ -98,7 +98,7 @@ def export_keys(
         if request.rows is None or key.method in methods
     ]
     is_trial = request.what == TRIAL
-    shown = (request.stage, "mask", "target") if is_trial else ("tumor_fine", "seg", "target")
+    shown = (request.trial_stage, "mask", "target") if is_trial else ("tumor_fine", "seg", "target")
     if request.plan.holdout > 0:
         keys += [
             replace(key, heldout=center)

@@ -11,6 +11,7 @@ from data.centers import load_centers
 from engine.run_folders import environment, new_time
 from reproduce.analysis.benchmark import benchmark_keys, benchmark_markdown, measure_benchmark
 from reproduce.analysis.collect import collect_rows
+from reproduce.analysis.paper_tables import COARSE
 from reproduce.analysis.run_table import report_table
 from reproduce.analysis.tables import Report, thresholds_of
 from reproduce.experiments.cells import lesion_centers
@@ -39,11 +40,12 @@ def show_results(request: Request, figures: bool = True) -> None:
 
 
 def to_markdown(request: Request, reports: Sequence[Report]) -> str:
-    """The tables; of what has a summary, with what made it; of the benchmark, the shift first.
+    """The tables; of what has a summary, with what made it; of a benchmark, the shift first.
 
-    And Table VI last, where some of its own rows were asked for.
+    And Table VI last, where some of its own rows were asked for. A benchmark that ends at the
+    coarse stage has its rows alone.
     """
-    if request.what == BENCHMARK:
+    if request.what == BENCHMARK and request.stage != COARSE:
         centers = load_centers(request.plan.centers)
         every = lesion_centers(centers)
         asked = (request.targets or every, request.seeds)
@@ -54,7 +56,8 @@ def to_markdown(request: Request, reports: Sequence[Report]) -> str:
         measured = measure_benchmark(rows, *asked, thresholds=thresholds)
         first = benchmark_markdown(measured, reports[0], facts_of(request))
         return "\n".join([first, *(report.markdown for report in reports[1:])])
-    head = ["# Demo\n", *facts_of(request), ""] if request.what == DEMO else []
+    has_summary = request.what in SUMMARIES
+    head = [f"# {request.what.title()}\n", *facts_of(request), ""] if has_summary else []
     return "\n".join([*head, *(report.markdown for report in reports)])
 
 

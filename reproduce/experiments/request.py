@@ -16,7 +16,14 @@ from data.case import Center
 from data.centers import load_centers
 from data.phantom.centers import CENTERS
 from reproduce.analysis.collect import table_cells
-from reproduce.analysis.paper_tables import ROW_METHODS, TABLE5_METHODS, TABLES, TRIALS
+from reproduce.analysis.paper_tables import (
+    COARSE,
+    ROW_METHODS,
+    TABLE5_METHODS,
+    TABLES,
+    TRIALS,
+    before_fine,
+)
 from reproduce.analysis.tables import Table, thresholds_of
 from reproduce.experiments.cells import Cell, choose_targets, make_cell
 from reproduce.experiments.plan import Plan
@@ -58,7 +65,7 @@ class Request:
     executor: str = LOCAL  # of Snakemake
     jobs: int = 1
     profile: Path | None = None
-    stage: str = "tumor_coarse"  # of a trial
+    stage: str | None = None  # the one of a trial, the last one of a benchmark
     command: str = ""
     started: float = field(default_factory=time.monotonic)
 
@@ -70,15 +77,21 @@ class Request:
         return max(60 * self.minutes - (time.monotonic() - self.started), 0.0)
 
     @property
+    def trial_stage(self) -> str:
+        """The stage that a trial compares settings of."""
+        return self.stage or COARSE
+
+    @property
     def tables(self) -> list[Table]:
         """The tables to fill."""
         if self.what == BENCHMARK:  # Table VI too where one of its own rows is asked for
             beyond = set(self.rows or ()) - set(TABLE5_METHODS)
-            return [TABLES["table5"], *([TABLES["table6"]] if beyond else [])]
+            tables = [TABLES["table5"], *([TABLES["table6"]] if beyond else [])]
+            return [before_fine(t) for t in tables] if self.stage == COARSE else tables
         if self.what == DEMO:
             return [TABLES["table2"], TABLES["table3"]]
         if self.what == TRIAL:
-            return [TRIALS[self.stage]]
+            return [TRIALS[self.trial_stage]]
         return [table for name, table in TABLES.items() if self.what in (name, ALL)]
 
     @property
@@ -110,7 +123,8 @@ def parse_request(description: str | None, argv: Sequence[str] | None = None) ->
         "share of the synthetic cases that have no lesion, for reproduce/detection.py; default: 0"
     )
     add("--lesion-free", type=real(PROBABILITY), metavar="PROBABILITY", help=text)
-    add("--stage", choices=tuple(TRIALS), help="of a trial; default: tumor_coarse")
+    text = "of a trial (default: tumor_coarse); the last one of a benchmark (default: tumor_fine)"
+    add("--stage", choices=tuple(TRIALS), help=text)
     add("--targets", nargs="+", help="centers to test on; default: all with lesions")
     text = (
         "to fill, of Table V or VI, or beside it; default: the table's, of the benchmark Table V's"
@@ -154,7 +168,7 @@ def parse_request(description: str | None, argv: Sequence[str] | None = None) ->
         executor=args.executor,
         jobs=args.jobs or 1,
         profile=args.profile,
-        stage=args.stage or Request.stage,
+        stage=args.stage,
         command="python reproduce/run.py " + shlex.join(sys.argv[1:] if argv is None else argv),
     )
 
@@ -194,7 +208,10 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
             args.rows is not None and args.what not in HAVE_ROWS,
             f"--rows: only for {', '.join(HAVE_ROWS)}",
         ),
-        (args.stage is not None and args.what != TRIAL, f"--stage: only for {TRIAL}"),
+        (
+            args.stage is not None and args.what not in (BENCHMARK, TRIAL),
+            f"--stage: only for {BENCHMARK}, {TRIAL}",
+        ),
         (args.jobs is not None and not on_cluster, "--jobs: only with --executor, see --devices"),
         (
             on_cluster and len(args.devices) > 1,
