@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from data.centers import load_centers
 from engine.case_metrics import write_cases
 from engine.run_folders import mark_done
 from reproduce import export_results as script
+from reproduce.analysis import export
 from reproduce.analysis.collect import collect_rows, with_earlier
 from reproduce.analysis.export import (
     ARGUMENTS,
@@ -219,6 +221,29 @@ def test_a_command_keeps_no_folder_of_this_machine() -> None:
 
 def test_the_commit_is_that_of_the_checkout() -> None:
     assert checked_out() == "unknown" or len(checked_out().removesuffix("-dirty")) == 7
+
+
+def test_a_commit_is_dirty_by_changed_code_and_not_by_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*words: str) -> None:
+        who = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+        subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    monkeypatch.setattr(export, "ROOT", tmp_path)
+    code, result = tmp_path / "code.py", tmp_path / "results" / "benchmark" / "cases.csv"
+    result.parent.mkdir(parents=True)
+    for path in (code, result):
+        path.write_text("before")
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "first")
+    clean = checked_out()
+    assert len(clean) == 7
+    result.write_text("after")
+    assert checked_out() == clean
+    code.write_text("after")
+    assert checked_out() == f"{clean}-dirty"
 
 
 @pytest.mark.usefixtures("uncounted")

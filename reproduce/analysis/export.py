@@ -35,6 +35,7 @@ from utils.files import read_json, write_json
 # Cases that differ in one of these do not belong into one experiment.
 SETTINGS = ("preset", "centers", "phantoms", "holdout")
 ARGUMENTS = ("arguments", "stage_arguments", "method_arguments")
+_WRITTEN = ("results", "docs", "README.md", "benchmarks/results.json")  # by its scripts
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,10 @@ def without_folders(command: str) -> str:
 
 
 def checked_out() -> str:
-    """The commit of this checkout, with "-dirty" where files are changed; "unknown" without git."""
+    """The commit of this checkout, with "-dirty" where its code is changed; "unknown" without git.
+
+    What an export or a benchmark writes, and the pages made of it, count as no change.
+    """
 
     def git(*words: str) -> str:
         done = subprocess.run(
@@ -166,7 +170,8 @@ def checked_out() -> str:
         return done.stdout.strip() if done.returncode == 0 else ""
 
     commit = git("rev-parse", "--short=7", "HEAD")
-    changed = git("status", "--porcelain", "--untracked-files=no")
+    others = [f":(exclude){name}" for name in _WRITTEN]
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", *others)
     return (commit + ("-dirty" if changed else "")) if commit else "unknown"
 
 
