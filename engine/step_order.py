@@ -1,8 +1,8 @@
 """Which samples share a step: those of like size, so that no process waits for a larger crop.
 
-The processes of a step wait for the one with the largest crop, and crops differ: those of the
-coarse tumor stage by a factor of 6. Among the samples of some steps, sorted by size, neighbors
-share a step; the steps then come in an order of chance. Each sample is still seen as often.
+The processes of a step wait for the one with the largest crop, and crops differ by several times.
+Among the samples of some steps, sorted by size, neighbors share a step; the steps then come in an
+order of chance. Each sample is still seen as often.
 """
 
 from __future__ import annotations
