@@ -2,7 +2,7 @@
 
 The processes of a step wait for the one with the largest crop, and crops differ by several times.
 Among the samples of some steps, sorted by size, neighbors share a step; the steps then come in an
-order of chance. Each sample is still seen as often.
+order of chance. Each sample is still seen once, at most so many steps before or after its turn.
 """
 
 from __future__ import annotations

@@ -139,12 +139,18 @@ def test_accumulated_gradients_are_the_mean_of_the_samples(
         torch.testing.assert_close(term, (terms_one[name] + terms_two[name]) / 2)
 
 
-def test_accumulating_two_samples_halves_the_steps(tiny_config: MakeConfig) -> None:
-    rows = read_log(train(tiny_config(epochs=3, accumulate=2)))
+@pytest.mark.parametrize("sorted_steps", [1, 16])
+def test_accumulating_two_samples_halves_the_steps(
+    sorted_steps: int, tiny_config: MakeConfig
+) -> None:
+    rows = read_log(train(tiny_config(epochs=3, accumulate=2, sorted_steps=sorted_steps)))
     assert len(rows) == 5  # 9 samples, two a step
     assert [row["epoch"] for row in rows] == ["0", "1", "2", "2", "3"]
     seen = " ".join(row["cases"] for row in rows).split()
-    assert [sorted(seen[i : i + 3]) for i in (0, 3, 6)] == [["A/a0", "A/a1", "B/b0"]] * 3
+    names = ["A/a0", "A/a1", "B/b0"]
+    assert sorted(seen.count(name) for name in names) == [3, 3, 4]
+    if sorted_steps == 1:  # else a sample can come before its epoch
+        assert [sorted(seen[i : i + 3]) for i in (0, 3, 6)] == [names] * 3
 
 
 class Counting(Ours):
