@@ -77,10 +77,10 @@ def test_with_several_trainings_their_interval_is_the_one_that_counts() -> None:
 @pytest.mark.parametrize(
     ("seeds", "start", "end"),
     [
-        ((1, 1), "one training of each row and center", "may come out otherwise."),
-        ((2, 2), "2 trainings of each row and center; 95 %", "over trainings and cases."),
-        ((2, 3), "2 to 3 trainings of each row and center", "over trainings and cases."),
-        ((1, 3), "1 to 3 trainings of each row and center", "may come out otherwise."),
+        ((1, 1), "one training of BL and Ours for each center", "may come out otherwise."),
+        ((2, 2), "2 trainings of BL and Ours for each center; 95 %", "over trainings and cases."),
+        ((2, 3), "2 to 3 trainings of BL and Ours for each center", "over trainings and cases."),
+        ((1, 3), "1 to 3 trainings of BL and Ours for each center", "may come out otherwise."),
     ],
 )
 def test_how_sure_it_is_follows_the_number_of_trainings(
@@ -123,7 +123,7 @@ def test_modules_have_their_gains_or_are_named() -> None:
         "of BL+DTL one training each, so intervals over cases alone."
     )
     lines |= {("fine", "target", "BL+DTL", MEAN): line(1, 2, seeds=2)}
-    assert "one training" not in modules_sentence(Gains(lines, ("A", "B")))
+    assert modules_sentence(Gains(lines, ("A", "B"))).endswith("; of BL+DTL 2 trainings each.")
 
 
 def test_the_claim_of_an_experiment_uses_the_seeds_that_both_rows_have(tmp_path: Path) -> None:
@@ -141,4 +141,4 @@ def test_the_claim_of_an_experiment_uses_the_seeds_that_both_rows_have(tmp_path:
     assert "| coarse, target | +5.00 [5.00, 5.00] | +5.00 [5.00, 5.00] |" in text
     assert text.endswith(" | 1 |")
     words = show_verdict(Page(tmp_path), "mine")
-    assert "below BL after the fine stage (threshold target). One training of each row" in words
+    assert "below BL after the fine stage (threshold target). One training of BL and Ours" in words

@@ -92,7 +92,7 @@ def test_the_page_of_a_whole_benchmark_is_short_too(
         "**On unseen centers Ours is above BL after the coarse stage (thresho"
     )
     assert "the fine stage (threshold target and source-val).**" in verdict
-    assert "- How sure: 3 trainings of each row and center; 95 % intervals over train" in text
+    assert "- How sure: 3 trainings of BL and Ours for each center; 95 % intervals" in text
     assert "{{" not in render_page(template_of("comparison"), page)
 
 

@@ -114,11 +114,12 @@ def sureness_sentence(gains: Gains) -> str:
     """What the intervals hold, by how many trainings there are."""
     trainings = [line.seeds or 0 for line in gains.means.values()]
     least, most = min(trainings), max(trainings)
+    rows = f"of {BASELINE} and {WHOLE} for each center"
     alone = "the scatter of cases only, and another training may come out otherwise"
     if most == 1:
-        return f"one training of each row and center, so the 95 % intervals hold {alone}."
+        return f"one training {rows}, so the 95 % intervals hold {alone}."
     number = str(most) if least == most else f"{least} to {most}"
-    text = f"{number} trainings of each row and center; 95 % intervals over trainings and cases"
+    text = f"{number} trainings {rows}; 95 % intervals over trainings and cases"
     return f"{text}, but with one training they hold {alone}." if least == 1 else f"{text}."
 
 
@@ -156,18 +157,20 @@ def centers_sentence(gains: Gains) -> str:
 
 
 def modules_sentence(gains: Gains) -> str:
-    """What each module has more than BL, by threshold; which are not measured."""
-    parts, missing, once = [], list(MODULES), []
+    """What each module has more than BL, by threshold; which are not measured; trainings."""
+    parts, missing = [], list(MODULES)
+    trained: dict[str, int | None] = {}
     for threshold in dict.fromkeys(threshold for _, threshold in gains.means):
         lines = {row: gains.lines.get(("fine", threshold, row, MEAN)) for row in MODULES}
         shown = [f"{row} {gain_text(line)}" for row, line in lines.items() if line is not None]
         parts += [f"threshold {threshold}: {', '.join(shown)}"] if shown else []
         missing = [row for row in missing if lines[row] is None]
-        once += [row for row, line in lines.items() if line is not None and line.seeds == 1]
+        trained |= {row: line.seeds for row, line in lines.items() if line is not None}
     parts += [f"{NOT_MEASURED} ({', '.join(missing)})"] if missing else []
-    if once:
-        rows = _listed(list(dict.fromkeys(once)))
-        parts.append(f"of {rows} one training each, so intervals over cases alone")
+    for count in dict.fromkeys(trained.values()):
+        rows = _listed([row for row, own in trained.items() if own == count])
+        each = "one training each, so intervals over cases alone"
+        parts.append(f"of {rows} {each if count == 1 else f'{count} trainings each'}")
     return f"{'; '.join(parts)}."
 
 
