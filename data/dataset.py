@@ -166,8 +166,7 @@ class StageDataset(Dataset[Crop]):
 
     def voxels(self, index: int) -> int:
         """How many voxels the crop of a running index has, without reading it."""
-        plan = self._plan(index)
-        return prod(plan.resize_to or plan.shape)
+        return prod(self._plan(index).resized)
 
     def __getitem__(self, index: int) -> Crop:
         plan = self._plan(index)
@@ -178,9 +177,7 @@ class StageDataset(Dataset[Crop]):
         label_crop, _ = network_input(label, plan.box, stage.stride)
         z, y, x = (
             length * stage.stride * old / new
-            for length, old, new in zip(
-                case.spacing, plan.shape, plan.resize_to or plan.shape, strict=True
-            )
+            for length, old, new in zip(case.spacing, plan.shape, plan.resized, strict=True)
         )
         return Crop(
             torch.from_numpy(image_hu),
@@ -215,6 +212,11 @@ class _Plan:
     box: Box
     shape: tuple[int, int, int]
     resize_to: tuple[int, int, int] | None
+
+    @property
+    def resized(self) -> tuple[int, int, int]:
+        """The shape that the crop has in the end."""
+        return self.resize_to or self.shape
 
 
 def training_box(stage: Stage, around: Box, case: PreparedCase, rng: np.random.Generator) -> Box:

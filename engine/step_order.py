@@ -26,15 +26,13 @@ def order_groups(
     """
     for first in range(start // sorted_steps * sorted_steps, stop, sorted_steps):
         steps = min(sorted_steps, stop - first)
-        groups = np.arange(first * per_step, (first + steps) * per_step)
+        groups = np.arange(first * per_step, (first + steps) * per_step).reshape(steps, per_step)
         if per_step > 1 and steps > 1:
-            voxels = [_voxels(dataset, group) for group in groups.tolist()]
-            groups = groups[np.argsort(voxels, kind="stable")]
-        chosen = groups.reshape(steps, per_step)
-        if per_step > 1:
+            voxels = [_voxels(dataset, group) for group in groups.ravel().tolist()]
+            groups = groups.ravel()[np.argsort(voxels, kind="stable")].reshape(groups.shape)
             seed = sample_seed(dataset.seed, first, _PURPOSE)
-            np.random.default_rng(seed).shuffle(chosen)
-        yield from chosen[max(start - first, 0) :].tolist()
+            np.random.default_rng(seed).shuffle(groups)
+        yield from groups[max(start - first, 0) :].tolist()
 
 
 def _voxels(dataset: StageDataset, group: int) -> int:

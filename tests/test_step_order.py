@@ -41,7 +41,7 @@ def tiny_dataset(tiny_prepared: Prepared) -> Callable[[Stage, str], StageDataset
     return make
 
 
-def waited(sizes: np.ndarray, steps: list[list[int]]) -> float:
+def busy(sizes: np.ndarray, steps: list[list[int]]) -> float:
     """Part of the processes' time that they work, where time is a crop's size."""
     taken = sizes[np.array(steps)]
     return float(taken.mean() / taken.max(1).mean())
@@ -54,8 +54,8 @@ def test_processes_wait_less_and_every_sample_comes_once(sizes: np.ndarray, per_
     alike = list(order_groups(Sized(sizes), per_step, 16, 0, stop))
     assert drawn == np.arange(400).reshape(stop, per_step).tolist()
     assert sorted(np.ravel(alike)) == list(range(400))
-    assert waited(sizes, drawn) < 0.8
-    assert waited(sizes, alike) > 0.95
+    assert busy(sizes, drawn) < 0.8
+    assert busy(sizes, alike) > 0.95
     for first in range(0, stop, 16):  # no sample leaves its steps
         own = np.ravel(alike[first : first + 16])
         assert sorted(own) == list(range(first * per_step, min(first + 16, stop) * per_step))
