@@ -5,21 +5,19 @@ A copy is found by what its image is, whatever its name, center, file format or 
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from data.case import DataError
 from data.prepare.signature import Signature, Signed
-from data.prepare.similarity import Pairs, match_fingerprints, match_slabs, match_thumbnails
+from data.prepare.similarity import match_fingerprints, match_slabs, match_thumbnails
 
 SEARCHES = {  # the surest sign first: it is the one that is told
     "fingerprint": match_fingerprints,
     "thumbnail": match_thumbnails,
     "slabs": match_slabs,
 }
-AT_ONCE = 500  # scans of each list: a comparison needs some 0.3 MiB for each
 Case = TypeVar("Case", bound=Signed)
 
 
@@ -35,8 +33,7 @@ class Duplicate:
 
 def find_duplicates(signatures: Sequence[Signature]) -> list[Duplicate]:
     """All pairs of scans that show the same, in the order of `signatures`."""
-    blocks = itertools.combinations_with_replacement(_blocks(signatures), 2)
-    pairs = _find(signatures, signatures, blocks)
+    pairs = _find(signatures, signatures)
     return [
         Duplicate(signatures[i], signatures[j], *pairs[i, j]) for i, j in sorted(pairs) if i < j
     ]
@@ -47,9 +44,7 @@ def find_leaks(trained: Sequence[Signature], cases: Sequence[Case]) -> list[tupl
 
     Names do not matter: a copy is found in another center and under another name.
     """
-    signatures = [case.signature for case in cases]
-    blocks = itertools.product(_blocks(signatures), _blocks(trained))
-    pairs = _find(signatures, trained, blocks)
+    pairs = _find([case.signature for case in cases], trained)
     leaks: dict[int, str] = {}
     for i, j in sorted(pairs, key=lambda pair: (pair[0], -pairs[pair][1], pair[1])):
         leaks.setdefault(i, trained[j].name)
@@ -77,21 +72,14 @@ def keep_unseen(
     return [case for case in cases if id(case) not in leaked], sentences
 
 
-def _blocks(signatures: Sequence[Signature]) -> list[slice]:
-    """Slices of `AT_ONCE` scans: what is compared at once bounds the memory."""
-    return [slice(start, start + AT_ONCE) for start in range(0, len(signatures), AT_ONCE)]
-
-
 def _find(
-    a: Sequence[Signature], b: Sequence[Signature], blocks: Iterable[tuple[slice, slice]]
+    a: Sequence[Signature], b: Sequence[Signature]
 ) -> dict[tuple[int, int], tuple[str, float]]:
     """(place in a, place in b) -> the surest sign of a copy, and its similarity."""
     found: dict[tuple[int, int], tuple[str, float]] = {}
-    for of_a, of_b in blocks:
-        for sign, search in SEARCHES.items():
-            pairs: Pairs = search(a[of_a], b[of_b])
-            for (i, j), similarity in pairs.items():
-                found.setdefault((i + of_a.start, j + of_b.start), (sign, similarity))
+    for sign, search in SEARCHES.items():
+        for pair, similarity in search(a, b).items():
+            found.setdefault(pair, (sign, similarity))
     return found
 
 
