@@ -24,7 +24,7 @@ def make_images(count: int, seed: int = 0) -> np.ndarray:
 def mirror_at_random(images: np.ndarray, seed: int = 1) -> np.ndarray:
     """Each of them mirrored along axes of its own."""
     rng = np.random.default_rng(seed)
-    ways = [tuple(np.flatnonzero(rng.random(3) < 0.5)) for _ in images]
+    ways = [tuple(np.flatnonzero(rng.random(3) < 0.5).tolist()) for _ in images]
     return np.stack([np.flip(image, way) for image, way in zip(images, ways, strict=True)])
 
 
