@@ -112,7 +112,8 @@ def test_slurm_is_asked_for_nothing_where_the_steps_run_here(
     monkeypatch.setenv("PATH", f"{tool.parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("SLURM_CONF", "a cluster's")
     assert place.run([place.entry("a")]).done == ["a"]
-    assert set(asked.read_text().split()) == {os.devnull}
+    # some versions of Snakemake's plugin ask when they are loaded: then for no cluster's file
+    assert not asked.exists() or set(asked.read_text().split()) == {os.devnull}
 
 
 def test_two_gpus_get_one_step_each_at_a_time(place: Place) -> None:
