@@ -113,7 +113,7 @@ class ImageIndex:
     def near(self, images: GrayImages) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Places i in `images` and j in the index, in order: all pairs that can be alike.
 
-        Few others are among them; `correlate` tells. Some thousand images at a time.
+        Few others are among them; `correlate` tells. As many at a time as memory allows.
         """
         asked = self._locate(images)
         # one product gives half the squared distance, below 0 where it is small enough
