@@ -19,9 +19,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
 import torch
-from scipy import ndimage
 
 from data.case import Triple
 from data.prepare.resample import axis_weights, grid_weights, resample_float
@@ -99,33 +99,37 @@ def _hash_maxima(part: np.ndarray) -> np.ndarray:
     if min(part.shape) < 3:
         return np.empty(0, np.uint64)
     low, high = FINGERPRINT_HU
-    highest, lowest = part, part
+    highest = part
     for axis in range(3):
-        highest = _over_three(highest, axis, np.maximum)
-        lowest = _over_three(lowest, axis, np.minimum)
+        highest = _highest_of_three(highest, axis)
     middle = part[1:-1, 1:-1, 1:-1]
-    places = np.argwhere((middle == highest) & (highest < high) & (lowest > low)) + 1
-    value = part[tuple(places.T)].astype(np.int32)
+    found = np.zeros(part.shape, bool)
+    found[1:-1, 1:-1, 1:-1] = (middle == highest) & (middle < high) & (middle > low)
+    voxels, places = part.ravel(), np.flatnonzero(found)
+    value = voxels[places].astype(np.int32)
     hashes = np.zeros(len(places), np.uint64)
     alone = np.ones(len(places), bool)
+    steps = np.array([part.shape[1] * part.shape[2], part.shape[2], 1])
     for offset in itertools.product((-1, 0, 1), repeat=3):
         distance = sum(map(abs, offset))  # 1 face, 2 edge, 3 corner
         if distance == 0:
             continue
-        drop = value - part[tuple((places + offset).T)]
-        alone &= drop > 0  # a plateau says nothing: constant regions are everywhere alike
+        neighbor = voxels[places + steps @ offset]
+        # A plateau says nothing: constant regions are everywhere alike.
+        alone &= (neighbor < value) & (neighbor > low)
+        drop = np.where(alone, value - neighbor, 0)
         hashes += _mix(np.arange(high - low, dtype=np.uint64) + np.uint64(distance << 16))[drop]
     return _mix(hashes[alone])
 
 
-def _over_three(volume: np.ndarray, axis: int, function: np.ufunc) -> np.ndarray:
-    """`function` over each three neighbors along `axis`; 2 shorter."""
+def _highest_of_three(volume: np.ndarray, axis: int) -> np.ndarray:
+    """The highest of each three neighbors along `axis`; 2 shorter."""
     n = volume.shape[axis]
     before, middle, after = (
         volume[(slice(None),) * axis + (slice(i, n - 2 + i),)] for i in range(3)
     )
-    result: np.ndarray = function(function(before, middle), after)
-    return result
+    highest = np.maximum(before, middle)
+    return np.maximum(highest, after, out=highest)
 
 
 def _mix(values: np.ndarray) -> np.ndarray:
@@ -157,22 +161,25 @@ def slabs_of(image_hu: np.ndarray, spacing: Triple) -> tuple[np.ndarray, np.ndar
     the others, so that a cropped stack keeps its rows.
     """
     cells = [max(1, round(NOISE_MM / step)) for step in spacing[1:]]
-    tissue = np.array([float(_smooth_above_low(plane, cells).sum()) for plane in image_hu])
+    tissue = np.zeros(len(image_hu))
+    rows = np.zeros((len(image_hu), SLAB_CELLS**2), np.float32)
+    extents = np.zeros((len(image_hu), 2), np.float32)
+    for z, stored in enumerate(image_hu):
+        plane = _smooth_above_low(stored, cells)
+        by_y, by_x = plane.sum(axis=1), plane.sum(axis=0)
+        tissue[z] = by_y.sum()
+        if tissue[z]:
+            along_y, height = _cells(by_y)
+            along_x, width = _cells(by_x)
+            rows[z] = (along_y @ plane @ along_x.T).ravel()
+            extents[z] = height * spacing[1], width * spacing[2]
     inside = np.flatnonzero(tissue > MIN_TISSUE * tissue.max())
     if len(inside) == 0:
         return np.empty((0, SLAB_CELLS, SLAB_CELLS), np.uint8), np.empty((0, 2), np.float32)
-    body = image_hu[inside[0] : inside[-1] + 1]
-    rows = np.zeros((len(body), SLAB_CELLS**2), np.float32)
-    extents = np.zeros((len(body), 2), np.float32)
-    for z, stored in enumerate(body):
-        plane = _smooth_above_low(stored, cells)
-        if plane.any():
-            along_y, height = _cells(plane.sum(axis=1))
-            along_x, width = _cells(plane.sum(axis=0))
-            rows[z] = (along_y @ plane @ along_x.T).ravel()
-            extents[z] = height * spacing[1], width * spacing[2]
-    count = max(1, round(len(body) * spacing[0] / SLAB_MM))
-    weights = axis_weights(len(body), spacing[0], count, SLAB_MM)
+    body = slice(inside[0], inside[-1] + 1)
+    rows, extents = rows[body], extents[body]
+    count = max(1, round(len(rows) * spacing[0] / SLAB_MM))
+    weights = axis_weights(len(rows), spacing[0], count, SLAB_MM)
     return _to_gray(weights @ rows).reshape(-1, SLAB_CELLS, SLAB_CELLS), weights @ extents
 
 
@@ -182,8 +189,11 @@ def _smooth_above_low(plane: np.ndarray, cells: Sequence[int]) -> np.ndarray:
     One slice at a time, so that no second volume is in memory.
     """
     low, high = GRAY_HU
-    smooth = ndimage.uniform_filter(np.clip(plane, *NOISE_HU).astype(np.float32), cells)
-    return np.clip(smooth, low, high) - low
+    within = np.clip(plane, *NOISE_HU).astype(np.float32, order="C")
+    smooth = cv2.blur(within, (cells[1], cells[0]), borderType=cv2.BORDER_REFLECT)
+    np.clip(smooth, low, high, out=smooth)
+    smooth -= low
+    return smooth
 
 
 def _cells(weights: np.ndarray) -> tuple[np.ndarray, float]:
