@@ -85,7 +85,7 @@ def test_rows_are_ranked_beside_the_paper_by_the_seeds_that_all_have(tmp_path: P
     found |= {key("tumor_fine", t, "snr", 2): make_cases([90.0, 90.0]) for t in "AB"}
     found |= {key("tumor_fine", t, "bl", 2): make_cases([0.0, 0.0]) for t in "AB"}
     found |= {key("tumor_fine", t, "saml", 1): make_cases([99.0]) for t in "AB"}  # other cases
-    found |= {key("tumor_fine", t, "nnunet_3d_fullres", 1): make_cases([1.0, 1.0]) for t in "AB"}
+    found |= {key("tumor_fine", t, "nnunet_3d_fullres", 7): make_cases([1.0, 1.0]) for t in "AB"}
     rows = make_rows(found, ("A", "B"))
     short = {("nnunet_3d_fullres", "tumor_fine"): Network(1, 1, iterations=2, own_iterations=9)}
     write_experiment(tmp_path / "mine", Rows(rows.evaluations, short, rows.centers))

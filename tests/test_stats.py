@@ -13,6 +13,7 @@ from reproduce.analysis.stats import (
     bootstrap_mean,
     bootstrap_trainings,
     compare_pairs,
+    draw_shares,
     mean_over_centers,
 )
 
@@ -150,6 +151,37 @@ def test_the_interval_over_trainings_is_the_same_each_time() -> None:
     one = bootstrap_trainings([sample])
     assert bootstrap_trainings([sample]) == one
     assert bootstrap_trainings([sample], seed=1) != one
+
+
+def test_shares_are_those_of_draws_with_replacement() -> None:
+    rng = np.random.default_rng(4)
+    shares = draw_shares(rng, 5, 40_000)
+    assert shares.sum(axis=1) == pytest.approx(1)
+    assert set(np.round(shares.ravel() * 5, 9)) <= {0, 1, 2, 3, 4, 5}
+    assert shares.mean(axis=0) == pytest.approx(1 / 5, abs=0.003)
+    # A multinomial's: n p (1 - p) and -n p p, over n squared; here n = 5 and p = 1 / 5.
+    wanted = (np.eye(5) / 5 - 1 / 25) / 5
+    assert np.cov(shares.T) == pytest.approx(wanted, abs=0.001)
+    assert set(draw_shares(rng, 3, 100, draws=1).ravel()) == {0.0, 1.0}
+
+
+def test_what_is_drawn_at_once_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = [np.random.default_rng(3).normal(0, 9, (3, 20))] * 2
+    whole = bootstrap_trainings(samples), bootstrap_mean([s[0] for s in samples])
+    monkeypatch.setattr("reproduce.analysis.stats._AT_ONCE", 999)
+    sizes: list[int] = []
+
+    def note(rng: np.random.Generator, count: int, resamples: int, draws: int = 20) -> np.ndarray:
+        sizes.append(count * resamples)
+        return draw_shares(rng, count, resamples, draws)
+
+    monkeypatch.setattr("reproduce.analysis.stats.draw_shares", note)
+    parts = bootstrap_trainings(samples), bootstrap_mean([s[0] for s in samples])
+    assert max(sizes) < 999 + 20  # parts differ by one resample
+    for one, other in zip(whole, parts, strict=True):
+        assert one is not None
+        assert other is not None
+        assert (one.low, one.high) == pytest.approx((other.low, other.high), abs=0.2)
 
 
 @pytest.mark.parametrize(("trainings", "of_cases"), [(0.0, 0.9), (4.0, 0.8)])

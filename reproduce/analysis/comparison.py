@@ -94,11 +94,11 @@ class Comparison:
 
     @cached_property
     def shared_seeds(self) -> tuple[int, ...]:
-        """The seeds that all rows with results have."""
+        """The seeds that all rows have which are in the order: a row trained short is not."""
         of_rows = [
             {key.seed for key in of_seeds}
             for (threshold, row, _), of_seeds in self.keys.items()
-            if threshold == "target" and row in self.dice
+            if threshold == "target" and row in self.dice and row not in self.short
         ]
         return tuple(sorted(set.intersection(*of_rows))) if of_rows else ()
 

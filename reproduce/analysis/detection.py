@@ -20,6 +20,7 @@ from reproduce.analysis.stats import (
     SEED,
     Interval,
     bootstrap_mean,
+    draw_shares,
     mean_over_centers,
 )
 from utils.lesions import MIN_HIT_IOU
@@ -262,7 +263,7 @@ def _bootstrap_pairs(wins: Sequence[np.ndarray]) -> Interval | None:
     rng = np.random.default_rng(SEED)
     means = np.zeros(RESAMPLES)
     for won in wins:
-        rows, columns = (rng.multinomial(n, np.full(n, 1 / n), RESAMPLES) / n for n in won.shape)
+        rows, columns = (draw_shares(rng, n, RESAMPLES) for n in won.shape)
         means += ((rows @ won) * columns).sum(axis=1) / len(wins)
     low, high = np.quantile(means, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
     return Interval(float(low), float(high))

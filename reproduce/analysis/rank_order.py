@@ -7,7 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reproduce.analysis.stats import LEVEL, RESAMPLES, SEED, Interval, mean_over_centers
+from reproduce.analysis.stats import (
+    LEVEL,
+    RESAMPLES,
+    SEED,
+    Interval,
+    draw_shares,
+    mean_over_centers,
+)
 
 MIN_ROWS = 5  # with four rows no order has p < 0.05: 2 / 4! = 0.083
 
@@ -64,13 +71,12 @@ def _draw_means(
     centers = len(rows[0])
     for center in range(centers):
         cases = rows[0][center].shape[1]
-        drawn_cases = rng.multinomial(cases, np.full(cases, 1 / cases), resamples) / cases
+        drawn_cases = draw_shares(rng, cases, resamples)
         for number, row in enumerate(rows):
             sample = row[center]
             seeds = len(sample)
             if seeds > 1:
-                drawn = rng.multinomial(seeds - 1, np.full(seeds, 1 / seeds), resamples)
-                of_cases = drawn / (seeds - 1) @ sample
+                of_cases = draw_shares(rng, seeds, resamples, seeds - 1) @ sample
             else:
                 of_cases = sample
             means[:, number] += (of_cases * drawn_cases).sum(axis=1) / centers
