@@ -44,6 +44,7 @@ from benchmarks.timing import interleaved, medians, peak_mib, times_as_fast
 from engine.inference import Predictor, predict_mirrored
 from methods import build_method, make_config
 from models.complexity import count_complexity
+from models.layers import keep_standardized
 from utils.arguments import Count
 from utils.device import select_device, select_precision
 from utils.scripts import ArgumentParser
@@ -161,7 +162,9 @@ def measure(
     precision = select_precision("auto", place, training=False)
     ours = build_predictor(width, place, precision)
     bf16 = build_predictor(width, place, "bf16")
-    plain = Plain(ours)
+    plain = Plain(build_predictor(width, place, precision))
+    for predictor in (ours, bf16):
+        keep_standardized(predictor.method)  # as a loaded stage's
     ways: dict[str, Callable[[], Any]] = {
         "ours": lambda: predict_mirrored(ours, image)[0],
         "ours_bf16": lambda: predict_mirrored(bf16, image)[0],

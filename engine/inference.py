@@ -24,6 +24,7 @@ from engine.crops import NOTHING, Found, has_settled, input_box
 from engine.weight_average import predicting_weights
 from methods import Method, MethodSettings, build_method, config_from_plain
 from models.backbone import ResidualEncoderDecoder
+from models.layers import keep_standardized
 from models.released import RELEASED, load_released
 from utils.config import Config
 from utils.device import autocast, free_memory, is_out_of_memory, select_device, select_precision
@@ -128,9 +129,10 @@ def load_predictor(
             f"{checkpoint}: its weights are not those of method {config.method} as it is now "
             f"({str(error).splitlines()[-1].strip()}); train the stage again"
         ) from error
+    keep_standardized(method)
     return Predictor(
         config,
-        method.eval(),
+        method,
         device_,
         select_precision(precision, device_, training=False),
         window_voxels,
@@ -159,7 +161,8 @@ def load_released_predictor(
     method = Method(config)
     method.network = network
     precision = select_precision(precision, device_, training=False)
-    return Predictor(config, method.to(device_).eval(), device_, precision, window_voxels)
+    keep_standardized(method.to(device_))
+    return Predictor(config, method, device_, precision, window_voxels)
 
 
 def predict_prepared(

@@ -40,6 +40,8 @@ class WSConv3d(nn.Module):
     (b, channels_in, z, y, x) to (b, channels_out, z/stride, y/stride, x/stride).
     """
 
+    standardized: Tensor | None  # of `keep_standardized`; None: computed in each pass
+
     def __init__(
         self,
         channels_in: int,
@@ -54,11 +56,36 @@ class WSConv3d(nn.Module):
         self.stride = (stride,) * 3
         self.padding = (dilation * (kernel_size // 2),) * 3
         self.dilation = (dilation,) * 3
+        self.register_buffer("standardized", None, persistent=False)
+        self.register_load_state_dict_pre_hook(_drop_standardized)
         draw_weights(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = standardize_weight(self.weight)
+        weight = self.standardized
+        if weight is None:
+            weight = standardize_weight(self.weight)
         return conv3d(x, weight, stride=self.stride, padding=self.padding, dilation=self.dilation)
+
+    def train(self, mode: bool = True) -> WSConv3d:
+        """In training mode the weight changes, so what was kept of it is dropped."""
+        if mode:
+            self.standardized = None
+        return super().train(mode)
+
+
+def _drop_standardized(conv: nn.Module, *_: Any) -> None:
+    assert isinstance(conv, WSConv3d)
+    conv.standardized = None
+
+
+def keep_standardized(network: nn.Module) -> None:
+    """Standardize each weight now, not in each pass: for a network that predicts from here on.
+
+    What is kept is dropped where weights are loaded, or training goes on (`train()`).
+    """
+    for module in network.eval().modules():
+        if isinstance(module, WSConv3d):
+            module.standardized = standardize_weight(module.weight.detach())
 
 
 class Upsample(nn.Module):

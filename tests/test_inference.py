@@ -6,6 +6,7 @@ import itertools
 import warnings
 from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from engine.inference import (
 )
 from methods import METHODS, build_method, make_config
 from tests._evaluation_fixtures import WindowMethod, hu_window, small_stage, write_run
+from tests._export_fixtures import write_checkpoint
 from tests._inference_models import identity, make_predictor
 from utils.device import select_precision
 from utils.metrics import centroid_distance, dsc
@@ -74,6 +76,21 @@ def test_a_network_that_sees_position_gives_a_mirror_symmetric_probability() -> 
     assert by_position(image).std() > 1e-3
     for axis in (2, 3, 4):
         torch.testing.assert_close(prob.flip(axis), prob)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_loaded_stage_standardizes_its_weights_once(tmp_path: Path, precision: str) -> None:
+    predictor = load_predictor(write_checkpoint(tmp_path), "cpu", precision)
+    image = torch.rand(1, 1, 8, 16, 24)
+    with mock.patch("models.layers.standardize_weight", side_effect=KeyError):
+        found, _ = predict_mirrored(predictor, image)
+    predictor.method.load_state_dict(predictor.method.state_dict())  # from now on in each pass
+    with (
+        mock.patch("models.layers.standardize_weight", side_effect=KeyError),
+        pytest.raises(KeyError),
+    ):
+        predict_mirrored(predictor, image)
+    torch.testing.assert_close(predict_mirrored(predictor, image)[0], found, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("axis", [2, 3, 4])

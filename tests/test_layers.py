@@ -1,3 +1,5 @@
+from unittest import mock
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,6 +14,7 @@ from models.layers import (
     SameConv3d,
     Upsample,
     WSConv3d,
+    keep_standardized,
     standardize_weight,
     voxel_head,
 )
@@ -65,6 +68,33 @@ def test_a_ws_convolution_of_an_impulse_returns_the_mirrored_standardized_filter
     expected = torch.zeros(5, 7, 9)
     expected[1:4, 2:5, 3:6] = standardize_weight(conv.weight)[0, 0].flip(0, 1, 2)
     torch.testing.assert_close(found, expected)
+
+
+def test_kept_standardized_weights_give_the_same_bits_and_are_dropped_where_weights_change() -> (
+    None
+):
+    network = nn.Sequential(WSConv3d(2, 3), WSConv3d(3, 2, kernel_size=1))
+    names = list(network.state_dict())
+    image = torch.randn(1, 2, 3, 4, 5)
+    expected = network(image)
+    keep_standardized(network)
+    with (
+        torch.no_grad(),
+        mock.patch("models.layers.standardize_weight", side_effect=AssertionError),
+    ):
+        torch.testing.assert_close(network(image), expected, rtol=0, atol=0)
+    assert list(network.state_dict()) == names  # a checkpoint's
+    assert not network.training
+    other = {name: torch.randn_like(value) for name, value in network.state_dict().items()}
+    network.load_state_dict(other)
+    fresh = nn.Sequential(WSConv3d(2, 3), WSConv3d(3, 2, kernel_size=1))
+    fresh.load_state_dict(other)
+    torch.testing.assert_close(network(image), fresh(image), rtol=0, atol=0)
+    keep_standardized(network)
+    network.train()
+    network(image).sum().backward()
+    grads = [weight.grad for weight in network.parameters()]
+    assert all(grad is not None and grad.abs().sum() > 0 for grad in grads)
 
 
 def test_dilation_two_reaches_two_voxels_and_skips_the_ones_between() -> None:
