@@ -1,4 +1,4 @@
-"""A network for prediction alone: its standardized weights computed once, in place of each pass."""
+"""A network for export: weights standardized already, and PyTorch's own convolution alone."""
 
 from __future__ import annotations
 

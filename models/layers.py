@@ -81,7 +81,8 @@ def _drop_standardized(conv: nn.Module, *_: Any) -> None:
 def keep_standardized(network: nn.Module) -> None:
     """Standardize each weight now, not in each pass: for a network that predicts from here on.
 
-    What is kept is dropped where weights are loaded, or training goes on (`train()`).
+    It is put in evaluation mode. What is kept is dropped where weights are loaded, or training goes
+    on (`train()`). `models/folding.py` makes a copy for export.
     """
     for module in network.eval().modules():
         if isinstance(module, WSConv3d):

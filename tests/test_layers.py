@@ -70,9 +70,7 @@ def test_a_ws_convolution_of_an_impulse_returns_the_mirrored_standardized_filter
     torch.testing.assert_close(found, expected)
 
 
-def test_kept_standardized_weights_give_the_same_bits_and_are_dropped_where_weights_change() -> (
-    None
-):
+def test_kept_standardized_weights_give_the_same_bits_until_weights_change() -> None:
     network = nn.Sequential(WSConv3d(2, 3), WSConv3d(3, 2, kernel_size=1))
     names = list(network.state_dict())
     image = torch.randn(1, 2, 3, 4, 5)
