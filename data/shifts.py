@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import ndimage
 
 from data.case import HU_RANGE, Case, Triple
 from data.phantom.centers import Center
@@ -165,5 +164,7 @@ def shift_case(case: Case, change: str, strength: float) -> Case:
 
 def blur_in_plane(hu: np.ndarray, width_mm: float, spacing: Triple) -> np.ndarray:
     """A Gaussian within slices, `width_mm` its standard deviation."""
+    from scipy import ndimage
+
     sigma = (0.0, width_mm / spacing[1], width_mm / spacing[2])
     return ndimage.gaussian_filter(hu, sigma)

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.spatial import ConvexHull, QhullError
-from scipy.spatial.distance import pdist
 
 from data.case import Case, Grid
 from data.prepare.duplicates import find_leaks
@@ -65,6 +63,9 @@ def longest_axis(mask: np.ndarray, spacing: Sequence[float]) -> float:
     `mask`: bool (z, y, x), not empty; `spacing`: mm, (z, y, x). Both ends are corners of the convex
     hull, so they are the first or the last voxel of a row.
     """
+    from scipy.spatial import ConvexHull, QhullError
+    from scipy.spatial.distance import pdist
+
     rows = np.argwhere(mask.any(axis=2))
     lines = mask[rows[:, 0], rows[:, 1]]
     first, last = lines.argmax(axis=1), lines.shape[1] - 1 - lines[:, ::-1].argmax(axis=1)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 
 from data.case import LABEL_PANCREAS, LABEL_TUMOR, Triple
@@ -72,6 +71,8 @@ def draw_plane(images: CaseImages, cut: Cut, title: str) -> str:
 
 def encode_png(plane_hu: np.ndarray) -> str:
     """HU (rows, columns) in the window of Sec. IV-A as a gray PNG, a data: address."""
+    import cv2
+
     low, high = HU_WINDOW
     gray = np.clip((plane_hu.astype(np.float32) - low) / (high - low), 0, 1) * 255
     done, content = cv2.imencode(".png", gray.astype(np.uint8), [cv2.IMWRITE_PNG_COMPRESSION, 9])
@@ -85,6 +86,8 @@ def outline(mask: np.ndarray, cut: Cut) -> str:
 
 
 def _path(points: np.ndarray) -> str:
+    import cv2
+
     kept = cv2.approxPolyDP(points.astype(np.int32).reshape(-1, 1, 2), PATH_TOLERANCE, True)
     corners: Sequence[Sequence[int]] = kept[:, 0].tolist()
     return "M" + "L".join(f"{x} {y}" for x, y in corners) + "Z"

@@ -7,7 +7,6 @@ import gzip
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import nibabel as nib
 import numpy as np
 
 from data.case import LABEL_PANCREAS, LABEL_TUMOR, Triple
@@ -118,6 +117,8 @@ def encode_masks(label: np.ndarray | None, layers: Sequence[Layer], box: Box, st
 
 def _encode(array: np.ndarray, spacing: Triple, scaling: tuple[float, float]) -> str:
     """The viewer wants x right, y front, z head: both canonical in-plane axes are mirrored."""
+    import nibabel as nib
+
     mirrored = np.ascontiguousarray(array[:, ::-1, ::-1].transpose(2, 1, 0))
     file = nib.Nifti1Image(mirrored, np.diag([*spacing[::-1], 1.0]))
     file.header.set_xyzt_units("mm")

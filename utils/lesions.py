@@ -7,10 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
-from scipy.optimize import linear_sum_assignment
-from scipy.spatial import ConvexHull, QhullError
-from scipy.spatial.distance import pdist
 
 from utils.boxes import filled_box
 from utils.postprocess import CONNECTIVITY_26
@@ -37,6 +33,8 @@ class Matches:
 
 def split_components(mask: np.ndarray) -> list[Places]:
     """The 26-connected components of a bool mask (z, y, x)."""
+    from scipy import ndimage
+
     box = filled_box(mask)
     if box is None:
         return []
@@ -52,6 +50,9 @@ def split_components(mask: np.ndarray) -> list[Places]:
 
 def longest_axis(places: Places, spacing: tuple[float, float, float]) -> float:
     """The largest distance between two voxel centers of a component, mm."""
+    from scipy.spatial import ConvexHull, QhullError
+    from scipy.spatial.distance import pdist
+
     z, y, x = places
     lines = np.unique(np.stack([z, y], axis=1), axis=0, return_inverse=True)[1].reshape(-1)
     order = np.lexsort((x, lines))
@@ -72,6 +73,8 @@ def match_findings(
     As many pairs with an intersection over union of `MIN_HIT_IOU` or more as there can be, then of
     the largest sum: picai_eval's rule.
     """
+    from scipy.optimize import linear_sum_assignment
+
     overlap = np.zeros((len(lesions), len(findings)))
     numbers = np.zeros(shape, np.int32)
     sizes = np.array([len(places[0]) for places in findings], dtype=float)

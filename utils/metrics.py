@@ -17,10 +17,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
-from scipy import ndimage
-from scipy.spatial import cKDTree
 
 from utils.boxes import filled_box
 
@@ -228,6 +225,9 @@ def _pop_near(
 
 def _far_distances(queries: np.ndarray, target: np.ndarray, spacing: Spacing) -> np.ndarray:
     """Distance from each query (flat index) to the nearest voxel of `target`, mm."""
+    from scipy import ndimage
+    from scipy.spatial import cKDTree
+
     points = np.flatnonzero(target)
     planes = _square_planes(spacing)
     by_tree = len(queries) * (TREE_SECONDS_PER_QUERY + TREE_SECONDS_PER_PAIR * len(points))
@@ -257,6 +257,8 @@ def _distances_by_planes(queries: np.ndarray, target: np.ndarray, planes: Planes
 
     A plane's squared distances are whole numbers of pixels, which float32 holds exactly.
     """
+    import cv2
+
     order, across, within = planes
     volume = np.ascontiguousarray(target.transpose(order))
     filled = np.flatnonzero(volume.any(axis=(1, 2)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import ndimage
 
 from utils.boxes import filled_box
 
@@ -17,6 +16,8 @@ def keep_components(pred: np.ndarray) -> np.ndarray:
     `pred`: bool (z, y, x). Returns a new bool array of that shape; an empty one stays empty, and
     of several components of the largest size all stay. Raises ValueError for another type.
     """
+    from scipy import ndimage
+
     if pred.dtype != np.bool_ or pred.ndim != 3:
         raise ValueError(
             f"pred must be a bool array (z, y, x), not {pred.dtype} of shape {pred.shape}"

@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import fft, ndimage
 
 from data.phantom.anatomy import Tissue
 from data.phantom.lesion import KINDS, Lesion
@@ -147,6 +146,8 @@ def add_scanner(
     The noise of filtered backprojection rises with frequency and is cut off by the kernel: a ramp
     times a Gaussian, drawn in the frequency domain per slice, neighbors along z weakly correlated.
     """
+    from scipy import ndimage
+
     scanner = look.scanner
     blur = scanner.kernel_mm / pixel_mm
     gain = _noise_gain(hu.shape[1:], scanner.grain_mm / pixel_mm)
@@ -171,6 +172,8 @@ def add_scanner(
 
 def _noise_gain(shape: tuple[int, ...], grain: float) -> np.ndarray:
     """Gain per spatial frequency of a slice (y, x // 2 + 1) that keeps white noise's variance."""
+    from scipy import fft
+
     f = np.hypot(fft.fftfreq(shape[0])[:, None], fft.rfftfreq(shape[1])[None])
     gain = ((0.05 + f) * np.exp(-2 * (np.pi * grain * f) ** 2)).astype(np.float32)
     weights = np.full(gain.shape, 2.0)
@@ -182,5 +185,7 @@ def _noise_gain(shape: tuple[int, ...], grain: float) -> np.ndarray:
 
 
 def _grain(rng: np.random.Generator, slices: int, gain: np.ndarray, width: int) -> np.ndarray:
+    from scipy import fft
+
     white = rng.standard_normal((slices, len(gain), width), dtype=np.float32)
     return fft.irfft2(fft.rfft2(white) * gain, s=white.shape[1:])

@@ -12,15 +12,17 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import nibabel as nib
 import numpy as np
-import SimpleITK as sitk
 
 from data.phantom.generate import Phantom
 from data.readers.masks import write_whole
 from utils.files import write_atomic, write_text
 from utils.leftovers import unfinished_path
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 GZIP_LEVEL = 1  # noise hardly compresses: higher levels cost time only
 
@@ -36,6 +38,8 @@ class Layout:
 
 def to_disk_axes(array: np.ndarray, phantom: Phantom, orientation: str) -> sitk.Image:
     """(z, y, x) in LPS to a SimpleITK image whose axes run as `orientation` says ("RAS")."""
+    import SimpleITK as sitk
+
     image = sitk.GetImageFromArray(array)
     image.SetSpacing(phantom.spacing[::-1])
     image.SetOrigin(phantom.origin[::-1])
@@ -44,6 +48,8 @@ def to_disk_axes(array: np.ndarray, phantom: Phantom, orientation: str) -> sitk.
 
 def write_volume(image: sitk.Image, path: Path) -> None:
     """Write .nii.gz or .nrrd; the file appears at once or not at all."""
+    import SimpleITK as sitk
+
     path.parent.mkdir(parents=True, exist_ok=True)
     suffix = ".nii.gz" if path.name.endswith(".nii.gz") else path.suffix
     if suffix == ".nii.gz":
@@ -64,6 +70,9 @@ def write_volume(image: sitk.Image, path: Path) -> None:
 
 
 def _nifti_bytes(image: sitk.Image) -> bytes:
+    import nibabel as nib
+    import SimpleITK as sitk
+
     affine = np.eye(4)
     cosines = np.array(image.GetDirection()).reshape(3, 3)
     affine[:3, :3] = cosines * np.array(image.GetSpacing())

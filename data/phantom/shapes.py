@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.interpolate import make_interp_spline
 
 Slices = tuple[slice, slice, slice]
 FAR_MM = np.float32(1e3)  # stands for "outside the box that was evaluated"
@@ -140,6 +139,8 @@ def smooth_curve(
     samples: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cubic spline through control `points` (n, 3) and `radii` (n,): (samples, 3), (samples,)."""
+    from scipy.interpolate import make_interp_spline
+
     control = np.column_stack([np.asarray(points, float), np.asarray(radii, float)])
     chord = np.concatenate(
         [[0], np.cumsum(np.linalg.norm(np.diff(control[:, :3], axis=0), axis=1))]

@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import hadamard
 
 _COORDINATES = 64  # of each image: more cost more than the pairs that they save
 _SAMPLE = 512  # images that choose the directions: those of most of the differences
@@ -72,6 +71,8 @@ def mirror_parts(values: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
 
 def best_mirrored(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Correlation (n,) of images in their best mirroring, from their `mirror_parts`."""
+    from scipy.linalg import hadamard
+
     products = np.einsum("npk,npk->np", a, b)
     best: np.ndarray = (products @ hadamard(a.shape[1], np.float32)).max(axis=1)
     return best

@@ -11,7 +11,6 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import TypeVar
 
-import SimpleITK as sitk
 from tqdm import tqdm
 
 from data.case import DataError
@@ -73,6 +72,8 @@ def _in_pool(
 
 
 def _begin_worker() -> None:
+    import SimpleITK as sitk
+
     obey_parent()
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
 

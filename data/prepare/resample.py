@@ -8,15 +8,18 @@ the kernel is widened to its spacing, so that thin slices are averaged and noise
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import sparse
 
 from data.case import Triple
 from data.roi import bounding_box
 from utils.threads import one_blas_thread
 
-Weights = tuple[sparse.csr_matrix, sparse.csr_matrix, sparse.csr_matrix]
+if TYPE_CHECKING:
+    from scipy import sparse
+
+Weights = tuple["sparse.csr_matrix", "sparse.csr_matrix", "sparse.csr_matrix"]
 Shape = tuple[int, int, int]
 
 Part = tuple[tuple[slice, slice, slice], np.ndarray]  # a place in the result, and what is there
@@ -35,6 +38,8 @@ def output_shape(shape: Sequence[int], spacing: Triple, new_spacing: Triple) -> 
 
 def axis_weights(n_in: int, spacing_in: float, n_out: int, spacing_out: float) -> sparse.csr_matrix:
     """(n_out, n_in) float32: each output voxel as a weighted mean of input voxels."""
+    from scipy import sparse
+
     step = spacing_out / spacing_in
     width = max(step, 1.0)  # input voxels from the kernel's middle to its end
     middle = (np.arange(n_out) + 0.5 - n_out / 2) * step + n_in / 2 - 0.5

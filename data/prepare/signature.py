@@ -19,7 +19,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import cv2
 import numpy as np
 import torch
 
@@ -188,6 +187,8 @@ def _smooth_above_low(plane: np.ndarray, cells: Sequence[int]) -> np.ndarray:
 
     One slice at a time, so that no second volume is in memory.
     """
+    import cv2
+
     low, high = GRAY_HU
     within = np.clip(plane, *NOISE_HU).astype(np.float32, order="C")
     smooth = cv2.blur(within, (cells[1], cells[0]), borderType=cv2.BORDER_REFLECT)

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import sparse
 
 from data.prepare.mirrored import GrayImages, ImageIndex, best_mirrored, correlate, mirror_parts
 from data.prepare.signature import Signature
@@ -31,6 +30,8 @@ _MIRRORED = (2, 3)  # of slabs: sideways; upside down is asked for apart
 
 def match_fingerprints(a: Sequence[Signature], b: Sequence[Signature]) -> Pairs:
     """Pairs that share hashes; similarity: the part of the smaller scan that is in the other."""
+    from scipy import sparse
+
     both = [signature.fingerprint for signature in (*a, *b)]
     if not a or not b:
         return {}

@@ -13,8 +13,6 @@ import itertools
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
-from scipy.spatial import KDTree
 
 from data.case import LABEL_PANCREAS, LABEL_TUMOR, Case, Triple
 from data.intensity import HU_WINDOW
@@ -149,6 +147,9 @@ def check_tissue(image_hu: np.ndarray, label: np.ndarray, spacing: Triple) -> tu
 
 def check_lesions(label: np.ndarray, spacing: Triple) -> tuple[str, ...]:
     """Warnings on the lesions: all of it, larger than the pancreas, of few voxels, far away."""
+    from scipy import ndimage
+    from scipy.spatial import KDTree
+
     tumor, pancreas = label == LABEL_TUMOR, label == LABEL_PANCREAS
     if not tumor.any():
         return ()
@@ -187,6 +188,8 @@ def check_lesions(label: np.ndarray, spacing: Triple) -> tuple[str, ...]:
 
 def _border(mask: np.ndarray) -> np.ndarray:
     """Voxels (n, 3) of the mask that have a neighbor outside it."""
+    from scipy import ndimage
+
     return np.argwhere(mask & ~ndimage.binary_erosion(mask))
 
 
@@ -252,6 +255,8 @@ def _points(
     label: np.ndarray, box: Box, factors: list[int], steps: np.ndarray, shape: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Block indices (n, 3) inside the label and in a ring around it, at most `MAX_POINTS` each."""
+    from scipy import ndimage
+
     first = np.floor_divide(box.start, factors)
     last = np.minimum(-np.floor_divide(np.negative(box.stop), factors), shape)
     if (first >= last).any():  # in the part of the volume that fills no block

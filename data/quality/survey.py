@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage
 
 from data.case import LABEL_TUMOR, Case, Center, DataError, Triple
 from data.prepare.one_case import case_error
@@ -100,6 +99,8 @@ def _describe(center: Center, files: CaseFiles, case: Case) -> CaseFacts:
 
 def find_lesions(case: Case) -> tuple[Lesion, ...]:
     """Every 26-connected part of the tumor label, largest first."""
+    from scipy import ndimage
+
     if case.label is None:
         return ()
     tumor = bounding_box(case.label == LABEL_TUMOR)

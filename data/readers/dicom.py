@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import SimpleITK as sitk
 
 from data.case import DataError, Grid
 from data.readers.content import FETCH_AGAIN
@@ -29,6 +29,9 @@ from data.readers.slices import (
     check_sideways,
 )
 from data.readers.volume import Volume, read_with_warnings
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 # The rows of Table I that only DICOM knows.
 ACQUISITION_TAGS = {
@@ -175,6 +178,8 @@ def _fits_int16(plane: np.ndarray) -> bool:
 
 
 def _reader(file: Path) -> sitk.ImageFileReader:
+    import SimpleITK as sitk
+
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")  # without asking every other format first
     reader.SetFileName(str(file))
@@ -182,6 +187,8 @@ def _reader(file: Path) -> sitk.ImageFileReader:
 
 
 def _read_header(file: Path) -> Slice:
+    import SimpleITK as sitk
+
     reader = _reader(file)
     try:
         reader.ReadImageInformation()
@@ -276,6 +283,8 @@ def _grid(slices: Sequence[Slice], normal: np.ndarray, step: float) -> Grid:
 
 def _read_pixels(one: Slice) -> tuple[np.ndarray, list[str]]:
     """(y, x) after the slice's own slope and intercept, and what ITK said."""
+    import SimpleITK as sitk
+
     reader = _reader(one.file)
     image, said = read_with_warnings(reader, one.file)
     if image.GetNumberOfComponentsPerPixel() > 1:

@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import SimpleITK as sitk
-
 from data.case import DataError, Triple
 from data.readers.listing import is_slice
 from data.readers.nifti import nifti_size
@@ -39,6 +37,8 @@ def estimate_voxels(image: Path, spacing: Triple | None) -> int:
 
 
 def _size_of_file(image: Path) -> tuple[int, Sequence[float]]:
+    import SimpleITK as sitk
+
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(image))
     reader.ReadImageInformation()

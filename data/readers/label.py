@@ -6,9 +6,9 @@ import itertools
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import SimpleITK as sitk
 
 from data.case import LABEL_BACKGROUND, LABEL_PANCREAS, LABEL_TUMOR, DataError, Grid, LabelMap
 from data.readers.dicom_label import is_structure_set, read_dicom_label, reference_notes
@@ -25,6 +25,9 @@ from data.readers.volume import (
     grid_matrix,
     read_volume,
 )
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 CLASSES = {"background": LABEL_BACKGROUND, "pancreas": LABEL_PANCREAS, "tumor": LABEL_TUMOR}
 LABEL_GEOMETRIES = ("strict", "image", "resample")
@@ -253,6 +256,8 @@ def _check_overlap(label: Volume, image: Volume, path: Path) -> tuple[str, ...]:
 
 def resample_label(values: np.ndarray, label: Volume, image: Volume) -> np.ndarray:
     """Nearest label voxel for each voxel of the image file, 0 outside; (z, y, x) on disk."""
+    import SimpleITK as sitk
+
     moving = _as_image(values, label.grid)
     fixed = _as_image(np.zeros(image.array.shape, np.uint8), image.grid)
     resampled = sitk.Resample(moving, fixed, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
@@ -260,6 +265,8 @@ def resample_label(values: np.ndarray, label: Volume, image: Volume) -> np.ndarr
 
 
 def _as_image(array: np.ndarray, grid: Grid) -> sitk.Image:
+    import SimpleITK as sitk
+
     image = sitk.GetImageFromArray(array)
     image.SetSpacing(grid.spacing_xyz)
     image.SetOrigin(grid.origin_xyz)

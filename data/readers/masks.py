@@ -9,9 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
-import nibabel as nib
 import numpy as np
-import SimpleITK as sitk
 
 from data.case import DataError, Grid
 from data.readers.files import VOLUME_SUFFIXES, volume_stem
@@ -106,6 +104,8 @@ def write_whole(path: Path, write: Callable[[], None]) -> None:
 
 
 def _write(path: Path, array: np.ndarray, grid: Grid, about: Mapping[str, str]) -> None:
+    import SimpleITK as sitk
+
     is_nifti = path.name.endswith((".nii", ".nii.gz"))
     if is_nifti and non_orthonormal(grid) > EXACTLY_ORTHONORMAL:
         _write_sheared_nifti(path, array, grid, about)
@@ -127,6 +127,8 @@ def _write_sheared_nifti(
     middle. ITK (3D Slicer, ITK-SNAP) refuses a file without the latter and takes it; others take
     the former.
     """
+    import nibabel as nib
+
     exact = grid_matrix(grid)
     rectangular = grid_matrix(replace(grid, direction=nearest_rotation(grid.direction)))
     middle = np.append(np.subtract(grid.size_xyz, 1) / 2, 1)

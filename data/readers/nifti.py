@@ -13,7 +13,6 @@ import zlib
 from pathlib import Path
 from typing import IO, Any
 
-import nibabel as nib
 import numpy as np
 
 from data.case import DataError, Grid
@@ -75,6 +74,8 @@ def _open(path: Path) -> Any:
 
 def _read_header(stream: IO[bytes], path: Path) -> Any:
     """nibabel's header, unchecked; the stream then stands behind it."""
+    import nibabel as nib
+
     start = stream.read(4)
     two = start in (b"\x1c\x02\0\0", b"\0\0\x02\x1c")
     kind = nib.Nifti2Header if two else nib.Nifti1Header

@@ -7,7 +7,6 @@ measured is moved to where it lies in the world, and what is missing is filled f
 from __future__ import annotations
 
 import numpy as np
-from scipy import ndimage
 
 REPAIRED = "resampled onto a rectangular grid"  # how each note on a repaired series begins
 
@@ -52,6 +51,8 @@ def _moved(
     plane: np.ndarray, shift: np.ndarray, shape: tuple[int, ...], empty: float
 ) -> np.ndarray:
     """A slice at (y, x) = `shift` >= 0 of a larger plane, float64, linear."""
+    from scipy import ndimage
+
     larger = np.full(shape, empty, np.float64)
     whole = np.floor(shift + 1e-6).astype(int)
     (y, x), (rows, columns) = whole, plane.shape

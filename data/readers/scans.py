@@ -9,8 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import SimpleITK as sitk
-
 from data.case import Case, DataError
 from data.readers import load_image
 from data.readers.dicom import is_no_ct
@@ -173,6 +171,8 @@ def _identity(folder: Path) -> tuple[str, str, str] | None:
 
     None where that is no image.
     """
+    import SimpleITK as sitk
+
     first = next(path for path in list_folder(folder) if is_slice(path))
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(first))

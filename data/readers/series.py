@@ -7,8 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import SimpleITK as sitk
-
 from data.case import Center, DataError
 from data.readers.dicom_kind import is_dicom_label
 from data.readers.listing import is_slice, list_folder, normal, walk
@@ -58,6 +56,8 @@ def list_series(folders: Iterable[Path]) -> list[Series]:
 
 
 def _series_in(folder: Path) -> Iterator[Series]:
+    import SimpleITK as sitk
+
     for path in list_folder(folder):  # the library would stop at a broken link, without a word
         if path.is_symlink() and not path.exists():
             raise DataError(

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage
 
 from data.case import HU_RANGE, DataError
 from data.intensity import HU_WINDOW
@@ -129,6 +128,8 @@ def _check_missing(image: np.ndarray, path: Path, scale: float, offset: float) -
     Inside: between two voxels of the body along some axis. The body: the largest part of the image
     above -300 HU.
     """
+    from scipy import ndimage
+
     count = sum(int(np.count_nonzero(~np.isfinite(part))) for part in image)
     if count == 0:
         return ()
@@ -297,6 +298,8 @@ def _histogram(sample: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Counts per unit without padding, and the unit of each: a value repeated far more often than
     its neighbors is padding, or where a conversion cut the values off.
     """
+    from scipy import ndimage
+
     low, high = BINS
     units = np.clip(np.rint(sample), low, high).astype(np.int64) - low
     counts = np.bincount(units, minlength=high - low + 1).astype(np.float64)
@@ -348,6 +351,7 @@ def _has_body_shares(counts: np.ndarray, hu: np.ndarray, tissue: float = MIN_TIS
 
 def _find_peaks(counts: np.ndarray, hu: np.ndarray) -> tuple[float, float] | None:
     """HU of the peaks of fat and soft tissue as they stand; None where they are not both seen."""
+    from scipy import ndimage
     from scipy.signal import find_peaks  # here: its import takes half a second
 
     grid = np.arange(-400.0, 501.0)

@@ -7,15 +7,18 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import SimpleITK as sitk
 
 from data.case import DataError, Grid, Triple
 from data.readers.content import FETCH_AGAIN, check_content
 from data.readers.geometry import check_grid
 from data.readers.nifti import read_nifti
 from data.readers.stored import check_stored
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,8 @@ def read_volume(path: Path) -> Volume:
     if path.name.lower().endswith((".nii", ".nii.gz")):
         array, grid, notes = read_nifti(path)
         return Volume(array, grid, (*notes, *check_grid(grid, path)))
+    import SimpleITK as sitk
+
     notes = check_stored(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
@@ -140,6 +145,8 @@ def read_volume(path: Path) -> Volume:
 
 
 def _is_float64(reader: sitk.ImageFileReader) -> bool:
+    import SimpleITK as sitk
+
     try:
         reader.ReadImageInformation()
     except RuntimeError:
@@ -152,7 +159,9 @@ def read_with_warnings(reader: sitk.ImageFileReader, path: Path) -> tuple[sitk.I
 
     A warning that data are missing or damaged is an error: ITK fills the rest with zeros.
     """
-    said = _Warnings()
+    from data.readers.itk_warnings import ItkWarnings
+
+    said = ItkWarnings()
     before = said.SetAsGlobalITKLogger()
     try:
         image = reader.Execute()
@@ -179,20 +188,10 @@ def itk_reason(error: RuntimeError) -> str:
 _INCOMPLETE = r"incomplete|truncat|premature|corrupt|missing|not read|unexpected end|too short"
 
 
-class _Warnings(sitk.LoggerBase):
-    """Collects ITK's warnings, which would be printed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.texts: list[str] = []
-
-    def DisplayWarningText(self, text: str) -> None:
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        self.texts.append(lines[-1] if lines else "a warning without words")
-
-
 def volume_from_image(image: sitk.Image, path: Path) -> Volume:
     """A SimpleITK image with 3 axes longer than 1 at most -> `Volume`. Raises `DataError`."""
+    import SimpleITK as sitk
+
     size = image.GetSize()
     if image.GetNumberOfComponentsPerPixel() > 1:
         if path.name.lower().endswith((".seg.nrrd", ".seg.nhdr")) or any(

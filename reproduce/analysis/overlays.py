@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 
 from data.case import LABEL_PANCREAS, LABEL_TUMOR, Case
@@ -188,6 +187,8 @@ def draw_panel(
 
 def gray_picture(case: Case, cut: Cut) -> np.ndarray:
     """The CT in the window of Sec. IV-A, uint8 (height, width), with square pixels."""
+    import cv2
+
     low, high = HU_WINDOW
     image = np.clip(cut.take(case.image_hu).astype(np.float32), low, high)
     gray = (255 * (image - low) / (high - low)).astype(np.uint8)
@@ -196,6 +197,8 @@ def gray_picture(case: Case, cut: Cut) -> np.ndarray:
 
 def contour_points(mask: np.ndarray, cut: Cut) -> list[np.ndarray]:
     """Closed contours of a mask in a picture's pixels, each (n, 2) of x and y."""
+    import cv2
+
     # Smooth enlargement of the 0/1 mask, cut at one half: a contour without stairs.
     shown = cut.take(mask).astype(np.float32)
     enlarged = cv2.resize(shown, cut.size, interpolation=cv2.INTER_LINEAR)
