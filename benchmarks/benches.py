@@ -72,6 +72,11 @@ BENCHES = {
         "drawing and writing a synthetic case",
         quick={"sizes": ("demo",), "cases": 1},
     ),
+    "startup": Bench(
+        "bench_startup",
+        "from a script's start to the end of its --help",
+        quick={"rounds": 1},
+    ),
     "check": Bench(
         "bench_check",
         "data/check.py per case, new and remembered",
