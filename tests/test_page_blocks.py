@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,9 @@ def test_changes_in_short_are_those_of_the_middle_strength(tmp_path: Path) -> No
             for stage in ("tumor_coarse", "tumor_fine")
         ]  # fmt: skip
         SHIFTS.write(SHIFTS.path(folder, "bl", target, 1), lines)
+        for seed in (2,) if target == "A" else (2, 3):  # a third training for one center alone
+            again = [replace(case, seed=seed) for case in lines]
+            SHIFTS.write(SHIFTS.path(folder, "bl", target, seed), again)
     lines = [
         ShiftedCase("snr", "SNR", "A", 1, "tumor_fine", *c, "a", d, "0") for c, d in dice.items()
     ]
@@ -157,10 +161,11 @@ def test_changes_in_short_are_those_of_the_middle_strength(tmp_path: Path) -> No
     cells, text = block("changes", tmp_path)
     assert cells["BL"] == {
         "row": "BL", "unchanged": "60.00", "white noise 20 HU": "+9.0",
-        "lesion (PDA, IPMN, PNET)": "+3.0",
+        "lesion (PDA, IPMN, PNET)": "+3.0", "seeds": "2",
     }  # fmt: skip
     assert list(cells) == ["BL", "SNR"]  # in the order of the tables
-    assert cells["SNR"]["unchanged"] == "-"  # a center is missing
+    # A center is missing.
+    assert (cells["SNR"]["unchanged"], cells["SNR"]["seeds"]) == ("-", "0")
     assert "Not measured: BL+IDR, " in text
     assert "shift_matrix.csv" not in text
     for kind in ("csv", "png"):

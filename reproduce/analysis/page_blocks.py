@@ -54,12 +54,12 @@ def show_changes(page: Page, name: str) -> str:
         return f"What each row loses under changes of the image: {NOT_MEASURED}."
     cases = SHIFTS.read_all(found.folder)
     losses = middle_losses(cases)
-    lines = head(["row", "unchanged", *losses.changes])
+    lines = head(["row", "unchanged", *losses.changes, "seeds"])
     for row in order_rows(losses.rows):
         shown = ("-" if x is None else f"{round(x, 1) + 0.0:+.1f}" for x in losses.rows[row])
         plain = losses.unchanged[row]
         text = "-" if plain is None else f"{plain:.2f}"
-        lines.append(f"| {row} | {text} | {' | '.join(shown)} |")
+        lines.append(f"| {row} | {text} | {' | '.join(shown)} | {losses.seeds[row]} |")
     absent = [row.name for row in EVERY_ROW.rows if row.name not in losses.rows]
     return "\n".join([*lines, *not_run(absent), *_links(found, "shift_matrix", ("csv", "png"))])
 

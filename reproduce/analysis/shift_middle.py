@@ -25,12 +25,14 @@ class MiddleLosses:
     """Dice points that each row loses at the middle strength, mean over cases, then centers.
 
     `rows`: in the order of `changes`; None where a center is missing. Of the kinds of lesion, which
-    have no order, the mean. `unchanged`: Dice (%) of the same cases.
+    have no order, the mean. `unchanged`: Dice (%) of the same cases. `seeds`: how many trainings
+    each row has, of the center with the fewest.
     """
 
     changes: tuple[str, ...]
     rows: Mapping[str, tuple[float | None, ...]]
     unchanged: Mapping[str, float | None]
+    seeds: Mapping[str, int]
 
 
 def middle_losses(cases: Sequence[ShiftedCase], stage: str = "tumor_fine") -> MiddleLosses:
@@ -38,13 +40,14 @@ def middle_losses(cases: Sequence[ShiftedCase], stage: str = "tumor_fine") -> Mi
     chosen = [case for case in cases if case.stage == stage]
     centers, dice = sorted({case.target for case in chosen}), by_place(chosen)
     names = [name for name in SHIFTS if any(case.change == name for case in chosen)]
-    rows, unchanged = {}, {}
+    rows, unchanged, seeds = {}, {}, {}
     for row in dict.fromkeys(case.row for case in chosen):
         rows[row] = tuple(_loss(dice, row, name, centers) for name in names)
-        plain = [dice.get((row, center, PLAIN)) for center in centers]
-        there = [np.array([*part.values()]) for part in plain if part is not None]
+        plain = [dice.get((row, center, PLAIN), {}) for center in centers]
+        seeds[row] = min(len({seed for seed, _ in part}) for part in plain)
+        there = [np.array([*part.values()]) for part in plain if part]
         unchanged[row] = mean_over_centers(there) if len(there) == len(centers) else None
-    return MiddleLosses(tuple(map(_show, names)), rows, unchanged)
+    return MiddleLosses(tuple(map(_show, names)), rows, unchanged, seeds)
 
 
 def _show(change: str) -> str:
