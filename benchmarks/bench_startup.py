@@ -49,7 +49,7 @@ PEERS = {
 
 def measure(rounds: int = 5) -> dict[str, Any]:
     """`NAME_s` and `NAME_ratio` of every start; under "not_run" the peers that are missing."""
-    words = {TORCH: ("-c", "import torch"), **OURS}
+    words: dict[str, tuple[str, ...]] = {TORCH: ("-c", "import torch"), **OURS}
     missing = {}
     for name, (package, install, command) in PEERS.items():
         if find_spec(package) is None:
