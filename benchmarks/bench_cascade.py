@@ -1,12 +1,16 @@
-"""Seconds of one CT from file to files on a CPU: read, four stages, masks and measures written.
+"""Seconds of one CT from file to files: read, four stages, masks and measures written.
 
     python benchmarks/bench_cascade.py [--size 100 512 512] [--width 8] [--mirrors]
+    python benchmarks/bench_cascade.py --device cuda --width 32 --mirrors --cases 3 --row 8
 
 A painted body as compressed NIfTI, and untrained networks that do their whole work; what they find
-is taken from the brightness (`stand_ins.py`). `all_s` is the whole of `predict_scans` per case by
-the process's own time; `without_networks_s` the same with networks that do no work: what reading,
-resampling, masks and writing cost. The difference is the networks'; their multiply-accumulates are
-beside it, with the seconds that these take at least at the machine's own rate of float32 products.
+is taken from the brightness (`stand_ins.py`). `all_s` is the whole of `predict_scans` for it, by
+the process's own time on a CPU and by the clock on a GPU; `without_networks_s` the same with
+networks that do no work: what reading, resampling, masks and writing cost. The difference is the
+networks'; their multiply-accumulates are beside it, with the seconds that these take at least at
+the machine's own rate of products, in the arithmetic that it predicts in. `tumor_networks_s`: the
+same difference of the two tumor stages alone. `in_a_row_s`: per CT, of `row` of them in one call;
+on a GPU one is then read and one written while another is segmented.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -38,6 +42,7 @@ from methods import METHODS
 from models.backbone import ResidualEncoderDecoder
 from models.complexity import count_complexity
 from utils.arguments import Count
+from utils.device import device_name, select_device
 from utils.scripts import ArgumentParser
 from utils.stages import STAGES
 
@@ -48,43 +53,64 @@ class Counting(Brightness):
     """A `Brightness` that notes the size of every input."""
 
     inputs: ClassVar[list[tuple[int, int, int]]] = []
+    at_work: ClassVar[tuple[str, ...]] = ()  # the stages whose network does its work
 
     def predict(self, image: torch.Tensor) -> torch.Tensor:
         z, y, x = image.shape[2:]
-        self.inputs.append((z, y, x))
+        self.inputs.extend([(z, y, x)] * len(image))
+        Brightness.idle = self.stage.name not in self.at_work
         return super().predict(image)
 
 
 def measure(
-    size: Sequence[int] = (100, 512, 512), width: int = 8, cases: int = 1, mirrors: bool = False
+    size: Sequence[int] = (100, 512, 512),
+    width: int = 8,
+    cases: int = 1,
+    mirrors: bool = False,
+    device: str = "cpu",
+    row: int = 0,
 ) -> dict[str, Any]:
     """Seconds per case, with networks at work and without; of a CT of `size` voxels (z, y, x).
 
     `mirrors`: all eight, as the protocol has them, else one: the networks' part is eight times
-    that of one.
+    that of one. `cases`: the fastest of so many counts. `row`: CTs of one call; 0: not measured.
     """
     METHODS[NAME] = Counting
+    place = select_device(device)
     found: dict[str, Any] = {"million_voxels": size[0] * size[1] * size[2] / 1e6, "width": width}
+    found["device"] = device_name(place)
     stages = STAGES if mirrors else WITHOUT_MIRRORS
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
         files = write_networks(folder, width, stages)
         work = Work(
             out=folder / "out",
-            predictors=StagePredictors(files, torch.device("cpu")),
+            predictors=StagePredictors(files, place),
             stamp=Stamp(hash_checkpoints(files)),
             say=lambda text: None,
         )
-        _predict(work, write_scan(folder / "small.nii.gz", (24, 64, 64)))  # imports
+        Counting.at_work = tuple(STAGES)
+        _predict(work, [write_scan(folder / "small.nii.gz", (24, 64, 64))])  # imports
         path = write_scan(folder / "scan.nii.gz", size)
+        if place.type == "cuda":
+            _predict(work, [path])  # its kernels are loaded, and its memory is taken
         found["file_mib"] = path.stat().st_size / 2**20
-        for kind, idle in (("without_networks_s", True), ("all_s", False)):
-            Counting.idle = idle
-            found[kind] = min(_predict(work, path) for _ in range(cases))
+        tumor = tuple(name for name, stage in STAGES.items() if stage.target == "tumor")
+        kinds = {"without_networks_s": (), "tumor_s": tumor, "all_s": tuple(STAGES)}
+        for kind, at_work in kinds.items():
+            Counting.at_work = at_work
+            found[kind] = min(_predict(work, [path]) for _ in range(cases))
+        passes = _bound(width, mirrors, work.predictors)
         written = [path for path in work.out.rglob("*") if path.is_file()]
         found["written_mib"] = sum(path.stat().st_size for path in written) / 2**20
+        if row:
+            copies = [folder / f"scan_{number}.nii.gz" for number in range(row)]
+            for copy in copies:
+                copy.hardlink_to(path)
+            found["in_a_row_s"] = _predict(work, copies) / row
     found["networks_s"] = found["all_s"] - found["without_networks_s"]
-    return {**found, **_bound(width, mirrors), "peak_mib": peak_mib()}
+    found["tumor_networks_s"] = found.pop("tumor_s") - found["without_networks_s"]
+    return {**found, **passes, "peak_mib": peak_mib()}
 
 
 def write_scan(path: Path, size: Sequence[int]) -> Path:
@@ -96,31 +122,34 @@ def write_scan(path: Path, size: Sequence[int]) -> Path:
     return path
 
 
-def _predict(work: Work, path: Path) -> float:
-    """Seconds of one scan, anew."""
+def _predict(work: Work, paths: Sequence[Path]) -> float:
+    """Seconds of some scans, anew."""
     shutil.rmtree(work.out, ignore_errors=True)
     Counting.inputs.clear()
-    scans, _ = list_scans(path)
-    started = time.process_time()
+    scans = [scan for path in paths for scan in list_scans(path)[0]]
+    on_gpu = work.predictors.device.type == "cuda"
+    clock: Callable[[], float] = time.perf_counter if on_gpu else time.process_time
+    started = clock()
     failures = predict_scans(work, scans)
-    seconds = time.process_time() - started
+    seconds = clock() - started
     if failures:
         raise ValueError(*failures.values())
     return seconds
 
 
-def _bound(width: int, mirrors: bool) -> dict[str, Any]:
+def _bound(width: int, mirrors: bool, predictors: StagePredictors) -> dict[str, Any]:
     """Of the last case: its passes, their multiply-accumulates, and the seconds these take at
     least; and the multiply-accumulates of the paper's width with all mirrors.
     """
     gmac, paper = (
         sum(_count(width_, side) for side in Counting.inputs) / 1e9 for width_ in (width, WIDTH)
     )
+    rate = f"{predictors.precision}_gmac_per_s"
     more = 1 if mirrors else 2 ** len(STAGES["tumor_fine"].mirror_axes)
     return {
         "passes": len(Counting.inputs),
         "network_gmac": gmac,
-        "networks_least_s": gmac / measure_bound()["fp32_gmac_per_s"],
+        "networks_least_s": gmac / measure_bound(predictors.device)[rate],
         "paper_network_gmac": more * paper,
     }
 
@@ -140,9 +169,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--width", type=Count, default=8)
     add("--cases", type=Count, default=1, help="the fastest counts")
     add("--mirrors", action="store_true", help="all eight")
-    asked = parser.parse_args(argv)
-    for name, value in measure(asked.size, asked.width, asked.cases, asked.mirrors).items():
-        print(f"{name:20} {value:.3f}")
+    add("--device", default="cpu")
+    add("--row", type=Count, default=0, help="CTs of one call (default: 0, not measured)")
+    for name, value in measure(**vars(parser.parse_args(argv))).items():
+        print(f"{name:20} {value if isinstance(value, str) else format(value, '.3f')}")
 
 
 if __name__ == "__main__":

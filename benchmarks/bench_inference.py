@@ -6,15 +6,16 @@ Every line gives the mean probability over the eight mirrored inputs of one imag
 
 - `ours`: `engine/inference.py` in the arithmetic that this device predicts in by itself;
 - `ours_bf16`: the same in bf16;
-- `plain`: our network of PyTorch's own layers, float32, mirrored one by one;
+- `plain`: our network of PyTorch's own layers, in the arithmetic of `ours`, mirrored one by one;
 - `monai`: the same under MONAI's sliding_window_inference (windows of `--patch`, overlap 0.5,
   gaussian weights), mirrored one by one;
 - `nnunet`: nnUNetPredictor with nnU-Net's PlainConvUNet of the same width, its own mirroring and
   tiles of `--patch`, step 0.5.
 
 With a patch as large as the image, as by default, all see the image once. Seconds are the
-process's own on a CPU; `_ratio`: how many times as fast ours is. Multiply-accumulates of the eight
-passes and the seconds that they take at least at the machine's rate are beside them.
+process's own on a CPU, of the clock on a GPU; `_ratio`: how many times as fast ours is.
+Multiply-accumulates of the eight passes and the seconds that they take at least at the machine's
+rate are beside them.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ from methods import build_method, make_config
 from models.complexity import count_complexity
 from models.layers import keep_standardized
 from utils.arguments import Count
-from utils.device import select_device, select_precision
+from utils.device import autocast, select_device, select_precision
 from utils.scripts import ArgumentParser
 from utils.stages import STAGES
 
@@ -79,7 +80,8 @@ class Plain(nn.Module):
 def mirrored(predict: Callable[[Tensor], Any], image: Tensor) -> Tensor:
     """The mean over the mirrored inputs, one by one."""
     prob = torch.zeros_like(image)
-    with torch.inference_mode():
+    precision = select_precision("auto", image.device, training=False)
+    with torch.inference_mode(), autocast(image.device, precision):
         for axes in MIRRORS:
             prob += predict(image.flip(axes)).flip(axes) / len(MIRRORS)
     return prob
@@ -196,7 +198,7 @@ def measure(
         found["bf16_against_nnunet_ratio"] = times_as_fast(seconds, "ours_bf16")["nnunet_ratio"]
     for name, each in gmac.items():
         found[f"{name}_gmac"] = each
-        found[f"{name}_least_s"] = each / bound["fp32_gmac_per_s"]
+        found[f"{name}_least_s"] = each / bound[f"{precision}_gmac_per_s"]
     found["ours_of_bound"] = found["ours_least_s"] / found["ours_s"]
     return {**found, "bound": bound, "peak_mib": peak_mib(), NOT_RUN: absent}
 

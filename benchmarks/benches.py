@@ -31,6 +31,11 @@ BENCHES = {
         "synchronisations and launches of a training step, of every method",
         quick={"stages": ("tumor_fine",), "methods": ("bl", "ours")},
     ),
+    "gpu_step": Bench(
+        "bench_gpu_step",
+        "a whole training step on a GPU, its kernels by kind and the matrix rate that it reaches",
+        quick={"stages": ("tumor_coarse",), "methods": ("bl",), "voxels": (30_000,), "steps": 1},
+    ),
     "network": Bench(
         "bench_network",
         "a training step and a pass of the network, and peers'",

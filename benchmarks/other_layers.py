@@ -10,7 +10,7 @@ from typing import Any
 from unittest import mock
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from models import backbone, convolution, layers
 
@@ -33,6 +33,11 @@ def plain_upsample(self: layers.Upsample, x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode="trilinear", align_corners=False)
 
 
+def plain_norm_relu(self: layers.NormReLU, x: Tensor) -> Tensor:
+    """PyTorch's group normalization, then its ReLU."""
+    return F.relu_(nn.GroupNorm.forward(self, x))
+
+
 CONVOLUTIONS = {
     "channels-last": channels_last_conv3d,
     "contiguous": plain_conv3d,
@@ -42,9 +47,10 @@ CONVOLUTIONS = {
 
 @contextmanager
 def replaced(by: str) -> Iterator[None]:
-    """The network with other convolutions; "plain": with PyTorch's interpolation, too.
+    """The network with other convolutions; "plain": with PyTorch's norm and interpolation, too.
 
-    "direct": those of the network, but none by Winograd's sums.
+    "direct": those of the network, but none by Winograd's sums. On a GPU the others run without
+    its channels-last order and the kernels of `models/gpu_norm.py`.
     """
     if by in ("", "direct"):
         least = math.inf if by else convolution.WINOGRAD_PRODUCTS
@@ -55,6 +61,8 @@ def replaced(by: str) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.object(layers, "conv3d", conv3d))
         stack.enter_context(mock.patch.object(backbone, "conv3d", conv3d))
+        stack.enter_context(mock.patch.object(layers, "runs_channels_last", return_value=False))
         if by == "plain":
             stack.enter_context(mock.patch.object(layers.Upsample, "forward", plain_upsample))
+            stack.enter_context(mock.patch.object(layers.NormReLU, "forward", plain_norm_relu))
         yield

@@ -13,8 +13,9 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from data.dataset import Crop, Sample, load_on_device, make_sample, sample_seed
+from data.dataset import Crop, Sample, sample_seed
 from engine.checkpointing import Checkpointer, State
+from engine.samples import SampleFeed
 from methods.base import Loss, Method, Terms
 from utils.config import Config, StoppedError
 from utils.device import autocast
@@ -22,8 +23,9 @@ from utils.errors import describe_error
 from utils.gradients import GradientAverage
 
 MIN_LOSS_SCALE = 1.0  # fp16: with gradients still infinite here, the scale is not the cause
-# Purposes of `sample_seed`: 0 is the crop's, from 2 on each forward pass has its dropout.
-AUGMENT, DROPOUT, OF_STEP = 1, 2, 1_000_000
+# Purposes of `sample_seed`, behind those of engine/samples.py: from 2 on each forward pass has its
+# dropout.
+DROPOUT, OF_STEP = 2, 1_000_000
 
 
 class NonFiniteLossError(StoppedError):
@@ -51,6 +53,7 @@ class TrainingStep:
         self._updates = 0
         self._backwards = 0
         self._average: GradientAverage | None = None  # of gradients that travel already
+        self._feed: SampleFeed | None = None  # of this and the next step's samples
 
     @property
     def lr(self) -> float:
@@ -74,22 +77,22 @@ class TrainingStep:
 
     def take(self, crops: Iterator[Crop], count: int) -> list[Sample]:
         """The next samples, augmented, with the targets that the method asks for."""
-        method, device = self.state.method, self.state.device
-        samples = []
-        for _ in range(count):
-            crop = next(crops)
-            seed = sample_seed(self.config.seed, crop.index, AUGMENT)
-            generator = torch.Generator().manual_seed(seed)
-            self.shapes.append(crop.resize_to or tuple(crop.image_hu.shape))
-            self.cases.append(f"{crop.center}/{crop.case_id}")
-            with torch.no_grad():
-                image, label = load_on_device(crop, device)
-                image, label = method.augment(image, label, crop.spacing, generator)
-                domain = method.sources.index(crop.center) if method.sources else 0
-                stage = self.config.stage
-                samples.append(make_sample(image, label, crop, stage, method.targets, domain))
-            self._generators[crop.index] = generator
-        return samples
+        return self._take(SampleFeed(self.config, self.state, crops, count))
+
+    def take_from(self, feed: SampleFeed) -> list[Sample]:
+        """The feed's next samples; those of the step behind this one are made before `update`."""
+        self._feed = feed
+        return self._take(feed)
+
+    def _take(self, feed: SampleFeed) -> list[Sample]:
+        group = feed.take()
+        self.shapes += group.shapes
+        self.cases += group.cases
+        if group.error is not None:
+            raise group.error
+        for sample, generator in zip(group.samples, group.generators, strict=True):
+            self._generators[sample.index] = generator
+        return group.samples
 
     def forward(self, loss: Loss, sample: Sample) -> Terms:
         """`loss(sample, generator)` in the run's precision, with the sample's own random numbers.
@@ -123,6 +126,8 @@ class TrainingStep:
 
         A gradient or term that is not finite ends the training.
         """
+        if self._feed is not None:  # while the GPU is busy, before its values are waited for
+            self._feed.begin()
         scaler, average, self._average = self.state.scaler, self._average, None
         if average is not None:
             average.finish()

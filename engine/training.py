@@ -38,6 +38,7 @@ from engine.run_folders import (
     refuse_changed,
     written_by_training,
 )
+from engine.samples import SampleFeed
 from engine.split_selection import (
     heldout_cases,
     keep_prepared,
@@ -233,6 +234,7 @@ def train_steps(
     steps = total_steps(config, dataset, processes.size)
     per_step = samples_per_step(config, dataset, processes.size)
     crops = load_crops(dataset, config, processes, state.step, steps)
+    feed = SampleFeed(config, state, crops, dataset.group * config.accumulate)
     progress = Progress(config.stage.name, steps, state.step) if processes.first else None
     method.train()
     while True:
@@ -248,7 +250,7 @@ def train_steps(
             break
         step = TrainingStep(config, state, save, steps)
         with state_kept(step):
-            samples = step.take(crops, dataset.group * config.accumulate)
+            samples = step.take_from(feed)
             method.training_step(samples, step)
             values = step.finish()
         before = state.step * per_step // len(dataset)

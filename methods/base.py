@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -187,8 +187,7 @@ class Method(nn.Module):
 
         Each group's learning rate is its initial one, which the loop lets decay.
         """
-        lr, decay = self.config.lr, self.config.weight_decay
-        return [torch.optim.Adam(self.parameters(), lr=lr, weight_decay=decay)]
+        return [build_adam(self.parameters(), self.config.lr, self.config.weight_decay)]
 
     def augment(
         self,
@@ -243,6 +242,16 @@ class Method(nn.Module):
     def uses(self, term: str) -> bool:
         """Whether a term of the loss has a weight above 0."""
         return self.weights.get(term, 0.0) > 0
+
+
+def build_adam(
+    parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]], lr: float, weight_decay: float
+) -> torch.optim.Adam:
+    """Adam of parameters, or of groups of them; on a GPU one kernel moves them all."""
+    adam = torch.optim.Adam(parameters, lr, weight_decay=weight_decay)
+    for group in adam.param_groups:
+        group["fused"] = all(parameter.is_cuda for parameter in group["params"])
+    return adam
 
 
 def check_weights(

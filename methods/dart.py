@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from data.dataset import Sample
 from losses.segmentation import segmentation_loss
-from methods.base import ONE_PER_CENTER, Method, MethodSettings, Step, Terms
+from methods.base import ONE_PER_CENTER, Method, MethodSettings, Step, Terms, build_adam
 from utils.settings import AT_LEAST_1, NOT_NEGATIVE, Range, setting
 
 MODES = ("average", "ensemble")
@@ -107,7 +107,7 @@ class Dart(Method):
     def build_optimizers(self) -> list[torch.optim.Optimizer]:
         """An Adam for each copy."""
         lr, decay = self.config.lr, self.config.weight_decay
-        return [torch.optim.Adam(each.parameters(), lr, weight_decay=decay) for each in self.copies]
+        return [build_adam(each.parameters(), lr, decay) for each in self.copies]
 
     def training_step(self, samples: Sequence[Sample], step: Step) -> None:
         """One optimizer step of each copy, one after the other, on its own draws."""

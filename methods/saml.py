@@ -34,7 +34,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -46,7 +46,7 @@ from data.targets.sdm import BoxSlices, bounding_box, grow_box
 from losses.compactness import slice_compactness, volume_compactness
 from losses.segmentation import segmentation_loss
 from losses.triplet import semi_hard_triplet_loss
-from methods.base import ONE_PER_CENTER, Method, MethodSettings, Step, Terms
+from methods.base import ONE_PER_CENTER, Method, MethodSettings, Step, Terms, build_adam
 from models.backbone import Levels, ResidualEncoderDecoder
 from utils.settings import NOT_NEGATIVE, POSITIVE, setting
 
@@ -125,10 +125,10 @@ class Saml(Method):
 
     def build_optimizers(self) -> list[torch.optim.Optimizer]:
         """One Adam; the metric network has its own rate."""
-        groups: list[dict[str, object]] = [{"params": self.network.parameters()}]
+        groups: list[dict[str, Any]] = [{"params": self.network.parameters()}]
         if self.auxiliary is not None:
             groups.append({"params": self.auxiliary.parameters(), "lr": self.settings.metric_lr})
-        return [torch.optim.Adam(groups, self.config.lr, weight_decay=self.config.weight_decay)]
+        return [build_adam(groups, self.config.lr, self.config.weight_decay)]
 
     def training_step(self, samples: Sequence[Sample], step: Step) -> None:
         """Gradient of the meta-train loss, plus that of the meta-test loss at moved weights."""

@@ -104,6 +104,6 @@ def _traceable_meta_convolution() -> Iterator[None]:
         return x.new_empty([int(x.shape[0]), int(weight.shape[0]), *sizes])
 
     with torch.library._scoped_library("aten", "IMPL") as library:
-        library.impl("convolution", convolution, "Meta")
-        library.impl("_convolution", shape_only, "Meta")
+        library.impl("convolution", convolution, "Meta", allow_override=True)
+        library.impl("_convolution", shape_only, "Meta", allow_override=True)
         yield

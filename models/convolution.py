@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.gpu import runs_channels_last
 from models.winograd import choose_form, winograd_conv3d
 
 # oneDNN compiles a convolution for each shape and keeps 1024, which a dozen crops overfill; it
@@ -53,6 +54,8 @@ def conv3d(
 
     `weight` may be float32 where `x` is not; `bias` is of either dtype under autocast, else of x's.
 
+    On a GPU in 16 bits the result is channels-last (`runs_channels_last`).
+
     On a CPU (benchmarks/bench_network.py measures each of these):
 
     - in float32 it is oneDNN's that runs; with few channels or few voxels PyTorch's own choice
@@ -66,12 +69,13 @@ def conv3d(
       where a gradient is taken: bf16 predictions keep the smaller rounding (docs/usage.md).
     """
     geometry = (stride, padding, dilation)
+    if runs_channels_last(x):
+        return _gpu_conv3d(x, weight, bias, geometry)
     if x.device.type != "cpu":
         return F.conv3d(x, weight.to(x.dtype), bias, *geometry)
     exact = x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    if is_channels_last(x) and max(*weight.shape[2:], *stride) == 1 and not any(padding):
-        voxels = F.linear(x.permute(0, 2, 3, 4, 1), weight.flatten(1).to(x.dtype), bias)
-        return voxels.permute(0, 4, 1, 2, 3)
+    if is_channels_last(x) and _is_product(weight, stride, padding):
+        return _product(x, weight.to(x.dtype), bias)
     if exact and (max(weight.shape[2:]) == 1 or not torch.backends.mkldnn.enabled):
         return F.conv3d(x.contiguous(), weight, bias, *geometry)
     if not exact and _needs_float32(x, stride):
@@ -93,6 +97,30 @@ def conv3d(
     if last:
         return result.contiguous(memory_format=CHANNELS_LAST)  # one channel is in either order
     return result.contiguous() if few else result
+
+
+def _gpu_conv3d(
+    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: tuple[tuple[int, ...], ...]
+) -> Tensor:
+    """Channels-last, in the 16 bits of `x` or of autocast."""
+    dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
+    stride, padding, dilation = geometry
+    if _is_product(weight, stride, padding):
+        return _product(x, weight.to(x.dtype), bias)
+    x = x.to(dtype, memory_format=CHANNELS_LAST)
+    weight = weight.to(dtype, memory_format=CHANNELS_LAST)
+    return F.conv3d(x, weight, bias, stride, padding, dilation)
+
+
+def _is_product(weight: Tensor, stride: tuple[int, ...], padding: tuple[int, ...]) -> bool:
+    """Whether a convolution is a matrix product of the channels of each voxel."""
+    return max(*weight.shape[2:], *stride) == 1 and not any(padding)
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The 1x1x1 convolution of a channels-last tensor; the result is channels-last."""
+    voxels = F.linear(x.permute(0, 2, 3, 4, 1), weight.flatten(1), bias)
+    return voxels.permute(0, 4, 1, 2, 3)
 
 
 def _stays_channels_last(x: Tensor, weight: Tensor) -> bool:
@@ -125,8 +153,8 @@ def _suits_winograd(x: Tensor, weight: Tensor, geometry: tuple[tuple[int, ...], 
 
 
 def is_channels_last(x: Tensor) -> bool:
-    """Whether a CPU's tensor (b, c, z, y, x) is (b, z, y, x, c) in memory, and not both."""
-    if x.device.type != "cpu" or x.ndim != 5 or x.is_contiguous():
+    """Whether a tensor (b, c, z, y, x) is (b, z, y, x, c) in memory, and not both."""
+    if x.ndim != 5 or x.is_contiguous():
         return False
     return x.is_contiguous(memory_format=CHANNELS_LAST)
 

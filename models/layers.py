@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from models.convolution import CHANNELS_LAST, conv3d, is_channels_last
+from models.gpu import HALF_TYPES, runs_channels_last
 from utils.allocation import keep_freed_memory
 
 NORM_GROUPS = 8
 WS_EPS = 1e-12  # added to the variance, under the root
-HALF_TYPES = (torch.bfloat16, torch.float16)
 UPSAMPLING = ("trilinear", "nearest")
 keep_freed_memory()
 
@@ -107,10 +107,24 @@ class Upsample(nn.Module):
         if self.mode == "nearest":
             return F.interpolate(x, scale_factor=2, mode="nearest")
         if is_channels_last(x):
+            if x.device.type == "cuda":
+                return _double_channels_last(x)
             return F.interpolate(x, scale_factor=2, mode="trilinear")
         z, y, width = (_doubling_matrix(n, x) for n in x.shape[2:])
         x = z @ (y @ (x @ width.T)).flatten(3)  # (b, c, 2z, 2y * 2x)
         return x.unflatten(3, (y.shape[0], width.shape[0]))
+
+
+def _double_channels_last(x: Tensor) -> Tensor:
+    """(b, c, z, y, x) to (b, c, 2z, 2y, 2x), both channels-last: one matrix product per axis."""
+    images, channels = x.shape[:2]
+    z, y, width = (_doubling_matrix(n, x) for n in x.shape[2:])
+    voxels = x.permute(0, 2, 3, 4, 1)  # contiguous
+    sizes = [len(z), len(y), len(width)]
+    voxels = z @ voxels.flatten(2)  # (b, 2z, y x c)
+    voxels = y @ voxels.view(images * sizes[0], x.shape[3], -1)  # (b 2z, 2y, x c)
+    voxels = width @ voxels.view(images * sizes[0] * sizes[1], x.shape[4], channels)
+    return voxels.view(images, *sizes, channels).permute(0, 4, 1, 2, 3)
 
 
 def _doubling_matrix(size: int, like: Tensor) -> Tensor:
@@ -235,7 +249,11 @@ class NormReLU(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         fused: type[torch.autograd.Function]
-        if is_channels_last(x):
+        if x.ndim == 5 and x.dtype in HALF_TYPES and runs_channels_last(x):
+            from models.gpu_norm import GpuNormReLU
+
+            fused = GpuNormReLU
+        elif x.device.type == "cpu" and is_channels_last(x):
             fused = ChannelsLastNormReLU
         elif x.device.type == "cpu" or x.dtype not in HALF_TYPES:
             return super().forward(x).relu_()  # a CPU keeps 16 bits by itself

@@ -13,6 +13,9 @@ from torch import Tensor, distributed
 
 from utils.gradients import GradientAverage
 
+# Tensors of a GPU travel by NCCL, those of the CPU by gloo: so a number that the CPU has, as a
+# signal's, makes no process wait for its GPU.
+BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 MAX_WAIT = timedelta(days=2)  # the others wait while the first process prepares all cases
 
 
@@ -83,19 +86,14 @@ class Distributed:
 
 @contextmanager
 def join_processes(device: torch.device) -> Iterator[Distributed]:
-    """The processes of `torchrun`'s environment variables, or one process.
-
-    Tensors of a GPU travel by NCCL, those of the CPU by gloo: so a number that the CPU has, as a
-    signal's, makes no process wait for its GPU.
-    """
+    """The processes of `torchrun`'s environment variables, or one process."""
     size = int(os.environ.get("WORLD_SIZE", 1))
     if size == 1:
         yield Distributed()
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    distributed.init_process_group(backend, timeout=MAX_WAIT)
+    distributed.init_process_group(BACKENDS[device.type], timeout=MAX_WAIT)
     try:
         yield Distributed(distributed.get_rank(), size)
     finally:
