@@ -7,9 +7,10 @@ A painted body as compressed NIfTI, and untrained networks that do their whole w
 is taken from the brightness (`stand_ins.py`). `all_s` is the whole of `predict_scans` for it, by
 the process's own time on a CPU and by the clock on a GPU; `without_networks_s` the same with
 networks that do no work: what reading, resampling, masks and writing cost. The difference is the
-networks'; their multiply-accumulates are beside it, with the seconds that these take at least at
-the machine's own rate of products, in the arithmetic that it predicts in. `tumor_networks_s`: the
-same difference of the two tumor stages alone. `in_a_row_s`: per CT, of `row` of them in one call;
+networks' (on a GPU, where it is less than the scatter of the rest, what their passes take by the
+clock); their multiply-accumulates are beside it, with the seconds that these take at least at the
+machine's own rate of products, in the arithmetic that it predicts in. `tumor_networks_s`: of the
+two tumor stages alone, on a GPU. `in_a_row_s`: per CT, of `row` of them in one call;
 on a GPU one is then read and one written while another is segmented.
 """
 
@@ -53,13 +54,20 @@ class Counting(Brightness):
     """A `Brightness` that notes the size of every input."""
 
     inputs: ClassVar[list[tuple[int, int, int]]] = []
-    at_work: ClassVar[tuple[str, ...]] = ()  # the stages whose network does its work
+    seconds: ClassVar[dict[str, float]] = {}  # on a GPU: of the passes, by stage
 
     def predict(self, image: torch.Tensor) -> torch.Tensor:
         z, y, x = image.shape[2:]
         self.inputs.extend([(z, y, x)] * len(image))
-        Brightness.idle = self.stage.name not in self.at_work
-        return super().predict(image)
+        if not image.is_cuda:
+            return super().predict(image)
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        found = super().predict(image)
+        torch.cuda.synchronize()
+        taken = time.perf_counter() - started
+        self.seconds[self.stage.name] = self.seconds.get(self.stage.name, 0.0) + taken
+        return found
 
 
 def measure(
@@ -89,17 +97,15 @@ def measure(
             stamp=Stamp(hash_checkpoints(files)),
             say=lambda text: None,
         )
-        Counting.at_work = tuple(STAGES)
         _predict(work, [write_scan(folder / "small.nii.gz", (24, 64, 64))])  # imports
         path = write_scan(folder / "scan.nii.gz", size)
         if place.type == "cuda":
             _predict(work, [path])  # its kernels are loaded, and its memory is taken
         found["file_mib"] = path.stat().st_size / 2**20
-        tumor = tuple(name for name, stage in STAGES.items() if stage.target == "tumor")
-        kinds = {"without_networks_s": (), "tumor_s": tumor, "all_s": tuple(STAGES)}
-        for kind, at_work in kinds.items():
-            Counting.at_work = at_work
+        for kind, idle in (("without_networks_s", True), ("all_s", False)):
+            Counting.idle = idle
             found[kind] = min(_predict(work, [path]) for _ in range(cases))
+        found |= _networks(found["all_s"] - found["without_networks_s"])
         passes = _bound(width, mirrors, work.predictors)
         written = [path for path in work.out.rglob("*") if path.is_file()]
         found["written_mib"] = sum(path.stat().st_size for path in written) / 2**20
@@ -108,9 +114,15 @@ def measure(
             for copy in copies:
                 copy.hardlink_to(path)
             found["in_a_row_s"] = _predict(work, copies) / row
-    found["networks_s"] = found["all_s"] - found["without_networks_s"]
-    found["tumor_networks_s"] = found.pop("tumor_s") - found["without_networks_s"]
     return {**found, **passes, "peak_mib": peak_mib()}
+
+
+def _networks(difference: float) -> dict[str, float]:
+    """Of the last case: the networks' seconds; on a GPU those of its passes, where others wait."""
+    if not Counting.seconds:
+        return {"networks_s": difference}
+    tumor = [taken for name, taken in Counting.seconds.items() if STAGES[name].target == "tumor"]
+    return {"networks_s": sum(Counting.seconds.values()), "tumor_networks_s": sum(tumor)}
 
 
 def write_scan(path: Path, size: Sequence[int]) -> Path:
@@ -126,6 +138,7 @@ def _predict(work: Work, paths: Sequence[Path]) -> float:
     """Seconds of some scans, anew."""
     shutil.rmtree(work.out, ignore_errors=True)
     Counting.inputs.clear()
+    Counting.seconds.clear()
     scans = [scan for path in paths for scan in list_scans(path)[0]]
     on_gpu = work.predictors.device.type == "cuda"
     clock: Callable[[], float] = time.perf_counter if on_gpu else time.process_time

@@ -273,23 +273,39 @@ def measure_on_gpu(config: Config, shape: Sequence[int]) -> tuple[int, int]:
     return waits, len(kernels)
 
 
+def measure_all_on_gpu(
+    shape: Sequence[int], stages: Sequence[str], methods: Sequence[str]
+) -> dict[str, tuple[int, int]]:
+    """By stage and method; nothing without a GPU.
+
+    To be called before `count_all`, whose device would from then on be the one to pin memory for.
+    """
+    if not torch.cuda.is_available():
+        return {}
+    return {
+        f"{stage} {method}": measure_on_gpu(configure(stage, method), shape)
+        for stage, method in itertools.product(stages, methods)
+    }
+
+
 def measure(
     shape: Sequence[int] = SHAPE,
     stages: Sequence[str] = tuple(STAGES),
     methods: Sequence[str] = tuple(METHODS),
 ) -> dict[str, Any]:
     """The counts of stages and methods, by part, and PyTorch's own where there is a GPU."""
+    on_gpu = measure_all_on_gpu(shape, stages, methods)
     found: dict[str, Any] = {}
     for row in count_all(shape, stages, methods):
-        counted: dict[str, Any] = {
+        name = f"{row.stage} {row.method}"
+        found[name] = {
             "waits": row.waits,
             "launches_of_sample_and_losses": row.launches,
             "launches": {part: row.counts.launches[part] for part in PARTS},
         }
-        if torch.cuda.is_available():
-            waits, kernels = measure_on_gpu(configure(row.stage, row.method), shape)
-            counted |= {"gpu_waits": waits, "gpu_kernels_and_copies": kernels}
-        found[f"{row.stage} {row.method}"] = counted
+        if name in on_gpu:
+            waits, kernels = on_gpu[name]
+            found[name] |= {"gpu_waits": waits, "gpu_kernels_and_copies": kernels}
     return found
 
 
@@ -305,6 +321,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--shape", type=Count, nargs=3, default=SHAPE, help="z y x of the crops")
     add("--detail", choices=tuple(PARTS), help="name the operations of this part")
     args = parser.parse_args(argv)
+    on_gpu = measure_all_on_gpu(args.shape, args.stage, args.method)
     rows = count_all(args.shape, args.stage, args.method, args.accumulate)
     print(*to_lines(rows), sep="\n")
     for row in rows if args.detail else ():
@@ -318,12 +335,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         for (kind, name), number in named.most_common():
             print(f"{number:6} {kind:7} {name}")
-    if torch.cuda.is_available():
-        for stage, method in itertools.product(args.stage, args.method):
-            waits, kernels = measure_on_gpu(configure(stage, method), args.shape)
-            name = torch.cuda.get_device_name()
-            print(f"{name}, {stage} {method}: {waits} waits, {kernels} kernels and copies")
-    else:
+    for name, (waits, kernels) in on_gpu.items():
+        gpu = torch.cuda.get_device_name()
+        print(f"{gpu}, {name}: {waits} waits, {kernels} kernels and copies")
+    if not on_gpu:
         print("no GPU here: PyTorch's own counts are not measured")
     above = exceeded(rows)
     print(*above, sep="\n")

@@ -30,10 +30,10 @@ def kernels_run(index: int) -> bool:
 
     They are compiled at their first call, by Triton and a C compiler, which may not be there.
     """
-    x = torch.zeros(1, 8, 1, 1, 1, dtype=torch.float16, device=torch.device("cuda", index))
     try:
         from models.gpu_norm import GpuNormReLU
 
+        x = torch.zeros(1, 8, 1, 1, 1, dtype=torch.float16, device=torch.device("cuda", index))
         GpuNormReLU.apply(x, x.new_ones(8).float(), x.new_zeros(8).float(), 8, 1e-5)
     except Exception as error:  # of many kinds: import, compiler, driver
         log.warning(

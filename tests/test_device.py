@@ -184,10 +184,12 @@ def test_a_gpu_computes_float32_exactly_and_tries_algorithms_where_shapes_repeat
     for owner, name in (
         (torch.backends.cudnn, "allow_tf32"),
         (torch.backends.cudnn, "benchmark"),
+        (torch.backends.cudnn, "deterministic"),
     ):
         monkeypatch.setattr(owner, name, True)
     torch.backends.cuda.matmul.allow_tf32 = True
     gpu = select_device("auto")
+    assert torch.backends.cudnn.deterministic
     assert not torch.backends.cudnn.allow_tf32
     assert not torch.backends.cuda.matmul.allow_tf32
     for repeat in (False, True):

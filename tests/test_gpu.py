@@ -55,7 +55,8 @@ def test_the_kernels_are_in_use_here(gpu: torch.device) -> None:
 
 @pytest.mark.parametrize("dtype", ROUNDING)
 @pytest.mark.parametrize(
-    ("channels", "sides"), [(8, (3, 5, 7)), (24, (1, 1, 1)), (32, (40, 9, 33))]
+    ("channels", "sides"),
+    [(8, (3, 5, 7)), (24, (1, 1, 1)), (32, (40, 9, 33)), (32, (40, 48, 65)), (24, (40, 48, 65))],
 )
 def test_norm_and_relu_are_those_of_float64(
     dtype: torch.dtype, channels: int, sides: tuple[int, int, int], gpu: torch.device
@@ -91,13 +92,39 @@ def test_norm_and_relu_are_those_of_float64(
 
 
 def test_the_norm_repeats_to_the_last_bit_and_takes_any_order(gpu: torch.device) -> None:
-    norm = NormReLU(16).to(gpu)
-    x = torch.randn(2, 16, 30, 40, 50, device=gpu).bfloat16()
-    with autocast(gpu, "bf16"):
-        once = [norm(x) for _ in range(3)]
-        last = norm(x.contiguous(memory_format=CHANNELS_LAST))
-    for other in (*once[1:], last):
-        assert torch.equal(other, once[0])
+    for sides in ((30, 40, 50), (40, 60, 70)):  # one kernel, and three
+        norm = NormReLU(16).to(gpu)
+        x = torch.randn(2, 16, *sides, device=gpu).bfloat16()
+        with autocast(gpu, "bf16"):
+            once = [norm(x) for _ in range(3)]
+            last = norm(x.contiguous(memory_format=CHANNELS_LAST))
+        for other in (*once[1:], last):
+            assert torch.equal(other, once[0])
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_a_seed_makes_a_training_repeat_to_the_last_bit(precision: str, gpu: torch.device) -> None:
+    trained = []
+    for _ in range(2):
+        config = make_config(
+            *(STAGES["tumor_fine"], "ours"),
+            width=16,
+            spacing=SPACING,
+            device="cuda",
+            precision=precision,
+        )
+        state = build_state(config, gpu, SOURCES)
+        state.method.train()
+        feed = SampleFeed(config, state, make_crops((24, 64, 72)), 1)
+        for _ in range(5):
+            step = TrainingStep(config, state, NoCheckpoints(), 10)  # type: ignore[arg-type]
+            state.method.training_step(step.take_from(feed), step)
+            step.finish()
+            state.step += 1
+        trained.append(state.method.state_dict())
+    assert trained[0].keys() == trained[1].keys()
+    for name, weight in trained[0].items():
+        assert torch.equal(weight, trained[1][name]), name
 
 
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (1, 1)])

@@ -1,3 +1,4 @@
+import sys
 from unittest import mock
 
 import pytest
@@ -5,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from models import gpu
 from models.convolution import CHANNELS_LAST, is_channels_last
 from models.layers import (
     ChannelsLastNormReLU,
@@ -294,3 +296,17 @@ def test_the_channels_last_norm_and_its_gradients_are_those_of_group_norm_and_re
     tolerance = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float64: 1e-12}[dtype]
     for one, other in zip((found, *ours), (expected, *theirs), strict=True):
         assert (one.double() - other).norm() <= tolerance * other.norm()
+
+
+def test_without_triton_a_gpus_norms_are_pytorchs_and_a_warning_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "models.gpu_norm", None)  # as if importing it failed
+    assert not gpu.kernels_run.__wrapped__(0)
+    assert "the network's norms are PyTorch's" in caplog.text
+
+
+def test_only_16_bits_on_a_gpu_run_channels_last() -> None:
+    x = torch.zeros(1, 8, 2, 2, 2)
+    assert not gpu.runs_channels_last(x)
+    assert not gpu.runs_channels_last(x.bfloat16())

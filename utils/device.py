@@ -5,6 +5,7 @@ What a GPU is told, and why; the memory order of its convolutions is in models/g
 - Float32 is float32: no TF32, which keeps 10 bits, neither in products nor in convolutions. Views
   and losses are float32 so that they are exact, and `--precision fp32` asks for it; the network
   itself runs in 16 bits, which TF32 does not touch.
+- cuDNN takes algorithms that repeat to the last bit: in float32 it takes others by itself.
 - cuDNN tries its algorithms (`cudnn.benchmark`) only where input shapes repeat. It does so anew for
   each shape, and jittered crops of one scan alone take some 200 shapes in 800 epochs of a fine
   stage. On an H200 what it chose was no faster than what it takes by itself.
@@ -32,7 +33,7 @@ def select_device(name: str, *, mps: bool = False) -> torch.device:
 
     Under `torchrun` `auto` and `cuda` mean the GPU of this process's local rank. `mps`: whether
     `mps`, and for `auto` without CUDA, Apple's GPU may be taken: only for prediction. With a GPU,
-    float32 is exact from here on in the whole process (no TF32).
+    float32 is exact from here on in the whole process (no TF32), and a seed makes a run repeatable.
     """
     choices = f"cpu, cuda, cuda:N{', mps' if mps else ''} or auto"
     has_mps = mps and torch.backends.mps.is_available()
@@ -50,6 +51,7 @@ def select_device(name: str, *, mps: bool = False) -> torch.device:
             )
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.deterministic = True
         return torch.device("cuda", index)
     if device.type == "mps" and mps and not has_mps:
         raise ValueError(f"--device {name}: this machine shows no Apple GPU to PyTorch")
