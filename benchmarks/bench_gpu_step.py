@@ -30,10 +30,9 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 import utils.script_start  # noqa: F401 - a signal ends it in one line
-from benchmarks.bench_memory import GIB, sides_of
-from benchmarks.bench_step import SOURCES, SPACING, make_crops
 from benchmarks.benches import NOT_RUN
 from benchmarks.machine import measure_bound
+from benchmarks.step_crops import SOURCES, SPACING, make_crops, sides_of
 from engine.checkpointing import NoCheckpoints, build_state
 from engine.samples import SampleFeed
 from engine.step import TrainingStep
@@ -123,7 +122,7 @@ def measure_step(
         "of_matrix_rate": gmac / rate / seconds,
         "convolutions_of_matrix_rate": gmac / rate / kinds["convolutions"],
         **{f"{kind}_s": taken for kind, taken in kinds.items()},
-        "peak_gib": peak / GIB,
+        "peak_gib": peak / 2**30,
     }
 
 

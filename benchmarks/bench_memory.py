@@ -32,6 +32,7 @@ from torch.utils.checkpoint import checkpoint
 
 import utils.script_start  # noqa: F401 - a signal ends it in one line
 from benchmarks.cuda_autocast import CudaAutocast
+from benchmarks.step_crops import sides_of
 from models.backbone import ResidualEncoderDecoder
 from models.layers import NormReLU
 from models.recompute import Recompute, step_bytes
@@ -93,13 +94,6 @@ def build(device: str, width: int, plain: bool, again: bool = False) -> Residual
             if isinstance(module, NormReLU):
                 module.__class__ = PlainNormReLU
     return network
-
-
-def sides_of(voxels: float) -> tuple[int, int, int]:
-    """Sides of multiples of 8, in the proportions of Table VI's inputs, of about `voxels`."""
-    scale = (voxels / (64 * 224 * 224)) ** (1 / 3)
-    z, y, x = (max(8, 8 * round(side * scale / 8)) for side in (64, 224, 224))
-    return z, y, x
 
 
 def count_saved(

@@ -32,13 +32,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 import utils.script_start  # noqa: F401 - a signal ends it in one line
 from benchmarks.counted_device import NAME, Counts, counted_device, counting
 from benchmarks.cuda_autocast import CudaAutocast
+from benchmarks.step_crops import SOURCES, SPACING, make_crops
 from data.dataset import ONE_PER_CENTER, Crop
 from engine.checkpointing import NoCheckpoints, State, build_state
 from engine.step import TrainingStep
@@ -57,13 +57,11 @@ LAUNCHES = {  # of the sample and its losses, where a method needs more than tha
     "saml": (500, "two samples; contour and ring of each, their triplets, and the virtual step"),
     "gin": (540, "two views by ten convolutions each, every one a product of Fourier transforms"),
 }
-SOURCES = ("A", "B")
 WIDTH = 8  # of the network: its launches do not depend on it
 # Of the crops, voxels (z, y, x). Waits do not depend on it, nor do launches but for the blocks of
 # the distance map and a copy more or less: where that map's axes change their order, or a target's
 # box with its margin fills the crop.
 SHAPE = (24, 24, 24)
-SPACING = (1.5, 0.8, 0.8)
 HOOKS = {"augment": "augmentation", "make_views": "views"}
 WAYS = ("forward", "encode", "decode", "read_out", "read")  # into a network
 WORST: dict[str, dict[str, Any]] = {"dart": {"own_ratio": 1.0}}  # each copy sees each sample
@@ -99,22 +97,6 @@ class Row:
     def launches(self) -> int:
         """Of the sample and its losses."""
         return sum(self.counts.launches[part] for part, counted in PARTS.items() if counted)
-
-
-def make_crops(shape: Sequence[int]) -> Iterator[Crop]:
-    """Crops without end: noise, in it a pancreas with a tumor; each is resized to `shape`."""
-    rng = np.random.default_rng(0)
-    z, y, x = shape
-    read = (z, y + 8, x - 8)
-    distance = np.linalg.norm(
-        [(n - size / 2) / (size / 2) for n, size in zip(np.indices(read), read, strict=True)],
-        axis=0,
-    )
-    label = torch.from_numpy((distance < 0.8).astype(np.uint8) + (distance < 0.45))
-    for index in itertools.count():
-        hu = torch.from_numpy(rng.integers(-200, 300, read, dtype=np.int16))
-        center = SOURCES[index % len(SOURCES)]
-        yield Crop(hu, label, SPACING, (z, y, x), f"case_{index}", center, index)
 
 
 def configure(stage: str, method: str, **values: Any) -> Config:

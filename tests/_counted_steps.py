@@ -9,8 +9,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from benchmarks.bench_step import SOURCES, configure, count_step, make_crops
+from benchmarks.bench_step import configure, count_step
 from benchmarks.counted_device import Counts, counted_device, counting
+from benchmarks.step_crops import SOURCES, make_crops
 from data.random_policy import GEOMETRIC, INTENSITY, Draw
 from engine.checkpointing import NoCheckpoints, build_state
 from engine.step import TrainingStep

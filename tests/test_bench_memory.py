@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.bench_memory import GIB, count_saved, sides_of
+from benchmarks.bench_memory import GIB, count_saved
 from benchmarks.cuda_autocast import CudaAutocast
+from benchmarks.step_crops import sides_of
 from utils.stages import STAGES
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from benchmarks.bench_step import SOURCES, SPACING, make_crops
+from benchmarks.step_crops import SOURCES, SPACING, make_crops
 from data.dataset import Crop
 from engine.checkpointing import NoCheckpoints, State, build_state
 from engine.samples import SampleFeed, tensors_of
