@@ -53,14 +53,17 @@ def load_average() -> float:
 def measure_bound(device: torch.device | None = None, rounds: int = ROUNDS) -> dict[str, Any]:
     """The rates that no code on this machine exceeds: products of matrices, and copying.
 
-    In 1e9 multiply-accumulates a second for float32 and bf16, and 1e9 bytes read or written a
-    second, the best of several; on a CPU of one thread, by the process's own time.
+    In 1e9 multiply-accumulates a second for float32, bf16 and, on a GPU, fp16, and 1e9 bytes read
+    or written a second, the best of several; on a CPU of one thread, by the process's own time.
     """
     device = device or torch.device("cpu")
     clock = time.perf_counter if device.type == "cuda" else time.process_time
     found: dict[str, Any] = {"device": device_name(device)}
     side = 8 * SIDE if device.type == "cuda" else SIDE
-    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    if device.type == "cuda":
+        dtypes["fp16"] = torch.float16
+    for name, dtype in dtypes.items():
         a, b = (torch.rand(side, side, device=device).to(dtype) for _ in range(2))
         out = torch.empty_like(a)
         seconds = [_timed(lambda: torch.mm(a, b, out=out), device, clock) for _ in range(rounds)]  # noqa: B023

@@ -1,8 +1,9 @@
 """Recompute the numbers of docs/scaling.md: python benchmarks/scaling.py [--check]
 
-They are arithmetic on what `run.py` has measured (benchmarks/results.json). What nobody has
-measured is said to be so, and the formula is given with its variable. --check writes nothing and
-exits with status 1 where the page and the numbers differ.
+They are arithmetic on what `run.py` has measured, on a CPU (benchmarks/results.json) and, of the
+networks, on a GPU (benchmarks/results_gpu.json). What nobody has measured is said to be so, and
+the formula is given with its variable. --check writes nothing and exits with status 1 where the
+page and the numbers differ.
 """
 
 from __future__ import annotations
@@ -16,19 +17,22 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import utils.script_start  # noqa: F401 - a signal ends it in one line
+from benchmarks.page_block import refresh
 from utils.arguments import Count
 from utils.commands import ROOT
-from utils.files import read_json, write_text
+from utils.files import read_json
 from utils.scripts import ArgumentParser, run_script
 
-BEGIN, END = "<!-- numbers: python benchmarks/scaling.py -->", "<!-- end of numbers -->"
 NEEDED, USED = ("check", "cascade"), ("check", "cascade", "scale")
 CASES, GPUS, PER_JOB = 40_000, 64, 100
 NOT_MEASURED = "not measured"
 
 
-def read_values(path: Path) -> dict[str, dict[str, Any]]:
-    """Bench -> values of a result, and its machine. Raises ValueError where one is missing."""
+def read_values(path: Path, gpu: Path | None = None) -> dict[str, dict[str, Any]]:
+    """Bench -> values of a result, and its machine. Raises ValueError where one is missing.
+
+    `gpu`: the result of a machine that has one; its cascade is there as "gpu".
+    """
     result = read_json(path, "make it by benchmarks/run.py", ("benches", "machine", "quick"))
     absent = [n for n in NEEDED if result["benches"].get(n, {}).get("status") != "done"]
     if absent:
@@ -48,6 +52,10 @@ def read_values(path: Path) -> dict[str, dict[str, Any]]:
         "load": max(one["load_before"] for one in benches.values()),
     }
     values = {name: one["values"] for name, one in benches.items()}
+    if gpu is not None and gpu.is_file():
+        there = read_json(gpu, "make it by benchmarks/run.py", ("benches",))["benches"]
+        if there.get("cascade", {}).get("status") == "done":
+            values["gpu"] = there["cascade"]["values"]
     return {**values, "machine": {**result["machine"], **facts}}
 
 
@@ -79,7 +87,7 @@ def render(values: Mapping[str, Mapping[str, Any]], cases: int = CASES, gpus: in
         f"- Networks: {gmac / 1e3:.1f} x 10^12 multiply-accumulates a CT (four stages of width 32, "
         f"eight mirrors, {cascade['passes']:.0f} passes of each mirror, counted). On a GPU that "
         f"makes `r` x 10^12 of them a second this takes g = {gmac / 1e3:.1f} / r seconds; r and g: "
-        f"{NOT_MEASURED}.",
+        f"{_on_gpu(values.get('gpu'))}.",
         f"- A GPU's process on one core: {outside:.1f} + g seconds a CT one after the other, "
         f"so {cases:,} CTs on {gpus} GPUs take ({outside:.1f} + g) x {cases:,} / {gpus} s = "
         f"{outside * cases / gpus / 3600:.1f} h + g x {cases / gpus / 3600:.2f} h.",
@@ -92,6 +100,14 @@ def render(values: Mapping[str, Mapping[str, Any]], cases: int = CASES, gpus: in
         *_growth_rows(values.get("scale")),
     ]
     return "\n".join(lines)
+
+
+def _on_gpu(cascade: Mapping[str, Any] | None) -> str:
+    """The rate of a GPU's networks, and the seconds of a CT."""
+    if cascade is None:
+        return NOT_MEASURED
+    seconds, gmac = cascade["networks_s"], cascade["network_gmac"]
+    return f"{gmac / 1e3 / seconds:.0f} and {seconds:.2f} on one {cascade['device']}"
 
 
 def _cpu_rows(check: Mapping[str, Any], cascade: Mapping[str, Any], cases: int) -> list[str]:
@@ -129,25 +145,10 @@ def _growth_rows(scale: Mapping[str, Any] | None) -> list[str]:
     ]
 
 
-def replace_block(page: str, block: str) -> str:
-    """The page with other numbers. Raises ValueError where it has no place for them."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the page has no {BEGIN} ... {END}; add both lines")
-    return f"{before}{BEGIN}\n\n{block}\n\n{END}{after}"
-
-
-def refresh(asked: argparse.Namespace) -> None:
+def write(asked: argparse.Namespace) -> None:
     """Write the page, or compare it."""
-    page = asked.page.read_text(encoding="utf-8")
-    fresh = replace_block(page, render(read_values(asked.results), asked.cases, asked.gpus))
-    if asked.check:
-        if fresh != page:
-            raise SystemExit(f"{asked.page}: its numbers are not those of {asked.results}")
-        return
-    write_text(asked.page, fresh)
-    print(asked.page)
+    block = render(read_values(asked.results, asked.gpu), asked.cases, asked.gpus)
+    refresh(asked.page, block, Path(__file__).name, check=asked.check)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -156,11 +157,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     add = parser.add_argument
     add("--results", type=Path, default=ROOT / "benchmarks" / "results.json")
+    add("--gpu", type=Path, default=ROOT / "benchmarks" / "results_gpu.json")
     add("--page", type=Path, default=ROOT / "docs" / "scaling.md")
     add("--cases", type=Count, default=CASES)
     add("--gpus", type=Count, default=GPUS)
     add("--check", action="store_true", help="compare only")
-    run_script(refresh, parser.parse_args(argv))
+    run_script(write, parser.parse_args(argv))
 
 
 if __name__ == "__main__":

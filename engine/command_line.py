@@ -130,7 +130,7 @@ def parse_evaluation(stage: Stage, argv: Sequence[str] | None = None) -> Evaluat
     add("--checkpoints", type=Path, default=default.checkpoints, help="where run folders are")
     add("--cache", type=Path, default=default.cache, help="where prepared cases are kept")
     add("--device", default="auto", help="cpu, cuda, cuda:1, or auto: a GPU if there is one")
-    arithmetic = "arithmetic; auto: fp32 on a CPU, bf16 (or fp16) on a GPU"
+    arithmetic = "arithmetic; auto: fp32 on a CPU, fp16 on a GPU"
     add("--precision", choices=PRECISIONS, default="auto", help=arithmetic)
     windows = "cut larger crops into windows of so many voxels; none: only where memory runs out"
     add("--window-voxels", type=whole(Range(least=SMALLEST_INPUT)), metavar="N", help=windows)

@@ -203,7 +203,7 @@ def predict_box(
     """Probability in `box`, float32 of its shape, the mean over the 8 mirrored inputs; windows.
 
     `mask`: the second channel, bool (z, y, x) like the image. Raises ValueError where the stage
-    reads one and there is none.
+    reads one and there is none, and where a probability is not finite.
     """
     stride = predictor.stage.stride
     crop_hu, inner = network_input(image_hu, box, stride, value=PAD_HU)
@@ -220,7 +220,13 @@ def predict_box(
     prob, windows = predict_mirrored(predictor, image)
     for axis in (2, 3, 4):
         prob = upsample_axis(prob, axis, stride)
-    return prob[0, 0].cpu().numpy()[inner.slices], windows
+    found = prob[0, 0].cpu().numpy()
+    if not np.isfinite(found).all():
+        raise ValueError(
+            f"{predictor.stage.name}: its network gives numbers that are not finite in "
+            f"{predictor.precision}; give --precision fp32, or train it again"
+        )
+    return found[inner.slices], windows
 
 
 def _to_device(array: np.ndarray, device: torch.device) -> Tensor:

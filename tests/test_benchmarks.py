@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import run, run_one, scaling
+from benchmarks import gpu_numbers, run, run_one, scaling
 from benchmarks.bench_scale import growth, slope
 from benchmarks.benches import BENCHES, NOT_RUN, Bench
 from benchmarks.compare import compare, flatten, is_of_machine
+from benchmarks.page_block import replace_block
 from benchmarks.timing import interleaved, medians, times_as_fast
 from tests._sources import ROOT, tree_of
 
@@ -181,6 +182,12 @@ def test_the_page_on_scaling_has_the_numbers_of_the_committed_result() -> None:
     scaling.main(["--check"])
 
 
+def test_the_page_on_a_gpu_has_the_numbers_of_the_committed_result() -> None:
+    gpu_numbers.main(["--check"])
+    with pytest.raises(ValueError, match=r"no gpu_step, .*; run benchmarks/run.py --only gpu_step"):
+        gpu_numbers.render({"benches": {"gpu_step": {"status": "failed"}}})
+
+
 def test_the_arithmetic_of_the_page() -> None:
     steps = {"exponent": 1.0, "ms": 2.0, "mib_per_case": 0.0, "at": {"10": {}, "100": {}}}
     check = {"million_voxels": 12.0, "read_s": 0.9, "check_s": 3.6, "remembered_s": 0.0}
@@ -198,5 +205,8 @@ def test_the_arithmetic_of_the_page() -> None:
     assert "Growth between 10 and 100 tiny cases" in text
     text = scaling.render({"check": check, "cascade": cascade, "machine": machine})
     assert "Growth with the number of cases: not measured." in text
+    gpu = {"network_gmac": 36_000.0, "networks_s": 0.5, "device": "G"}
+    text = scaling.render({"check": check, "cascade": cascade, "machine": machine, "gpu": gpu})
+    assert "r and g: 72 and 0.50 on one G." in text
     with pytest.raises(ValueError, match="the page has no"):
-        scaling.replace_block("text", "block")
+        replace_block("text", "block", "scaling.py")

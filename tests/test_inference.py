@@ -176,6 +176,13 @@ def test_a_read_only_volume_is_predicted_without_a_warning() -> None:
         predict_box(predictor, image_hu, Box((0, 0, 0), (8, 16, 16)))
 
 
+def test_a_probability_that_is_not_finite_is_refused_with_what_to_do() -> None:
+    predictor, _ = make_predictor(lambda image: image / 0)
+    image_hu = np.full((8, 16, 16), -2000, np.int16)  # 0 in the window: 0 / 0
+    with pytest.raises(ValueError, match=r"tumor_fine: .* not finite in fp32; give --precision"):
+        predict_box(predictor, image_hu, Box((0, 0, 0), (8, 16, 16)))
+
+
 def test_the_margin_is_5_slices_and_25_voxels_rounded_up_to_multiples_of_8() -> None:
     around = Box((40, 150, 160), (61, 190, 203))
     # z: 21 + 10 = 31 -> 32; y: 40 + 50 = 90 -> 96; x: 43 + 50 = 93 -> 96.
