@@ -55,7 +55,6 @@ MOST_WAITS = 4  # of a step, for each sample that `--accumulate` gives it
 MOST_LAUNCHES = 400
 LAUNCHES = {  # of the sample and its losses, where a method needs more than that, and why
     "saml": (500, "two samples; contour and ring of each, their triplets, and the virtual step"),
-    "gin": (540, "two views by ten convolutions each, every one a product of Fourier transforms"),
 }
 WIDTH = 8  # of the network: its launches do not depend on it
 # Of the crops, voxels (z, y, x). Waits do not depend on it, nor do launches but for the blocks of

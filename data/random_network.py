@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data.views import Convolver
+from data.views import Convolver, fourier_convolve
 from utils.settings import AT_LEAST_1, Range, setting
 
 MIN_NORM = 1e-12  # a volume of a smaller norm is zero: it is not rescaled
@@ -81,12 +81,26 @@ def convolve(channels: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
     In float32, also under autocast: a sum over pairs of channels, as the views of Eq. 1 are made.
     """
+    if channels.device.type != "cpu":
+        return convolve_at_once(channels, weight, bias)
     volumes = [Convolver(channel) for channel in channels]
     results = []
     for kernels, offset in zip(weight, bias.tolist(), strict=True):
         parts = [v.convolve(kernel) for v, kernel in zip(volumes, kernels, strict=True)]
         results.append(torch.stack(parts).sum(0) + offset)
     return torch.stack(results)
+
+
+def convolve_at_once(channels: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`convolve` of all pairs of channels together, which a GPU does in fewer kernels."""
+    device, size = channels.device, weight.shape[-1]
+    weight, bias = (given.to(device, non_blocking=True) for given in (weight, bias))
+    if size > 1:
+        summed = fourier_convolve(channels, weight)
+    else:
+        with torch.autocast(device.type, enabled=False):
+            summed = (weight.flatten(1) @ channels.flatten(1)).unflatten(1, channels.shape[1:])
+    return summed + bias[:, None, None, None]
 
 
 def with_norm_of(volume: Tensor, other: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -164,20 +165,42 @@ class Convolver:
 
     def _fourier(self, weight: Tensor) -> Tensor:
         """Product of two transforms; these are circular, so zeros in front serve both ends."""
-        reach = max(weight.shape[0] // 2, FOURIER_REACH)
-        shape = [_fast_size(n + reach) for n in self.volume.shape]
+        reach, shape = _fourier_sizes(self.volume.shape, weight.shape[0])
         if reach not in self._spectra:
             padded = F.pad(self.volume, (reach, 0) * 3)
             self._spectra[reach] = torch.fft.rfftn(padded, s=shape)
-        transfer = F.pad(
-            weight.to(self.volume.device, non_blocking=True), [reach - weight.shape[0] // 2] * 6
-        )
-        # The kernel's own transform, each axis only once it has to be long.
-        transfer = torch.fft.rfft(transfer, n=shape[2], dim=2)
-        for axis in (1, 0):
-            transfer = torch.fft.fft(transfer, n=shape[axis], dim=axis)
+        transfer = _transfer(weight.to(self.volume.device, non_blocking=True), reach, shape)
         z, y, x = self.volume.shape
         return torch.fft.irfftn(self._spectra[reach] * transfer.conj(), s=shape)[:z, :y, :x]
+
+
+def fourier_convolve(channels: Tensor, weight: Tensor) -> Tensor:
+    """`F.conv3d` with zero padding "same" of (i, z, y, x) by (o, i, k, k, k), in float32: (o, ...).
+
+    A sum over products of Fourier transforms, those of all channels and kernels made together.
+    """
+    z, y, x = channels.shape[1:]
+    reach, shape = _fourier_sizes((z, y, x), weight.shape[-1])
+    behind = [size - n - reach for n, size in zip((x, y, z), shape[::-1], strict=True)]
+    pads = [pad for end in behind for pad in (reach, end)]
+    spectra = torch.fft.rfftn(F.pad(channels, pads), dim=(1, 2, 3))
+    products = (spectra * _transfer(weight, reach, shape).conj()).sum(1)
+    return torch.fft.irfftn(products, s=shape, dim=(1, 2, 3))[:, :z, :y, :x]
+
+
+def _fourier_sizes(sides: Sequence[int], kernel: int) -> tuple[int, list[int]]:
+    """Zeros in front of each axis, and the lengths of the transforms of a volume."""
+    reach = max(kernel // 2, FOURIER_REACH)
+    return reach, [_fast_size(n + reach) for n in sides]
+
+
+def _transfer(weight: Tensor, reach: int, shape: Sequence[int]) -> Tensor:
+    """The transform of kernels (..., k, k, k), each axis only once it has to be long."""
+    transfer = F.pad(weight, [reach - weight.shape[-1] // 2] * 6)
+    transfer = torch.fft.rfft(transfer, n=shape[2], dim=-1)
+    for axis in (-2, -3):
+        transfer = torch.fft.fft(transfer, n=shape[axis], dim=axis)
+    return transfer
 
 
 def _fast_size(length: int) -> int:
