@@ -196,7 +196,11 @@ class Method(nn.Module):
         spacing: tuple[float, float, float],
         generator: torch.Generator,
     ) -> tuple[Tensor, Tensor]:
-        """Geometric and intensity augmentation of image and label, (1, 1, z, y, x)."""
+        """Geometric and intensity augmentation of image and label, (1, 1, z, y, x).
+
+        It may not depend on what a step changes: on a GPU it runs for the next step before this
+        one has ended.
+        """
         mirror_axes = self.stage.mirror_axes
         return augment(image, label, spacing, self.settings.augment, generator, mirror_axes)
 
