@@ -134,7 +134,8 @@ def _cascade(values: Mapping[str, Any]) -> Iterator[str]:
     """The seconds of a CT."""
     yield (
         f"- A CT of {values['million_voxels']:.0f} million voxels (compressed NIfTI, "
-        f"{values['file_mib']:.0f} MiB), four stages with eight mirrors, from file to files: "
+        f"{values['file_mib']:.0f} MiB), four stages, {values['passes']} passes with all mirrors "
+        f"(one round of each stage is eight), from file to files: "
         f"{values['all_s']:.1f} s by the clock, {values['in_a_row_s']:.1f} s each in a row. The "
         f"networks' passes take {values['networks_s']:.2f} s of it, those of the tumor stages "
         f"{values['tumor_networks_s']:.2f} s."

@@ -136,8 +136,8 @@ def test_what_is_above_a_limit_is_named_with_its_number() -> None:
     above.launches.update({"losses": MOST_LAUNCHES, "losses backward": 1})
     above.waits.update({"optimizer": MOST_WAITS + 1})
     rows = [Row("tumor_fine", "bl", within), Row("tumor_fine", "ours", above)]
-    gin = Row("tumor_fine", "gin", above)  # more launches are allowed to it
-    assert exceeded([gin]) == ["tumor_fine gin: 5 waits in a step, at most 4 are allowed"]
+    saml = Row("tumor_fine", "saml", above)  # more launches are allowed to it
+    assert exceeded([saml]) == ["tumor_fine saml: 5 waits in a step, at most 4 are allowed"]
     assert exceeded(rows[:1]) == []
     assert exceeded(rows) == [
         "tumor_fine ours: 5 waits in a step, at most 4 are allowed",

@@ -14,6 +14,7 @@ from tests._sources import ROOT, imports, our_imports, package_of, source_files
 
 # By us: torch.utils.tensorboard imports the first, the others are called as a command.
 NOT_IMPORTED = {"tensorboard", "snakemake", "snakemake-executor-plugin-slurm"}
+WITH_TORCH = {"triton"}  # torch's builds for a GPU bring it; without it models/gpu.py does without
 NOT_FOR_USE = ("tests", "benchmarks")
 NNUNET = "requirements-nnunet.txt"
 OPTIONAL = ("requirements-dicom.txt", "requirements-export.txt", NNUNET)
@@ -41,7 +42,7 @@ def distributions(paths: Iterable[Path]) -> set[str]:
         for module in set(imports(path)) - set(our_imports(path))
     }
     found = {name: known.get(name, [name]) for name in modules - sys.stdlib_module_names}
-    return {names[0].lower() for names in found.values()}
+    return {names[0].lower() for names in found.values()} - WITH_TORCH
 
 
 def optional() -> set[str]:
