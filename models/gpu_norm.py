@@ -4,7 +4,7 @@ On a GPU the norms of this network cost as much as its convolutions, because all
 read and write its largest tensors. PyTorch's GroupNorm takes one memory order, (b, c, z, y, x),
 while cuDNN's 16-bit convolutions run in the other; under autocast it works on a float32 copy. Here
 the forward pass reads its input twice and writes once, the backward pass reads input and gradient
-twice and writes once, all in 16 bits with sums in float32 (benchmarks/bench_norm.py).
+twice and writes once, all in 16 bits with sums in float32 (docs/gpu.md).
 
 The sums are added up in a fixed order, so a pass repeats to the last bit.
 """
@@ -283,21 +283,8 @@ class GpuNormReLU(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float
     ) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last_3d)
-        images, channels = x.shape[:2]
-        voxels, of_group = x[0, 0].numel(), _group_sizes(channels, groups)
-        terms, out = x.new_empty(images, 4, channels, dtype=torch.float32), torch.empty_like(x)
-        if voxels * of_group["G"] <= FEW:
-            _whole_kernel[(images, groups)](x, weight, bias, terms, out, voxels, eps, **of_group)
-        else:
-            sizes = _sizes(channels)
-            parts = min(PROGRAMS, triton.cdiv(voxels, sizes["R"]))
-            sums = x.new_empty(images, parts, 2, channels, dtype=torch.float32)
-            _sums_kernel[(parts, images)](x, sums, voxels, **sizes)
-            _statistics_kernel[(images, groups)](
-                x, sums, weight, bias, terms, voxels, parts, eps, **of_group
-            )
-            grid = (triton.cdiv(voxels, sizes["R"]), images)
-            _apply_kernel[grid](x, terms, out, voxels, **sizes)
+        with torch.cuda.device_of(x):  # Triton launches on the current GPU
+            out, terms = _forward(x, weight, bias, groups, eps)
         ctx.save_for_backward(x, weight, terms)
         ctx.groups = groups
         return out
@@ -307,24 +294,54 @@ class GpuNormReLU(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, terms = ctx.saved_tensors
         grad = grad.contiguous(memory_format=torch.channels_last_3d)
-        images, channels = x.shape[:2]
-        voxels, of_group = x[0, 0].numel(), _group_sizes(channels, ctx.groups)
-        own, out = terms.new_empty(images, 2, channels), torch.empty_like(x)
-        if voxels * of_group["G"] <= FEW:
-            grid = (images, ctx.groups)
-            _whole_gradient_kernel[grid](x, grad, weight, terms, own, out, voxels, **of_group)
-        else:
-            sizes = _sizes(channels)
-            parts = min(PROGRAMS, triton.cdiv(voxels, sizes["R"]))
-            sums, lines = terms.new_empty(images, parts, 2, channels), torch.empty_like(own)
-            _gradient_sums_kernel[(parts, images)](x, grad, terms, sums, voxels, **sizes)
-            _gradient_terms_kernel[(images, ctx.groups)](
-                sums, weight, terms, own, lines, voxels, parts, **of_group
-            )
-            grid = (triton.cdiv(voxels, sizes["R"]), images)
-            _gradient_kernel[grid](x, grad, terms, lines, out, voxels, **sizes)
-        of_both = own[0] if images == 1 else own.sum(0)
+        with torch.cuda.device_of(x):
+            out, own = _backward(x, grad, weight, terms, ctx.groups)
+        of_both = own[0] if len(own) == 1 else own.sum(0)
         return out, of_both[0], of_both[1], None, None
+
+
+def _forward(
+    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float
+) -> tuple[Tensor, Tensor]:
+    """The result, and the `terms` (b, 4, c) of `_statistics_kernel`."""
+    images, channels = x.shape[:2]
+    voxels, of_group = x[0, 0].numel(), _group_sizes(channels, groups)
+    terms, out = x.new_empty(images, 4, channels, dtype=torch.float32), torch.empty_like(x)
+    if voxels * of_group["G"] <= FEW:
+        _whole_kernel[(images, groups)](x, weight, bias, terms, out, voxels, eps, **of_group)
+        return out, terms
+    sizes = _sizes(channels)
+    parts = min(PROGRAMS, triton.cdiv(voxels, sizes["R"]))
+    sums = terms.new_empty(images, parts, 2, channels)
+    _sums_kernel[(parts, images)](x, sums, voxels, **sizes)
+    _statistics_kernel[(images, groups)](
+        x, sums, weight, bias, terms, voxels, parts, eps, **of_group
+    )
+    _apply_kernel[(triton.cdiv(voxels, sizes["R"]), images)](x, terms, out, voxels, **sizes)
+    return out, terms
+
+
+def _backward(
+    x: Tensor, grad: Tensor, weight: Tensor, terms: Tensor, groups: int
+) -> tuple[Tensor, Tensor]:
+    """The input's gradient, and each image's of weight and bias, (b, 2, c)."""
+    images, channels = x.shape[:2]
+    voxels, of_group = x[0, 0].numel(), _group_sizes(channels, groups)
+    own, out = terms.new_empty(images, 2, channels), torch.empty_like(x)
+    if voxels * of_group["G"] <= FEW:
+        grid = (images, groups)
+        _whole_gradient_kernel[grid](x, grad, weight, terms, own, out, voxels, **of_group)
+        return out, own
+    sizes = _sizes(channels)
+    parts = min(PROGRAMS, triton.cdiv(voxels, sizes["R"]))
+    sums, lines = terms.new_empty(images, parts, 2, channels), torch.empty_like(own)
+    _gradient_sums_kernel[(parts, images)](x, grad, terms, sums, voxels, **sizes)
+    _gradient_terms_kernel[(images, groups)](
+        sums, weight, terms, own, lines, voxels, parts, **of_group
+    )
+    grid = (triton.cdiv(voxels, sizes["R"]), images)
+    _gradient_kernel[grid](x, grad, terms, lines, out, voxels, **sizes)
+    return out, own
 
 
 def _sizes(channels: int) -> dict[str, int]:
