@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.gpu import runs_channels_last
+from models.gpu import computing_dtype, runs_channels_last
 from models.winograd import choose_form, winograd_conv3d
 
 # oneDNN compiles a convolution for each shape and keeps 1024, which a dozen crops overfill; it
@@ -103,10 +103,10 @@ def _gpu_conv3d(
     x: Tensor, weight: Tensor, bias: Tensor | None, geometry: tuple[tuple[int, ...], ...]
 ) -> Tensor:
     """Channels-last, in the 16 bits of `x` or of autocast."""
-    dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
     stride, padding, dilation = geometry
     if _is_product(weight, stride, padding):
         return _product(x, weight.to(x.dtype), bias)
+    dtype = computing_dtype(x)
     x = x.to(dtype, memory_format=CHANNELS_LAST)
     weight = weight.to(dtype, memory_format=CHANNELS_LAST)
     return F.conv3d(x, weight, bias, stride, padding, dilation)

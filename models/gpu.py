@@ -19,9 +19,12 @@ def runs_channels_last(x: Tensor) -> bool:
     """Whether convolutions and norms of `x` run in memory order (b, z, y, x, c)."""
     if x.device.type != "cuda":
         return False
-    half = torch.is_autocast_enabled("cuda")
-    dtype = torch.get_autocast_dtype("cuda") if half else x.dtype
-    return dtype in HALF_TYPES and kernels_run(x.device.index)
+    return computing_dtype(x) in HALF_TYPES and kernels_run(x.device.index)
+
+
+def computing_dtype(x: Tensor) -> torch.dtype:
+    """What a GPU's convolution of `x` is computed in: autocast's type, else that of `x`."""
+    return torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
 
 
 @functools.cache

@@ -26,7 +26,7 @@ PROGRAMS = 2048  # that add up an image's sums, at most
 FEW = 2**18
 
 
-@triton.jit(do_not_specialize=["voxels", "parts"])
+@triton.jit(do_not_specialize=["voxels"])
 def _sums_kernel(x, sums, voxels, C: tl.constexpr, CP: tl.constexpr, R: tl.constexpr):
     """Of `x` (b, voxels, C): sums of x - k and its square, k the first voxel's, by program."""
     part, parts, image = tl.program_id(0), tl.num_programs(0), tl.program_id(1)
@@ -82,7 +82,7 @@ def _statistics_kernel(
     tl.store(terms + 3 * C, rstd + tl.zeros([GP], tl.float32), inside)
 
 
-@triton.jit(do_not_specialize=["voxels", "parts"])
+@triton.jit(do_not_specialize=["voxels"])
 def _apply_kernel(x, terms, out, voxels, C: tl.constexpr, CP: tl.constexpr, R: tl.constexpr):
     """`out` = max(0, slope x + shift)."""
     image = tl.program_id(1).to(tl.int64)
@@ -97,7 +97,7 @@ def _apply_kernel(x, terms, out, voxels, C: tl.constexpr, CP: tl.constexpr, R: t
     tl.store(out + at, value.to(out.dtype.element_ty), mask)
 
 
-@triton.jit(do_not_specialize=["voxels", "parts"])
+@triton.jit(do_not_specialize=["voxels"])
 def _gradient_sums_kernel(
     x, grad, terms, sums, voxels, C: tl.constexpr, CP: tl.constexpr, R: tl.constexpr
 ):
@@ -162,7 +162,7 @@ def _gradient_terms_kernel(
     tl.store(lines + C, -rstd * by_mean - mean * slope, inside)
 
 
-@triton.jit(do_not_specialize=["voxels", "parts"])
+@triton.jit(do_not_specialize=["voxels"])
 def _gradient_kernel(
     x, grad, terms, lines, out, voxels, C: tl.constexpr, CP: tl.constexpr, R: tl.constexpr
 ):
